@@ -1,0 +1,1 @@
+"""Measurements beside docker, runc and bubblewrap. Nothing here is a test: figures are read."""

@@ -1,0 +1,299 @@
+"""A container as callers hold it: by name, whether it runs or has ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from .assembly import exec_spec
+from .errors import Conflict, TimedOut, Verdict
+from .layout import Layout
+from .limits import Limits
+from .request import ExecRequest
+from .runtime import logs, state, wire
+from .runtime.attached import Attached, Exit, Pipes, await_exit
+from .runtime.spec import dump
+from .runtime.verdicts import verdict_of
+from .store.containers import ContainerConfig, Containers
+
+CAPTURE_BYTES = 64 << 20
+"""How much of each output a Result keeps; the rest is read and dropped."""
+
+_LAST_WORDS_S = 10.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """A command that has ended: its status, what it wrote, and why it ended if not by itself."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+    verdict: Verdict | None
+    duration_s: float
+    container_id: str
+
+    def check(self) -> Result:
+        """Return the result itself, or raise its verdict."""
+        if self.verdict is not None:
+            raise self.verdict
+        return self
+
+
+@dataclass(frozen=True)
+class ContainerInfo:
+    """What is known of a container at one moment; ``pid`` is its command's, as the host counts."""
+
+    id: str
+    name: str
+    image: str
+    image_id: str | None
+    argv: tuple[str, ...]
+    status: Literal["created", "running", "exited"]
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    exit_code: int | None
+    verdict: str | None
+    pid: int | None
+    network: str
+    hostname: str
+    user: str
+    workdir: str
+    limits: Limits
+    timeout_s: float | None
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class LogRecord:
+    """A line, or part of one, that a container's first command wrote."""
+
+    time: datetime
+    stream: Literal["stdout", "stderr"]
+    data: bytes
+
+
+class Container:
+    """One container of an engine. Safe to use from several threads."""
+
+    def __init__(self, layout: Layout, containers: Containers, config: ContainerConfig) -> None:
+        self._layout, self._containers, self._config = layout, containers, config
+        self._directory = containers.directory(config.id)
+
+    @property
+    def id(self) -> str:
+        """64 hexadecimal digits."""
+        return self._config.id
+
+    @property
+    def name(self) -> str:
+        """The name it was given, or got."""
+        return self._config.name
+
+    def info(self) -> ContainerInfo:
+        """Return what is known of it now."""
+        return describe(self._config, self._directory)
+
+    def wait(self, timeout_s: float | None = None) -> Exit:
+        """Return how its command ended, once it has. Raises TimeoutError, Conflict."""
+        with self._connect() as sock:
+            if sock is not None:
+                return self._end_of(sock, {"op": "wait"}, timeout_s)
+        return self._recorded_exit()
+
+    def kill(self, signum: int = signal.SIGKILL) -> None:
+        """Send a signal to its command. Raises Conflict when it does not run."""
+        with self._connect() as sock:
+            if sock is None:
+                raise self._not_running("cannot be signalled")
+            wire.send(sock, {"op": "signal", "signal": int(signum)})
+            sock.settimeout(_LAST_WORDS_S)
+            with suppress(wire.Disconnected):  # when the signal ended it
+                wire.receive(sock)
+
+    def stop(self, grace_s: float = 10.0) -> Exit:
+        """Send its stop signal and, after ``grace_s`` seconds, SIGKILL; return how it ended.
+
+        A container that has ended already is no error.
+        """
+        with self._connect() as sock:
+            if sock is not None:
+                request = {"op": "stop", "grace_s": grace_s}
+                return self._end_of(sock, request, grace_s + _LAST_WORDS_S)
+        return self._recorded_exit()
+
+    def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        workdir: str | None = None,
+        user: str | None = None,
+        stdin: bytes | str | None = None,
+        timeout: float | None = None,
+    ) -> Result:
+        """Run a further command in it and return its result. ``timeout`` is in seconds.
+
+        What is not given is as the container's first command had it. Raises StartFailed and
+        its kind, Conflict when the container does not run.
+        """
+        request = ExecRequest(tuple(argv), env or {}, workdir, user, interactive=stdin is not None)
+        begun = time.monotonic()
+        with self.spawn_exec(request) as attached:
+            content = stdin.encode() if isinstance(stdin, str) else stdin
+            try:
+                stdout, stderr, end = attached.communicate(
+                    content, most_bytes=CAPTURE_BYTES, timeout_s=timeout
+                )
+            except TimeoutError:
+                attached.kill()
+                stdout, stderr, end = attached.communicate(None, most_bytes=CAPTURE_BYTES)
+                end = Exit(end.exit_code, TimedOut(limit_s=timeout or 0))
+        duration_s = time.monotonic() - begun
+        return Result(end.exit_code, stdout, stderr, end.verdict, duration_s, self.id)
+
+    def spawn_exec(self, request: ExecRequest) -> Attached:
+        """Start a further command and return it with its streams; it ends with this process.
+
+        Raises StartFailed and its kind, Conflict when the container does not run.
+        """
+        sock = self._open_connection()
+        if sock is None:
+            raise self._not_running("cannot run a further command")
+        try:
+            pipes = Pipes(interactive=request.interactive, channels=request.channels)
+            try:
+                wire.send(
+                    sock,
+                    {
+                        "op": "exec",
+                        "process": dump(exec_spec(self._config, request)),
+                        "fds": [name for name, _ in pipes.far],
+                    },
+                    [fd for _, fd in pipes.far],
+                )
+            except BaseException:
+                pipes.close()
+                raise
+        except BaseException:
+            sock.close()
+            raise
+        sock.settimeout(_LAST_WORDS_S)
+        return Attached(sock, pipes)
+
+    def logs(self) -> Iterator[LogRecord]:
+        """Yield what its first command wrote, oldest first (the last 16 to 32 MiB of it)."""
+        for entry in logs.read(os.fspath(self._directory)):
+            stream: Literal["stdout", "stderr"] = "stderr" if entry.stream == "stderr" else "stdout"
+            yield LogRecord(_moment(entry.time_ns / 1e9), stream, entry.data)
+
+    def remove(self, *, force: bool = False) -> None:
+        """Remove it and all that was written in it.
+
+        Raises Conflict while it runs, unless ``force``.
+        """
+        if state.read(os.fspath(self._directory)).status == "running":
+            if not force:
+                raise Conflict(
+                    f"container {self.name} is running: stop it first, or remove it by force (-f)"
+                )
+            self.stop(0)
+        self._containers.remove(self._config)
+
+    def _open_connection(self) -> socket.socket | None:
+        """Return a connection to its monitor, None when that has ended."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            sock.connect(os.fspath(self._layout.monitor_socket(self.id)))
+        except (FileNotFoundError, ConnectionRefusedError):
+            sock.close()
+            return None
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _connect(self) -> _MaybeSocket:
+        return _MaybeSocket(self._open_connection())
+
+    def _end_of(
+        self, sock: socket.socket, request: dict[str, Any], timeout_s: float | None
+    ) -> Exit:
+        """Return how it ended after ``request``; one that was just ending has written it down."""
+        try:
+            wire.send(sock, request)
+        except (BrokenPipeError, ConnectionResetError):
+            return self._recorded_exit()
+        return await_exit(sock, timeout_s) or self._recorded_exit()
+
+    def _recorded_exit(self) -> Exit:
+        now = state.read(os.fspath(self._directory))
+        if now.exit_code is None:
+            raise self._not_running("has not ended")
+        return Exit(now.exit_code, verdict_of(now.verdict))
+
+    def _not_running(self, what: str) -> Conflict:
+        status = state.read(os.fspath(self._directory)).status
+        return Conflict(f"container {self.name} is not running ({status}): it {what}")
+
+
+class AttachedRun(Attached):
+    """The first command of a container that ends with this process."""
+
+    def __init__(self, sock: socket.socket, pipes: Pipes, container: Container) -> None:
+        self.container = container
+        super().__init__(sock, pipes)
+
+
+class _MaybeSocket:
+    """Closes a socket, if there is one, at the end of a with statement."""
+
+    def __init__(self, sock: socket.socket | None) -> None:
+        self._sock = sock
+
+    def __enter__(self) -> socket.socket | None:
+        return self._sock
+
+    def __exit__(self, *_: object) -> None:
+        if self._sock is not None:
+            self._sock.close()
+
+
+def describe(config: ContainerConfig, directory: Path) -> ContainerInfo:
+    """Return what the container's directory says."""
+    now = state.read(os.fspath(directory))
+    verdict = verdict_of(now.verdict)
+    return ContainerInfo(
+        id=config.id,
+        name=config.name,
+        image=config.image,
+        image_id=config.image_id,
+        argv=config.argv,
+        status=now.status,
+        created_at=_moment(config.created_at),
+        started_at=_moment(now.started_at) if now.started_at is not None else None,
+        finished_at=_moment(now.finished_at) if now.finished_at is not None else None,
+        exit_code=now.exit_code,
+        verdict=str(verdict) if verdict else None,
+        pid=now.pid,
+        network=config.network,
+        hostname=config.hostname,
+        user=config.user,
+        workdir=config.workdir,
+        limits=Limits(config.memory_bytes, config.cpus, config.pids),
+        timeout_s=config.timeout_s,
+        labels=config.labels,
+    )
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,38 @@
+"""What the store knows of an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from .oci.config import ImageConfig
+from .oci.digest import Digest
+from .oci.platform import Platform
+from .oci.reference import Reference
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image whose layers are all in the store.
+
+    ``id`` is the digest of its config, as in Docker; ``size_bytes`` counts its unpacked layers;
+    ``layers`` are diffIDs, the bottom one first.
+    """
+
+    id: Digest
+    references: tuple[Reference, ...]
+    manifest: Digest
+    created: datetime | None
+    size_bytes: int
+    platform: Platform
+    layers: tuple[Digest, ...]
+    config: ImageConfig
+
+
+@dataclass(frozen=True)
+class RemovedImage:
+    """What removing an image took away; ``freed_bytes`` counts blobs and unpacked layers."""
+
+    untagged: tuple[Reference, ...]
+    deleted: tuple[Digest, ...]
+    freed_bytes: int

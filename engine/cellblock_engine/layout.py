@@ -1,0 +1,102 @@
+"""Where state lives on disk. The only module that joins those paths; it does no I/O.
+
+The store (``home``) survives reboots; ``run`` holds sockets and per-boot state. Paths of unix
+sockets are limited to 107 bytes (``unix(7)``), hence the short names below ``run``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one store."""
+
+    home: Path
+    run: Path
+
+    @classmethod
+    def default(cls, home: Path | None = None) -> Layout:
+        """Return the layout below ``home``, else ``$CELLBLOCK_HOME``, else the user's own place.
+
+        That is ``/var/lib/cellblock`` and ``/run/cellblock`` for root, the XDG data and runtime
+        directories for everybody else. Each store has a runtime directory of its own, named by
+        a hash of its path, so that engines on different stores never meet.
+        """
+        named = home or (Path(text) if (text := os.environ.get("CELLBLOCK_HOME")) else None)
+        if os.geteuid() == 0:
+            home, run = named or Path("/var/lib/cellblock"), Path("/run/cellblock")
+        else:
+            import platformdirs  # noqa: PLC0415 - only ordinary users need it
+
+            home = named or Path(platformdirs.user_data_dir("cellblock"))
+            run = Path(platformdirs.user_runtime_dir("cellblock"))
+        home = home.absolute()
+        return cls(home, run / hashlib.sha256(os.fsencode(home)).hexdigest()[:12])
+
+    @property
+    def blobs(self) -> Path:
+        """``sha256/<hex>`` files, as received."""
+        return self.home / "blobs" / "sha256"
+
+    @property
+    def layers(self) -> Path:
+        """``<hex of diffID>/fs`` trees."""
+        return self.home / "layers"
+
+    @property
+    def chains(self) -> Path:
+        """What stacks of layers need beyond the layers, by a hash of their diffIDs."""
+        return self.home / "chains"
+
+    @property
+    def references(self) -> Path:
+        """One JSON file per image reference."""
+        return self.home / "references"
+
+    @property
+    def containers(self) -> Path:
+        """One directory per container."""
+        return self.home / "containers"
+
+    @property
+    def names(self) -> Path:
+        """One symbolic link per container name, to its id: creation is the lock on the name."""
+        return self.home / "names"
+
+    @property
+    def staging(self) -> Path:
+        """Unfinished work; each entry is flocked by its maker, and swept when it is not."""
+        return self.home / "staging"
+
+    @property
+    def gc_lock(self) -> Path:
+        """Held shared while references are made, exclusively while garbage is collected."""
+        return self.home / "gc.lock"
+
+    @property
+    def host_images(self) -> Path:
+        """Skeleton trees of the host image, by fingerprint."""
+        return self.home / "host"
+
+    @property
+    def spawner_lock(self) -> Path:
+        """Held while a spawner is started, or leaves."""
+        return self.run / "spawner.lock"
+
+    def spawner_socket(self, protocol: int) -> Path:
+        """Where the spawner of this protocol version listens."""
+        return self.run / f"spawner-{protocol}.sock"
+
+    def monitor_socket(self, container_id: str) -> Path:
+        """Where the monitor of a container listens."""
+        return self.run / f"{container_id[:12]}.sock"
+
+    @property
+    def id_ranges(self) -> Path:
+        """One lock file per subordinate id range in use; shared by all stores of the machine."""
+        return self.run.parent / "ids"

@@ -1,0 +1,154 @@
+"""What a control group is to the rest of the engine, whichever hierarchy makes it.
+
+The protocols are the seam between the versions: v1 implements them, and where no group can be
+made :class:`Unmanaged` does, which limits nothing and says so.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from ...errors import LimitNotEnforceable, Unsupported
+
+
+class Limits(NamedTuple):
+    """What a group may use at most; None is no limit of its own."""
+
+    memory_bytes: int | None = None
+    cpus: float | None = None
+    pids: int | None = None
+
+    def named(self) -> dict[str, str]:
+        """Return the limits that are set, as limit name -> the controller that enforces it."""
+        controllers = {"memory": self.memory_bytes, "cpu": self.cpus, "pids": self.pids}
+        names = {"memory": "memory", "cpu": "cpus", "pids": "pids"}
+        return {names[c]: c for c, value in controllers.items() if value is not None}
+
+
+class Counters(NamedTuple):
+    """The kernel's counters of one group, all from its making; None where it has none."""
+
+    oom_kills: int = 0
+    """Processes of the group that the OOM killer ended, whoever's memory had run out."""
+    memory_failures: int = 0
+    """How often the group's own memory limit was reached."""
+    memory_peak_bytes: int | None = None
+    pids_refused: int = 0
+    """How often a fork or clone was refused by a pids limit."""
+    pids_peak: int | None = None
+    cpu_usage_ns: int | None = None
+
+    @property
+    def own_oom(self) -> bool:
+        """Whether its own limit was the cause of an OOM kill, not that of a group above it."""
+        return self.oom_kills > 0 and self.memory_failures > 0
+
+    def since(self, before: Counters) -> Counters:
+        """Return these counters with the events up to ``before`` taken off; peaks stay."""
+        return self._replace(
+            oom_kills=self.oom_kills - before.oom_kills,
+            memory_failures=self.memory_failures - before.memory_failures,
+            pids_refused=self.pids_refused - before.pids_refused,
+        )
+
+
+class Group(Protocol):
+    """One group; whoever made it removes it."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The directories, to be recorded so that a sweep can remove what a crash leaves."""
+
+    def tasks_fds(self) -> tuple[int, ...]:
+        """Return new descriptors of the ``tasks`` files, open for writing; the caller closes them.
+
+        A thread enters by writing ``b"0"`` to each. All are opened or none. Raises OSError.
+        """
+
+    def counters(self) -> Counters:
+        """Return the counters as they are now. Raises OSError once the group is removed."""
+
+    def freeze(self, timeout_s: float) -> None:
+        """Stop all its processes; return when they stand. Raises Unsupported, TimeoutError."""
+
+    def thaw(self) -> None:
+        """Let its processes go on. Raises Unsupported."""
+
+    def remove(self, timeout_s: float = 2.0) -> None:
+        """Remove it, waiting for its last processes to be reaped.
+
+        Idempotent. Raises OSError (EBUSY when processes remain after ``timeout_s``).
+        """
+
+
+class Controllers(Protocol):
+    """What can be limited for one process."""
+
+    def missing(self) -> dict[str, str]:
+        """Return the limits that cannot be enforced, as limit name -> reason."""
+
+    def refused(self, limits: Limits) -> str | None:
+        """Return in one line which of ``limits`` cannot be enforced and why, None if all can."""
+
+    def create(self, name: str, limits: Limits) -> Group:
+        """Make a group of this name with its limits set; nothing stays when it fails.
+
+        Raises LimitNotEnforceable, FileExistsError, OSError.
+        """
+
+
+def refusal(limits: Limits, missing: dict[str, str]) -> str | None:
+    """Return one line for those of ``limits`` that are ``missing``, None if there are none."""
+    reasons: dict[str, list[str]] = {}
+    for name in limits.named():
+        if name in missing:
+            reasons.setdefault(missing[name], []).append(name)
+    if not reasons:
+        return None
+    parts = [f"{' and '.join(names)}: {reason}" for reason, names in reasons.items()]
+    return f"cannot enforce a limit on {'; on '.join(parts)}; leave the limit out to run without"
+
+
+class Unmanaged:
+    """No group can be made: every limit is refused by name, and the group is none."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def missing(self) -> dict[str, str]:
+        """As the protocol says."""
+        return dict.fromkeys(("memory", "cpus", "pids"), self._reason)
+
+    def refused(self, limits: Limits) -> str | None:
+        """As the protocol says."""
+        return refusal(limits, self.missing())
+
+    def create(self, name: str, limits: Limits) -> Group:  # noqa: ARG002 - the protocol's
+        """As the protocol says."""
+        if reason := self.refused(limits):
+            raise LimitNotEnforceable(reason)
+        return _NoGroup(self._reason)
+
+
+class _NoGroup:
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return ()
+
+    def tasks_fds(self) -> tuple[int, ...]:
+        return ()
+
+    def counters(self) -> Counters:
+        return Counters()
+
+    def freeze(self, timeout_s: float) -> None:  # noqa: ARG002 - the protocol's
+        raise Unsupported(f"cannot freeze: {self._reason}")
+
+    def thaw(self) -> None:
+        raise Unsupported(f"cannot thaw: {self._reason}")
+
+    def remove(self, timeout_s: float = 2.0) -> None:
+        pass

@@ -1,0 +1,208 @@
+"""Reading one repository of a registry: OCI's distribution-spec, the "pull" part.
+
+What it returns is what was asked for: manifests are hashed here, blobs by whoever writes them.
+URLs that descriptors carry are never followed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+from ..errors import (
+    AccessDenied,
+    DigestMismatch,
+    ImageNotFound,
+    InvalidAnswer,
+    InvalidDigest,
+    RegistryError,
+)
+from ..oci.digest import Digest
+from ..oci.jsonobject import JsonObject
+from ..oci.manifest import INDEX_TYPES, MANIFEST_TYPES, MAX_MANIFEST_BYTES, Descriptor
+from ..oci.reference import Reference
+from .auth import Authenticator, Credentials, parse_challenges
+from .origin import Origin
+from .transport import Broken, Response, Transport, unavailable
+
+_ACCEPT = ", ".join(sorted(MANIFEST_TYPES | INDEX_TYPES))
+_MAX_ERROR = 64 * 2**10
+_PROGRESS = 2**20  # a connection that brought this much was worth another attempt
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A manifest or index as received; ``digest`` is that of ``raw``."""
+
+    raw: bytes
+    media_type: str | None
+    digest: Digest
+
+
+class RegistryClient:
+    """Reads the manifests and blobs of one repository; may be shared by threads."""
+
+    def __init__(
+        self, transport: Transport, reference: Reference, credentials: Credentials | None = None
+    ) -> None:
+        self._transport, self._name = transport, reference.name
+        origin = Origin.of_registry(reference.registry)
+        self._origin = origin
+        self._base = f"{origin}/v2/{reference.repository}"
+        self._auth = Authenticator(transport, origin, reference.repository, credentials)
+
+    def manifest(self, wanted: str | Digest) -> Answer:
+        """Return the manifest or index that a tag or digest names, verified.
+
+        Raises ImageNotFound, AccessDenied, DigestMismatch, InvalidAnswer, RegistryUnavailable;
+        Stopped.
+        """
+        url = f"{self._base}/manifests/{wanted}"
+        raw, media_type, promised = self._manifest(url, wanted)
+        digest = Digest.of(raw)
+        expected = wanted if isinstance(wanted, Digest) else promised
+        if expected is not None and expected != digest:
+            raise DigestMismatch(
+                f"{self._origin} served a manifest of {self._name} with digest {digest} "
+                f"instead of {expected}: it is damaged or forged"
+            )
+        return Answer(raw, media_type, digest)
+
+    def blob(self, descriptor: Descriptor) -> Generator[bytes, None, None]:
+        """Yield the content of a blob in chunks, never more than its size; the reader verifies.
+
+        A connection that breaks is taken up again where it broke. Raises DigestMismatch when
+        there is more or less than promised, RegistryUnavailable when it breaks too often, and
+        whatever :meth:`manifest` raises.
+        """
+        url = f"{self._base}/blobs/{descriptor.digest}"
+        received = failures = 0
+        while True:
+            started, problem = received, ""
+            with self._get(url, _range(received), str(descriptor.digest)) as response:
+                skip = self._check_length(response, descriptor, received)
+                try:
+                    for piece in response.chunks():
+                        chunk = piece[skip:]
+                        skip -= len(piece) - len(chunk)
+                        received += len(chunk)
+                        if received > descriptor.size:
+                            raise _wrong_size(descriptor, f"more than {descriptor.size}")
+                        if chunk:
+                            yield chunk
+                except Broken as error:
+                    problem = str(error)
+                else:
+                    if received == descriptor.size:
+                        return
+                    raise _wrong_size(descriptor, f"{received}")
+            failures = 1 if received - started >= _PROGRESS else failures + 1
+            if failures >= self._transport.patience.attempts:
+                at = f"after {received} of {descriptor.size} bytes of blob {descriptor.digest}"
+                raise unavailable(url, f"{problem} {at}, {failures} times")
+            self._transport.wait(failures - 1)
+
+    def _manifest(self, url: str, wanted: str | Digest) -> tuple[bytes, str | None, Digest | None]:
+        problem = ""
+        for attempt in range(self._transport.patience.attempts):
+            if attempt:
+                self._transport.wait(attempt - 1)
+            with self._get(url, {"Accept": _ACCEPT}, str(wanted)) as response:
+                if (response.length or 0) > MAX_MANIFEST_BYTES:
+                    raise InvalidAnswer(
+                        f"the manifest from {self._origin} has {response.length} bytes, "
+                        f"more than the {MAX_MANIFEST_BYTES} allowed"
+                    )
+                try:
+                    raw = response.read(MAX_MANIFEST_BYTES, "the manifest")
+                except Broken as error:
+                    problem = str(error)
+                    continue
+                return raw, response.headers.get("Content-Type"), _promised(response)
+        raise unavailable(url, problem)
+
+    def _get(self, url: str, headers: dict[str, str], wanted: str) -> Response:
+        """Return a successful answer, having answered at most one challenge on the way."""
+        sent = self._auth.header
+        response = self._transport.open(url, headers, sent)
+        if response.status == 401 and Origin.of_url(response.url) == self._origin:
+            challenges = parse_challenges(response.headers.getlist("WWW-Authenticate"))
+            response.discard()
+            response = self._transport.open(url, headers, self._auth.answer(challenges, sent))
+        if response.status in (200, 206):
+            return response
+        with response:
+            raise self._failure(response, wanted)
+
+    def _failure(self, response: Response, wanted: str) -> RegistryError | ImageNotFound:
+        status, server = response.status, Origin.of_url(response.url)
+        code, message = _first_error(response)
+        said = f" ({message})" if message else ""
+        if status in (401, 403):
+            return AccessDenied(
+                f"access to {self._name} on {server} is denied{said}: "
+                "the image may not exist, or be private"
+            )
+        if code == "NAME_UNKNOWN":
+            return ImageNotFound(f"{server} has no image {self._name}: check the name")
+        if status == 404 and not wanted.startswith("sha256:"):
+            return ImageNotFound(f"{self._name} has no tag {wanted!r} on {server}: check the tag")
+        if status == 404:
+            return ImageNotFound(f"{self._name} has no {wanted} on {server}: it may be deleted")
+        return InvalidAnswer(
+            f"{server} answered {status}{said} when asked for {self._name}: "
+            "is it an image registry?"
+        )
+
+    @staticmethod
+    def _check_length(response: Response, descriptor: Descriptor, received: int) -> int:
+        """Return how many bytes of the body are already there, having checked its promises."""
+        skip = received
+        if response.status == 206:
+            skip = 0
+            start = response.headers.get("Content-Range", "").removeprefix("bytes ")
+            if not start.startswith(f"{received}-"):
+                raise InvalidAnswer(
+                    f"{Origin.of_url(response.url)} continues blob {descriptor.digest} "
+                    "at another place than asked"
+                )
+        expected = descriptor.size - received + skip
+        if response.length is not None and response.length != expected:
+            raise _wrong_size(descriptor, f"{response.length - skip + received}")
+        return skip
+
+
+def _range(received: int) -> dict[str, str]:
+    return {"Range": f"bytes={received}-"} if received else {}
+
+
+def _wrong_size(descriptor: Descriptor, found: str) -> DigestMismatch:
+    return DigestMismatch(
+        f"blob {descriptor.digest} has {found} bytes instead of {descriptor.size}: "
+        "the registry's copy is damaged or forged"
+    )
+
+
+def _promised(response: Response) -> Digest | None:
+    """Return the digest a registry announces; one of another algorithm promises nothing here."""
+    try:
+        return Digest.parse(response.headers.get("Docker-Content-Digest", ""))
+    except InvalidDigest:
+        return None
+
+
+def _first_error(response: Response) -> tuple[str, str]:
+    """Return code and message of a registry's error answer, empty where it is none."""
+    try:
+        body = response.read(_MAX_ERROR, "the error answer")
+        errors = JsonObject.decode(body, "the error answer", _MAX_ERROR).members("errors", 100)
+        if errors:
+            return errors[0].text("code") or "", _printable(errors[0].text("message") or "")
+    except (Broken, InvalidAnswer):
+        pass
+    return "", ""
+
+
+def _printable(text: str) -> str:
+    """Return a stranger's words in one short line that cannot steer a terminal."""
+    return "".join(char if char.isprintable() else " " for char in text[:120]).strip()

@@ -1,0 +1,106 @@
+"""What a caller asks for when a container is to run, checked as far as words can be checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from .errors import InvalidInput
+from .limits import Limits
+
+HOST_IMAGE = "host"
+NETWORKS = ("none", "host")
+Channel = Literal["in", "out"]
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
+_HOSTNAME = re.compile(r"(?!-)[a-zA-Z0-9-]{1,63}(?<!-)(\.(?!-)[a-zA-Z0-9-]{1,63}(?<!-))*")
+_MAX_WORDS_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A file or directory of the host, attached in the container at ``target``."""
+
+    source: Path
+    target: str
+    writable: bool = False
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """A container to be made and started.
+
+    ``image`` is ``"host"``, a reference or an image id; an empty ``argv`` means the image's own
+    command. ``entrypoint`` replaces the image's (``""`` removes it). ``channels`` are extra
+    pipes, which the command finds as descriptors 3, 4 and so on. Raises InvalidInput.
+    """
+
+    image: str = HOST_IMAGE
+    argv: tuple[str, ...] = ()
+    entrypoint: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    workdir: str | None = None
+    user: str | None = None
+    hostname: str | None = None
+    network: str = "none"
+    limits: Limits = field(default_factory=Limits)
+    timeout_s: float | None = None
+    name: str | None = None
+    remove: bool = False
+    interactive: bool = False
+    binds: tuple[Bind, ...] = ()
+    channels: tuple[Channel, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be meant, before anything is made."""
+        if self.name is not None and not _NAME.fullmatch(self.name):
+            raise InvalidInput(
+                f"container name {self.name!r} is not valid: start with a letter or digit and use "
+                "letters, digits, '_', '.', '-' only"
+            )
+        if self.hostname is not None and (
+            len(self.hostname) > 64 or not _HOSTNAME.fullmatch(self.hostname)
+        ):
+            raise InvalidInput(f"hostname {self.hostname!r} is not valid: use letters, digits, '-'")
+        if self.network not in NETWORKS:
+            raise InvalidInput(
+                f"network {self.network!r} is not known: use one of {', '.join(NETWORKS)}"
+            )
+        if self.timeout_s is not None and self.timeout_s <= 0:
+            raise InvalidInput(f"timeout {self.timeout_s} is not valid: give seconds above 0")
+        check_process(self.argv, self.env, self.workdir)
+
+
+@dataclass(frozen=True)
+class ExecRequest:
+    """A further command for a running container; what is None is as its first command had it."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    workdir: str | None = None
+    user: str | None = None
+    interactive: bool = False
+    channels: tuple[Channel, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be meant."""
+        if not self.argv:
+            raise InvalidInput("nothing to execute: give a command")
+        check_process(self.argv, self.env, self.workdir)
+
+
+def check_process(argv: tuple[str, ...], env: Mapping[str, str], workdir: str | None) -> None:
+    """Raise InvalidInput for words that execve(2) cannot take."""
+    for key, value in env.items():
+        if not key or "=" in key or "\0" in key + value:
+            raise InvalidInput(f"environment variable {key!r} is not valid: write NAME=VALUE")
+    if any("\0" in word for word in argv):
+        raise InvalidInput("the command contains a NUL character, which no program can receive")
+    if sum(map(len, argv)) > _MAX_WORDS_BYTES:
+        raise InvalidInput("the command is longer than 1 MiB: pass large input through stdin")
+    if workdir is not None and (not workdir.startswith("/") or "\0" in workdir):
+        raise InvalidInput(f"working directory {workdir!r} is not valid: give an absolute path")

@@ -1,0 +1,58 @@
+"""Why a start failed, as one line a caller can act on."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+from ..errors import CellblockError
+from . import wire
+from .process import StageFailed
+from .spec import ProcessSpec
+
+_NOT_EXECUTABLE = (errno.EACCES, errno.ENOEXEC, errno.EISDIR, errno.EPERM, errno.ETXTBSY)
+
+
+def as_error(error: StageFailed | CellblockError | OSError, process: ProcessSpec) -> dict[str, Any]:
+    """Return ``{"kind": <class in errors.py>, "message": <one line>}``."""
+    if isinstance(error, StageFailed):
+        return _of_stage(error, process)
+    if isinstance(error, CellblockError):
+        return {"kind": type(error).__name__, "message": str(error)}
+    if isinstance(error, wire.Disconnected):
+        return _failed("cannot start: a process of the container ended before it was ready")
+    if isinstance(error, TimeoutError):
+        return _failed("cannot start: the container was not ready in time; is the machine busy?")
+    if error.filename == "clone3" and error.errno in (errno.EPERM, errno.ENOSPC, errno.EUSERS):
+        return {
+            "kind": "Unsupported",
+            "message": f"cannot start: this machine allows no new user namespace "
+            f"({error.strerror}); see user.max_user_namespaces and kernel.apparmor_restrict_*",
+        }
+    place = f" ({error.filename})" if error.filename else ""
+    return _failed(f"cannot start: {error.strerror}{place}")
+
+
+def _of_stage(error: StageFailed, process: ProcessSpec) -> dict[str, Any]:
+    command = repr(process.argv[0])
+    if error.stage == "execute":
+        if error.code == errno.ENOENT:
+            return {
+                "kind": "CommandNotFound",
+                "message": f"command {command} was not found in the container: check its name, "
+                "its PATH and, for a script, the interpreter in its first line",
+            }
+        if error.code in _NOT_EXECUTABLE:
+            return {
+                "kind": "CommandNotExecutable",
+                "message": f"command {command} cannot be executed in the container: {error.text}",
+            }
+    if error.stage == "user":
+        return _failed(f"cannot start as user {process.user!r}: {error.text}")
+    if error.stage == "working directory":
+        return _failed(f"cannot start in working directory {process.cwd!r}: {error.text}")
+    return _failed(f"cannot start: {error.stage}: {error.text}")
+
+
+def _failed(message: str) -> dict[str, Any]:
+    return {"kind": "StartFailed", "message": message}

@@ -1,0 +1,100 @@
+"""PID 1 of a container: it makes the root, steps out of reach, and waits for its end.
+
+It runs no program and answers nobody: whoever holds the other end of its socket ends it by
+closing that, and the kernel ends everything else in the pid namespace with it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import socket
+from typing import NamedTuple, NoReturn
+
+from ..linux import capabilities, netlink
+from ..linux import syscalls as linux
+from . import rootfs, wire
+from .spec import StartSpec
+from .workload import report, reset_signals
+
+
+class CommandLine(NamedTuple):
+    """Where this process's argument strings lie in memory, to be overwritten."""
+
+    start: int
+    end: int
+
+    @classmethod
+    def own(cls) -> CommandLine:
+        """Read it from /proc/self/stat, fields 48 and 49 (proc(5))."""
+        with open("/proc/self/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        return cls(int(fields[45]), int(fields[46]))
+
+    def overwrite(self) -> None:
+        """Leave ``init`` in their place; /proc/1/cmdline would show the host's interpreter."""
+        name = b"init\0"
+        size = self.end - self.start
+        if size >= len(name):
+            ctypes.memset(self.start, 0, size)
+            ctypes.memmove(self.start, name, len(name))
+
+
+def run(spec: StartSpec, sock: socket.socket, command_line: CommandLine) -> NoReturn:
+    """Be PID 1. The first message says that the ids are mapped, and brings the clones."""
+    stage = "ids"
+    try:
+        _, clones = wire.receive(sock)
+        single_id = spec.id_ranges is None
+        if not single_id:
+            os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        stage = "namespaces"
+        _forbid_user_namespaces()
+        if spec.own_network:
+            netlink.loopback_up()
+        socket.sethostname(spec.hostname)
+        stage = "root file system"
+        operations = rootfs.plan(spec)
+        if single_id:
+            clones = [source.open(None) for source in rootfs.sources(operations)]
+        rootfs.build(operations, clones)
+        stage = "hardening"
+        _harden(sock, command_line)
+        wire.send(sock, {"ready": True})
+        sock.recv(1)
+    except OSError as error:
+        report(sock, stage, error)
+    finally:
+        os._exit(0)
+
+
+def _forbid_user_namespaces() -> None:
+    """Nobody inside makes a user namespace of their own. The limit is per user namespace."""
+    fd = os.open("/proc/sys/user/max_user_namespaces", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, b"0")
+    except PermissionError as error:
+        raise OSError(errno.EPERM, "cannot forbid nested user namespaces") from error
+    finally:
+        os.close(fd)
+
+
+def _harden(sock: socket.socket, command_line: CommandLine) -> None:
+    command_line.overwrite()
+    linux.prctl(linux.PR_SET_DUMPABLE, 0)
+    # After the last change of credentials, which clears it.
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    reset_signals()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    os.setsid()
+    keep = sock.fileno()
+    linux.close_range(keep + 1, linux.CLOSE_RANGE_MAX)
+    if keep:
+        linux.close_range(0, keep - 1)
+    capabilities.drop_bounding(0)
+    capabilities.set_all(0, 0, 0)
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)

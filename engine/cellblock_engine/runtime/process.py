@@ -1,0 +1,90 @@
+"""A command of a container as the monitor sees it: started, released, signalled, reaped."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+
+from . import wire, workload
+
+_PATIENCE_S = 30.0
+
+
+class StageFailed(Exception):
+    """A step inside the container failed; carries the stage, the errno and a line of text."""
+
+    def __init__(self, stage: str, code: int, text: str) -> None:
+        super().__init__(text)
+        self.stage, self.code, self.text = stage, code, text
+
+    @classmethod
+    def of(cls, message: dict[str, object]) -> StageFailed:
+        """Return the failure that :func:`.workload.report` sent."""
+        code = message.get("errno")
+        return cls(
+            str(message.get("stage")),
+            code if isinstance(code, int) else 0,
+            str(message.get("text"))[:1000],
+        )
+
+
+class Process:
+    """A command on its way into, or in, a container. The maker reaps it with :meth:`reap`."""
+
+    def __init__(self, assignment: workload.Assignment) -> None:
+        """Fork it as far as the namespaces that exist from the beginning. Raises StageFailed."""
+        ours, theirs = wire.pair()
+        ours.settimeout(_PATIENCE_S)
+        helper = os.fork()
+        if helper == 0:
+            ours.close()
+            workload.enter(assignment, theirs)
+        theirs.close()
+        self._sock = ours
+        try:
+            message, fds = wire.receive(ours)
+        finally:
+            os.waitpid(helper, 0)
+        if not fds:
+            raise StageFailed.of(message)
+        self.pid = int(message["pid"])
+        self.pidfd = fds[0]
+
+    def fileno(self) -> int:
+        """Readable once :meth:`confirm` would not wait."""
+        return self._sock.fileno()
+
+    def release(self) -> None:
+        """Let it go on: the root is ready."""
+        self._sock.send(b"!")
+
+    def confirm(self) -> None:
+        """Wait until it runs the command. Raises StageFailed if it never will."""
+        try:
+            message, fds = wire.receive(self._sock)
+        except wire.Disconnected:
+            return
+        finally:
+            self._sock.close()
+        for fd in fds:
+            os.close(fd)
+        raise StageFailed.of(message)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to exactly this process; nothing if it has ended."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, number)
+
+    def reap(self) -> int:
+        """Return its exit status as a shell would say it (128 + signal), once it has ended."""
+        _, status = os.waitpid(self.pid, 0)
+        os.close(self.pidfd)
+        code = os.waitstatus_to_exitcode(status)
+        return code if code >= 0 else 128 - code
+
+    def abandon(self) -> None:
+        """End and reap one that was never confirmed, whatever state it is in."""
+        self._sock.close()
+        self.signal(signal.SIGKILL)
+        self.reap()

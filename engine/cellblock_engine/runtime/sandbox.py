@@ -1,0 +1,142 @@
+"""A container's namespaces, root and cgroup, alive through its init; commands are put into it.
+
+Everything acquired sits on the caller's ExitStack and is given back in reverse order.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from contextlib import ExitStack
+from typing import NamedTuple
+
+from ..linux import cgroups, userns
+from ..linux import syscalls as linux
+from . import init, rootfs, wire, workload
+from .process import StageFailed
+from .spec import ProcessSpec, StartSpec
+
+_PATIENCE_S = 30.0
+_NAMESPACES = (
+    linux.CLONE_NEWUSER
+    | linux.CLONE_NEWNS
+    | linux.CLONE_NEWPID
+    | linux.CLONE_NEWIPC
+    | linux.CLONE_NEWUTS
+)
+
+
+class Surroundings(NamedTuple):
+    """What the spawner prepared once for all its monitors."""
+
+    command_line: init.CommandLine
+    allotted_slots: frozenset[int]
+    seccomp_program: bytes
+
+
+class Sandbox:
+    """An init in its namespaces, and what belongs to it."""
+
+    def __init__(
+        self, spec: StartSpec, client_pid: int, around: Surroundings, stack: ExitStack
+    ) -> None:
+        """Start init and make the cgroup; the root is ready after :meth:`wait_ready`.
+
+        Raises StageFailed, LimitNotEnforceable, OSError.
+        """
+        self._spec, self._around, self._stack = spec, around, stack
+        base: int | None = None
+        if spec.id_ranges is not None:
+            base, lock_fd = userns.acquire_range(spec.id_ranges, around.allotted_slots)
+            stack.callback(os.close, lock_fd)
+        # Undone last: what is in the group must be gone before the group can be.
+        group_stack = stack.enter_context(ExitStack())
+        self._init_pid, self._init_pidfd, self._sock = self._start_init()
+        stack.callback(self._sock.close)
+        stack.callback(os.close, self._init_pidfd)
+        stack.callback(self.end)
+        if base is None:
+            userns.map_single(self._init_pid)
+        else:
+            userns.map_range(self._init_pid, base)
+        self.namespaces = self._open_namespaces()
+        self._send_clones(base)
+        self.group = cgroups.discover(client_pid).create(f"cellblock-{spec.id[:12]}", spec.limits)
+        group_stack.callback(self.group.remove)
+        self._tasks = self.group.tasks_fds()
+        for fd in self._tasks:
+            stack.callback(os.close, fd)
+
+    def wait_ready(self) -> None:
+        """Return when the root is built and init is out of reach. Raises StageFailed."""
+        message, _ = wire.receive(self._sock)
+        if "ready" not in message:
+            raise StageFailed.of(message)
+
+    def assignment(
+        self, process: ProcessSpec, stdio: tuple[int, int, int], channels: tuple[int, ...]
+    ) -> workload.Assignment:
+        """Return what a command needs to enter; the descriptors stay the caller's."""
+        return workload.Assignment(
+            process,
+            self.namespaces,
+            self._spec.id_ranges is None,
+            self._tasks,
+            stdio,
+            channels,
+            self._around.seccomp_program,
+        )
+
+    def kill(self) -> None:
+        """Kill init, and with it everything inside, without waiting."""
+        signal.pidfd_send_signal(self._init_pidfd, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Kill init, and with it everything inside; return when all of it is gone.
+
+        The monitor reaps its own commands first: the kernel keeps init until they are.
+        """
+        if self._init_pid:
+            self.kill()
+            os.waitpid(self._init_pid, 0)
+            self._init_pid = 0
+
+    def _start_init(self) -> tuple[int, int, socket.socket]:
+        ours, theirs = wire.pair()
+        network = linux.CLONE_NEWNET if self._spec.own_network else 0
+        pid, pidfd = linux.clone3(_NAMESPACES | network)
+        if pid == 0:
+            ours.close()
+            init.run(self._spec, theirs, self._around.command_line)
+        theirs.close()
+        ours.settimeout(_PATIENCE_S)
+        return pid, pidfd, ours
+
+    def _open_namespaces(self) -> workload.Namespaces:
+        """Open them while init is still dumpable: later an ordinary user may not."""
+
+        def namespace(name: str) -> int:
+            fd = os.open(f"/proc/{self._init_pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            self._stack.callback(os.close, fd)
+            return fd
+
+        net = namespace("net") if self._spec.own_network else None
+        return workload.Namespaces(
+            namespace("user"),
+            namespace("pid"),
+            namespace("mnt"),
+            namespace("ipc"),
+            namespace("uts"),
+            net,
+        )
+
+    def _send_clones(self, base: int | None) -> None:
+        """Tell init that its ids are mapped; as root, with the clones only root can make."""
+        with ExitStack() as opened:
+            clones = []
+            if base is not None:
+                for source in rootfs.sources(rootfs.plan(self._spec)):
+                    clones.append(source.open(self.namespaces.user))
+                    opened.callback(os.close, clones[-1])
+            wire.send(self._sock, {"mapped": True}, clones)

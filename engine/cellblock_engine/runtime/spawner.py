@@ -1,0 +1,136 @@
+"""The process that forks monitors: small, single-threaded, and of nobody's memory but its own.
+
+It accepts a connection, forks a monitor that reads the request, and reaps: its monitors, and
+what killed monitors leave. It leaves when it has had nothing to do for a while, or when its
+socket was taken away. Monitors do not need it to live on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from typing import NoReturn
+
+from ..linux import seccomp, userns
+from ..linux import syscalls as linux
+from . import init, monitor
+from .sandbox import Surroundings
+from .sweep import sweep
+
+_IDLE_S = 60.0
+_TICK_S = 5.0
+
+
+class Spawner:
+    """Accepts, forks, reaps, sweeps."""
+
+    def __init__(self, containers: str, names: str, lock: str, *, listener_fd: int) -> None:
+        self._listener = socket.socket(fileno=listener_fd)
+        self._listener.settimeout(0)
+        self._path = self._listener.getsockname()
+        self._inode = os.stat(self._path).st_ino
+        self._lock = lock
+        self._places = (containers, names, os.path.dirname(self._path))
+        self._monitors: set[int] = set()
+        self._around = Surroundings(
+            init.CommandLine.own(), userns.allotted_slots(), seccomp.host_filter()
+        )
+        linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+        self._wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        self._poll = select.poll()
+        self._poll.register(self._listener, select.POLLIN)
+        self._poll.register(self._wake, select.POLLIN)
+
+    def serve(self) -> None:
+        """Serve until there is nothing left to do."""
+        swept = sweep(*self._places)
+        gc.collect()
+        gc.freeze()  # a collection in a child would copy every page it looks at
+        busy_until = time.monotonic() + _IDLE_S
+        while True:
+            ready = {fd for fd, _ in self._poll.poll(_TICK_S * 1000)}
+            if self._wake in ready:
+                os.read(self._wake, 4096)
+            if self._reap() or not swept:
+                swept = sweep(*self._places)
+            if self._listener.fileno() in ready:
+                self._accept()
+            if ready or self._monitors:
+                busy_until = time.monotonic() + _IDLE_S
+            if time.monotonic() > busy_until or not self._is_reachable():
+                break
+        self._leave()
+
+    def _accept(self) -> bool:
+        try:
+            client, _ = self._listener.accept()
+        except BlockingIOError:
+            return False
+        with client:
+            pid = os.fork()
+            if pid == 0:
+                self._be_monitor(client)
+            self._monitors.add(pid)
+        return True
+
+    def _be_monitor(self, client: socket.socket) -> NoReturn:
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._listener.close()
+            credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            client_pid, uid, _ = struct.unpack("3i", credentials)
+            if uid in (0, os.geteuid()):
+                monitor.run(client, client_pid, self._around)
+            status = 0
+        finally:
+            if status:
+                sys.excepthook(*sys.exc_info())
+            os._exit(status)
+
+    def _reap(self) -> bool:
+        """Reap whoever ended; tell whether a monitor did not end in order."""
+        disorder = False
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return disorder
+            if pid == 0:
+                return disorder
+            if pid in self._monitors:
+                self._monitors.remove(pid)
+                disorder |= status != 0
+
+    def _is_reachable(self) -> bool:
+        try:
+            return os.stat(self._path).st_ino == self._inode
+        except FileNotFoundError:
+            return False
+
+    def _leave(self) -> None:
+        """Take the socket away, then serve whoever had connected before that."""
+        try:
+            lock = os.open(self._lock, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            pass  # the runtime directory is gone, and the socket with it
+        else:
+            # Against a caller that starts the next spawner at this moment.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self._is_reachable():
+                os.unlink(self._path)
+            os.close(lock)
+        while self._accept():
+            pass
+        while self._monitors:
+            self._monitors.discard(os.wait()[0])

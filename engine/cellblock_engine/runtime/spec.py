@@ -1,0 +1,107 @@
+"""What the caller's side tells a monitor: everything a start needs, decided and spelled out.
+
+The monitor resolves nothing that could have been resolved before: no image names, no defaults.
+Travels as JSON (:mod:`.wire`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ..linux.cgroups import Limits
+
+PROTOCOL = 1
+"""Changes when engine, spawner and monitor of different versions could misunderstand each other."""
+
+
+@dataclass(frozen=True)
+class OverlaySpec:
+    """A copy-on-write tree at ``target``: ``lowers`` bottom first, ``upper`` holding fs and work.
+
+    ``recursive`` lowers bring the mounts below them along.
+    """
+
+    target: str
+    lowers: tuple[str, ...]
+    upper: str
+
+
+@dataclass(frozen=True)
+class BindSpec:
+    """A host file or directory at ``target``."""
+
+    source: str
+    target: str
+    writable: bool
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """A command. ``user`` is ``[name|uid][:group|gid]``, resolved against the container's files."""
+
+    argv: tuple[str, ...]
+    env: tuple[str, ...]
+    cwd: str
+    user: str
+    channels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StartSpec:
+    """A container and its first command.
+
+    ``directory`` is the container's own below the store, ``name_link`` the link that reserves
+    its name, ``socket`` where its monitor listens, ``id_ranges`` the lock file of subordinate id
+    ranges (None: the single id of the caller is mapped).
+    """
+
+    id: str
+    directory: str
+    name_link: str
+    socket: str
+    id_ranges: str | None
+    hostname: str
+    own_network: bool
+    overlays: tuple[OverlaySpec, ...]
+    binds: tuple[BindSpec, ...]
+    limits: Limits
+    timeout_s: float | None
+    stop_signal: int
+    foreground: bool
+    remove: bool
+    process: ProcessSpec
+
+
+def dump(spec: StartSpec | ProcessSpec) -> dict[str, Any]:
+    """Return the spec as plain JSON values."""
+    plain: dict[str, Any] = json.loads(json.dumps(spec, default=vars))
+    return plain
+
+
+def load_process(plain: dict[str, Any]) -> ProcessSpec:
+    """Return the process of :func:`dump`."""
+    return ProcessSpec(
+        **{
+            **plain,
+            "argv": tuple(plain["argv"]),
+            "env": tuple(plain["env"]),
+            "channels": tuple(plain["channels"]),
+        }
+    )
+
+
+def load_start(plain: dict[str, Any]) -> StartSpec:
+    """Return the start of :func:`dump`."""
+    return StartSpec(
+        **{
+            **plain,
+            "overlays": tuple(
+                OverlaySpec(o["target"], tuple(o["lowers"]), o["upper"]) for o in plain["overlays"]
+            ),
+            "binds": tuple(BindSpec(**bind) for bind in plain["binds"]),
+            "limits": Limits(*plain["limits"]),
+            "process": load_process(plain["process"]),
+        }
+    )

@@ -1,0 +1,85 @@
+"""Why a container ended, decided from the kernel's counters, and how that travels.
+
+In ``state.json`` and on sockets a verdict is a small JSON object; callers get the exception.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    Killed,
+    LimitNotEnforceable,
+    OutOfMemory,
+    PidsExceeded,
+    StartFailed,
+    TimedOut,
+    Unsupported,
+    Verdict,
+)
+from ..linux.cgroups import Counters, Limits
+
+_ERRORS = {
+    kind.__name__: kind
+    for kind in (
+        StartFailed,
+        CommandNotFound,
+        CommandNotExecutable,
+        LimitNotEnforceable,
+        Unsupported,
+    )
+}
+
+
+def decide(
+    *,
+    exit_code: int,
+    counters: Counters,
+    limits: Limits,
+    timed_out_s: float | None,
+    killed: str | None,
+) -> dict[str, Any] | None:
+    """Return the verdict, None where the command ended by itself.
+
+    ``timed_out_s`` is the wall-clock limit if it struck, ``killed`` says who asked for the end.
+    A counter alone is no verdict: a command that coped with a refused fork ended by itself.
+    """
+    if timed_out_s is not None:
+        return {"kind": "timeout", "limit_s": timed_out_s}
+    if exit_code == 0:
+        return None
+    if counters.oom_kills:
+        return {
+            "kind": "oom",
+            "limit_bytes": limits.memory_bytes,
+            "peak_bytes": counters.memory_peak_bytes or 0,
+            "own": counters.own_oom,
+        }
+    if killed is not None:
+        return {"kind": "killed", "reason": killed}
+    if counters.pids_refused and limits.pids is not None:
+        return {"kind": "pids", "limit": limits.pids, "refused": counters.pids_refused}
+    return None
+
+
+def verdict_of(plain: dict[str, Any] | None) -> Verdict | None:
+    """Return the exception for what :func:`decide` decided."""
+    if plain is None:
+        return None
+    facts = {key: value for key, value in plain.items() if key != "kind"}
+    kinds: dict[str, type[Verdict]] = {
+        "oom": OutOfMemory,
+        "timeout": TimedOut,
+        "pids": PidsExceeded,
+        "killed": Killed,
+    }
+    return kinds[plain["kind"]](**facts)
+
+
+def error_of(plain: dict[str, Any] | None) -> StartFailed | Unsupported | None:
+    """Return the exception for an error message of a monitor."""
+    if plain is None:
+        return None
+    return _ERRORS.get(str(plain["kind"]), StartFailed)(str(plain["message"]))

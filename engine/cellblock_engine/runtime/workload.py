@@ -1,0 +1,233 @@
+"""The last steps of a command on its way into a container: join, harden, execute.
+
+Runs in a child of the monitor. After it has joined the container's mount namespace every file
+is the image's, so nothing is imported, decoded by a codec not yet loaded, or looked up by name
+services; an audit hook enforces the first. The order is the point of this module: each comment
+says what depends on it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import resource
+import signal
+import socket
+import sys
+from typing import Any, NamedTuple, NoReturn
+
+from ..linux import capabilities, mounts, seccomp
+from ..linux import syscalls as linux
+from . import identity, wire
+from .spec import ProcessSpec
+
+_OUT_OF_THE_WAY = 200
+_DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_RLIMITS = (
+    (resource.RLIMIT_CORE, 1),  # 0 would still pipe the dump to a core handler of the host
+    (resource.RLIMIT_NOFILE, 1 << 20),
+    (resource.RLIMIT_MEMLOCK, 8 << 20),
+    (resource.RLIMIT_MSGQUEUE, 819200),
+)
+
+
+class Namespaces(NamedTuple):
+    """Descriptors of a container's namespaces; ``net`` is None where it has the host's."""
+
+    user: int
+    pid: int
+    mnt: int
+    ipc: int
+    uts: int
+    net: int | None
+
+
+class Assignment(NamedTuple):
+    """All a command needs, prepared while the host's files were still in reach."""
+
+    process: ProcessSpec
+    namespaces: Namespaces
+    single_id: bool
+    cgroup_tasks: tuple[int, ...]
+    stdio: tuple[int, int, int]
+    channels: tuple[int, ...]
+    seccomp_program: bytes
+
+
+def enter(assignment: Assignment, sock: socket.socket) -> NoReturn:
+    """Join the user and pid namespaces, and leave the command to a child inside them.
+
+    The child is born a sibling (CLONE_PARENT), so its exit status goes to the monitor. Its pid
+    and pidfd are sent on ``sock``; the child goes on when a message comes back.
+    """
+    try:
+        # Before any namespace is joined: from here on nobody inside may trace this process,
+        # nor, through /proc, reach the descriptors it holds.
+        linux.prctl(linux.PR_SET_DUMPABLE, 0)
+        linux.setns(assignment.namespaces.user, linux.CLONE_NEWUSER)
+        linux.setns(assignment.namespaces.pid, linux.CLONE_NEWPID)
+        pid, pidfd = linux.clone3(linux.CLONE_PARENT)
+        if pid == 0:
+            _become(assignment, sock)
+        wire.send(sock, {"pid": pid}, [pidfd])
+    except OSError as error:
+        report(sock, "enter", error)
+    finally:
+        os._exit(0)
+
+
+def _become(assignment: Assignment, sock: socket.socket) -> NoReturn:
+    stage = "cgroup"
+    try:
+        # The kernel checks who opened a v1 tasks file, not who writes to it.
+        for fd in assignment.cgroup_tasks:
+            os.write(fd, b"0")
+        if not sock.recv(1):
+            os._exit(125)  # the monitor gave up
+        stage = "namespaces"
+        _forbid_imports()
+        _join(assignment.namespaces)
+        stage = "user"
+        if not assignment.single_id:
+            os.setgroups([])
+        # Root inside: until now the ids were the monitor's, which no file here can belong to.
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        process = assignment.process
+        who = _resolve_user(process.user, single_id=assignment.single_id)
+        stage = "limits"
+        _set_rlimits()
+        stage = "working directory"
+        workdir = _open_workdir(os.fsencode(process.cwd))
+        argv, env = _words(process, who.home)
+        stage = "standard streams"
+        sock, workdir = _arrange_descriptors(assignment, sock, workdir)
+        stage = "user"
+        # While CAP_SETPCAP is there; leaving user 0 takes all capabilities away.
+        keep = capabilities.mask(capabilities.DEFAULT)
+        capabilities.drop_bounding(keep)
+        if not assignment.single_id:
+            os.setgroups(who.groups)
+        os.setresgid(who.gid, who.gid, who.gid)
+        os.setresuid(who.uid, who.uid, who.uid)
+        stage = "working directory"
+        os.fchdir(workdir)
+        os.close(workdir)
+        stage = "hardening"
+        os.umask(0o022)
+        reset_signals()
+        linux.keyctl_join_session_keyring()
+        linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+        held = 0 if who.uid else keep
+        capabilities.set_all(held, held, 0)
+        seccomp.install(assignment.seccomp_program)
+        stage = "execute"
+        _execute(argv, env)
+    except identity.UnknownUser as error:
+        wire.send(sock, {"stage": stage, "errno": errno.EINVAL, "text": str(error)})
+    except OSError as error:
+        report(sock, stage, error)
+    finally:
+        os._exit(125)
+
+
+def report(sock: socket.socket, stage: str, error: OSError) -> None:
+    """Tell the monitor what failed: the stage, the errno and, where there is one, the file."""
+    name = error.filename
+    place = os.fsdecode(name) if isinstance(name, (str, bytes)) and name else ""
+    text = f"{place}: {error.strerror}" if place else str(error.strerror)
+    wire.send(sock, {"stage": stage, "errno": error.errno or 0, "text": text})
+
+
+def _forbid_imports() -> None:
+    def refuse(event: str, _: tuple[Any, ...]) -> None:
+        if event == "import":
+            raise OSError(errno.EPERM, "an import from the container's own files was refused")
+
+    sys.addaudithook(refuse)
+
+
+def _join(namespaces: Namespaces) -> None:
+    linux.setns(namespaces.ipc, linux.CLONE_NEWIPC)
+    linux.setns(namespaces.uts, linux.CLONE_NEWUTS)
+    if namespaces.net is not None:
+        linux.setns(namespaces.net, linux.CLONE_NEWNET)
+    linux.setns(namespaces.mnt, linux.CLONE_NEWNS)
+    linux.unshare(linux.CLONE_NEWCGROUP)
+    os.setsid()
+
+
+def _resolve_user(user: str, *, single_id: bool) -> identity.Identity:
+    who = identity.resolve(os.fsencode(user))
+    if single_id and (who.uid or who.gid):
+        raise identity.UnknownUser("only user 0 is mapped here (no subordinate ids)")
+    return who
+
+
+def _set_rlimits() -> None:
+    for kind, wanted in _RLIMITS:
+        _, hard = resource.getrlimit(kind)
+        value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(kind, (value, value))
+
+
+def _open_workdir(path: bytes) -> int:
+    """Open the working directory, made if missing, refusing magic links (CVE-2024-21626)."""
+    root = os.open(b"/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return mounts.ensure_directory(root, path)
+    finally:
+        os.close(root)
+
+
+def _words(process: ProcessSpec, home: bytes) -> tuple[list[bytes], dict[bytes, bytes]]:
+    env: dict[bytes, bytes] = {}
+    for entry in process.env:
+        key, _, value = os.fsencode(entry).partition(b"=")
+        env[key] = value
+    env.setdefault(b"PATH", _DEFAULT_PATH)
+    env.setdefault(b"HOME", home)
+    return [os.fsencode(word) for word in process.argv], env
+
+
+def _arrange_descriptors(
+    assignment: Assignment, sock: socket.socket, workdir: int
+) -> tuple[socket.socket, int]:
+    """Put the streams at 0, 1, 2, channels after them, our own two behind; close all others.
+
+    Closed, not close-on-exec: a script's ``#!/proc/self/fd/N/...`` is resolved before exec
+    closes anything. Returns our own two at their new places.
+    """
+    passed = [*assignment.stdio, *assignment.channels]
+    everything = [*passed, sock.fileno(), workdir]
+    aside = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY) for fd in everything]
+    for number, fd in enumerate(aside):
+        os.dup2(fd, number, inheritable=number < len(passed))
+    linux.close_range(len(aside), linux.CLOSE_RANGE_MAX)
+    sock.detach()
+    moved = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=len(passed))
+    return moved, len(passed) + 1
+
+
+def reset_signals() -> None:
+    """Give every signal its default action and block none (Python ignores SIGPIPE, SIGXFSZ)."""
+    for number in signal.valid_signals():
+        if number not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _execute(argv: list[bytes], env: dict[bytes, bytes]) -> NoReturn:
+    command = argv[0]
+    if b"/" in command:
+        os.execve(command, argv, env)  # noqa: S606 - that is what this is for
+    refused: OSError | None = None
+    for folder in env[b"PATH"].split(b":"):
+        try:
+            os.execve((folder or b".") + b"/" + command, argv, env)  # noqa: S606
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except PermissionError as error:
+            refused = error
+    raise refused or FileNotFoundError(errno.ENOENT, "is not on PATH", command)

@@ -1,0 +1,121 @@
+"""Blobs as the registry sent them: ``sha256/<hex>``, complete and verified, or absent."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import DigestMismatch, StoreError, StoreFull
+from ..layout import Layout
+from ..oci.digest import Digest
+from .staging import Staging, make_private, sync_directory
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class BlobWriter:
+    """A blob on its way in; see :meth:`Blobs.writer`."""
+
+    def __init__(self, fd: int, path: Path, target: Path, digest: Digest, size: int) -> None:
+        self._fd, self._path, self._target = fd, path, target
+        self._digest, self._size = digest, size
+        self._hash = hashlib.sha256()
+        self.written_bytes = 0
+
+    def write(self, chunk: bytes) -> None:
+        """Append ``chunk``. Raises DigestMismatch beyond the promised size, StoreFull."""
+        self.written_bytes += len(chunk)
+        if self.written_bytes > self._size:
+            raise DigestMismatch(
+                f"blob {self._digest.short} is longer than the {self._size} bytes promised"
+            )
+        self._hash.update(chunk)
+        rest = memoryview(chunk)
+        try:
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+        except OSError as error:
+            raise _full(error) from error
+
+    def commit(self) -> None:
+        """Make the blob visible, durably. Raises DigestMismatch, StoreFull."""
+        if self.written_bytes != self._size:
+            raise DigestMismatch(
+                f"blob {self._digest.short} has {self.written_bytes} bytes "
+                f"where {self._size} were promised: try again"
+            )
+        if self._hash.hexdigest() != self._digest.hex:
+            raise DigestMismatch(
+                f"blob {self._digest.short} arrived with the digest "
+                f"sha256:{self._hash.hexdigest()[:12]}...: damaged or replaced on the way"
+            )
+        try:
+            os.fsync(self._fd)
+            make_private(self._target.parent.parent, self._target.parent)
+            self._path.rename(self._target)
+            sync_directory(self._target.parent)
+        except OSError as error:
+            raise _full(error) from error
+
+
+class Blobs:
+    """The blobs of a store. Thread-safe; several processes may work on one store."""
+
+    def __init__(self, layout: Layout, staging: Staging) -> None:
+        self._layout = layout
+        self._staging = staging
+
+    def has(self, digest: Digest) -> bool:
+        """Tell whether the blob is there, complete."""
+        return self.path(digest).is_file()
+
+    def path(self, digest: Digest) -> Path:
+        """Return where the blob is or would be."""
+        return self._layout.blobs / digest.hex
+
+    def read(self, digest: Digest, cap_bytes: int) -> bytes:
+        """Return the content, verified. Raises StoreError, DigestMismatch."""
+        try:
+            fd = os.open(self.path(digest), _READ)
+        except FileNotFoundError:
+            raise StoreError(f"blob {digest.short} is not in the store: pull its image") from None
+        with open(fd, "rb") as file:
+            data = file.read(cap_bytes + 1)
+        if len(data) > cap_bytes:
+            raise StoreError(f"blob {digest.short} has more than the {cap_bytes} bytes allowed")
+        if Digest.of(data) != digest:
+            raise DigestMismatch(f"blob {digest.short} is damaged on disk: remove and pull again")
+        return data
+
+    @contextmanager
+    def writer(self, digest: Digest, size: int) -> Iterator[BlobWriter]:
+        """Give a writer for the blob of this digest and size in bytes; kept only if committed.
+
+        When two write the same blob, either may win: their content is equal. Raises StoreFull.
+        """
+        try:
+            with self._staging.file() as (fd, path):
+                yield BlobWriter(fd, path, self.path(digest), digest, size)
+        except OSError as error:
+            raise _full(error) from error
+
+    def discard(self, digest: Digest) -> int:
+        """Remove the blob and return its size in bytes; for the garbage collector alone."""
+        path = self.path(digest)
+        try:
+            size = path.stat().st_size
+            path.unlink()
+        except FileNotFoundError:
+            return 0
+        return size
+
+
+def _full(error: OSError) -> OSError | StoreFull:
+    """Return what to raise: lack of room is the user's to mend, all else the system's to tell."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StoreFull("no space left in the store: remove images with rmi, or make room")
+    return error

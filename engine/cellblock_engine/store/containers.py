@@ -1,0 +1,196 @@
+"""Containers on disk: one directory each, reserved by name, immutable but for its state.
+
+``config.json`` says what was asked for and what it became; it is written once. ``state.json``
+belongs to the container's monitor (:mod:`..runtime.state`).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import Conflict, ContainerNotFound, StoreFull
+from ..layout import Layout
+from .names import random_name
+from .trees import remove_tree
+
+_CONFIG = "config.json"
+_SHORTEST_PREFIX = 1
+_ATTEMPTS = 20
+
+
+@dataclass(frozen=True)
+class ContainerConfig:
+    """What a container is made of. ``created_at`` counts seconds from the epoch.
+
+    ``layers`` are diffIDs (empty for the host image); garbage collection keeps them.
+    """
+
+    id: str
+    name: str
+    image: str
+    image_id: str | None
+    layers: tuple[str, ...]
+    argv: tuple[str, ...]
+    env: tuple[str, ...]
+    workdir: str
+    user: str
+    hostname: str
+    network: str
+    memory_bytes: int | None
+    cpus: float | None
+    pids: int | None
+    timeout_s: float | None
+    stop_signal: int
+    labels: dict[str, str]
+    created_at: float
+    remove: bool
+
+
+class Containers:
+    """The containers of one store."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def reserve(self, name: str | None) -> tuple[str, str]:
+        """Return a new id and the name that now belongs to it. Raises Conflict.
+
+        Whoever reserves either makes the container or calls :meth:`release`.
+        """
+        identifier = secrets.token_hex(32)
+        self._layout.names.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for _ in range(_ATTEMPTS):
+            candidate = name or random_name()
+            try:
+                (self._layout.names / candidate).symlink_to(identifier)
+            except FileExistsError:
+                if name is not None:
+                    raise Conflict(
+                        f"the name {name!r} is in use: remove that container (cellblock rm "
+                        f"{name}) or choose another name"
+                    ) from None
+                continue
+            except OSError as error:
+                raise _full(error) from error
+            return identifier, candidate
+        raise Conflict("no free container name was found: choose one with --name")
+
+    def release(self, name: str) -> None:
+        """Give a name back."""
+        (self._layout.names / name).unlink(missing_ok=True)
+
+    def create(self, config: ContainerConfig, tops: Sequence[Path], files: dict[str, str]) -> Path:
+        """Make the directory, an empty upper over each of ``tops``, and small ``files`` in it.
+
+        A merged directory has its upper's attributes, so each upper takes those of the layer
+        below it. Raises StoreFull, OSError; then nothing stays.
+        """
+        directory = self.directory(config.id)
+        try:
+            directory.mkdir(mode=0o700, parents=True)
+            for number, top in enumerate(tops):
+                tree = upper(directory, number)
+                tree.mkdir(mode=0o755)
+                (tree / "work").mkdir(mode=0o700)
+                _make_like(tree / "fs", top)
+            for name, text in files.items():
+                (directory / name).write_text(text, encoding="utf-8")
+                (directory / name).chmod(0o644)
+            draft = directory / f".{_CONFIG}"
+            draft.write_text(json.dumps(vars(config)), encoding="utf-8")
+            draft.rename(directory / _CONFIG)
+        except OSError as error:
+            remove_tree(directory)
+            raise _full(error) from error
+        return directory
+
+    def directory(self, identifier: str) -> Path:
+        """Return where the container of this id lives, or would."""
+        return self._layout.containers / identifier
+
+    def list(self) -> Iterator[ContainerConfig]:
+        """Yield all containers, in no order."""
+        try:
+            identifiers = [entry.name for entry in self._layout.containers.iterdir()]
+        except FileNotFoundError:
+            return
+        for identifier in identifiers:
+            config = self._read(identifier)
+            if config is not None:
+                yield config
+
+    def find(self, name: str) -> ContainerConfig:
+        """Return the container of this name, id or unique start of an id.
+
+        Raises ContainerNotFound, and Conflict where several ids start so.
+        """
+        identifier: str | None = None
+        if "/" not in name and name not in ("", ".", ".."):
+            try:
+                identifier = os.fspath((self._layout.names / name).readlink())
+            except OSError:
+                identifier = self._by_prefix(name)
+        config = self._read(identifier) if identifier else None
+        if config is None:
+            raise ContainerNotFound(f"no container {name!r}: see the names there are with ps -a")
+        return config
+
+    def remove(self, config: ContainerConfig) -> None:
+        """Take the directory and the name away; nothing if that was done. Raises OSError."""
+        link = self._layout.names / config.name
+        try:
+            if os.fspath(link.readlink()) == config.id:
+                link.unlink()
+        except FileNotFoundError:
+            pass
+        remove_tree(self.directory(config.id))
+
+    def _by_prefix(self, prefix: str) -> str | None:
+        if len(prefix) < _SHORTEST_PREFIX or not set(prefix) <= set("0123456789abcdef"):
+            return None
+        try:
+            entries = [entry.name for entry in self._layout.containers.iterdir()]
+        except FileNotFoundError:
+            return None
+        found = [identifier for identifier in entries if identifier.startswith(prefix)]
+        if len(found) > 1:
+            raise Conflict(f"several containers' ids start with {prefix!r}: give more of it")
+        return found[0] if found else None
+
+    def _read(self, identifier: str) -> ContainerConfig | None:
+        try:
+            text = (self.directory(identifier) / _CONFIG).read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        plain = json.loads(text)
+        sequences = {key: tuple(plain[key]) for key in ("layers", "argv", "env")}
+        return ContainerConfig(**{**plain, **sequences})
+
+
+def upper(directory: Path, number: int) -> Path:
+    """Return the directory that holds ``fs`` and ``work`` of the container's n-th overlay."""
+    return directory / f"upper{number}"
+
+
+def _make_like(directory: Path, model: Path) -> None:
+    directory.mkdir()
+    status = model.stat()
+    if os.geteuid() == 0:
+        os.chown(directory, status.st_uid, status.st_gid)
+    directory.chmod(stat.S_IMODE(status.st_mode))
+
+
+def _full(error: OSError) -> OSError | StoreFull:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreFull(
+            f"no space left for a container below {error.filename}: free some, for example with "
+            "rm or rmi"
+        )
+    return error

@@ -1,0 +1,169 @@
+"""Unpacked layers, one directory for each diffID: ``<hex>/fs`` and what is known of it.
+
+A layer is there complete or not at all, is never changed, and is shared by all images that have
+it. Layers are keyed by diffID, not by their place in a chain, so they unpack in parallel and in
+any order; what depends on the layers below is :mod:`.chains`' business.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InvalidLayer, StoreError
+from ..layout import Layout
+from ..oci.digest import Digest
+from . import chains
+from .staging import Staging, make_private, sync_directory
+from .unpacking import Caps, Unpackers
+
+_TYPES = tuple(
+    f"{prefix}{suffix}"
+    for prefix in (
+        "application/vnd.oci.image.layer.v1.tar",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar",
+        "application/vnd.docker.image.rootfs.diff.tar",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar",
+    )
+    for suffix in ("", "+gzip", ".gzip", "+zstd", ".zstd")
+)
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """What unpacking found out. ``size_bytes`` sums up file sizes; paths are as in the tree."""
+
+    size_bytes: int
+    entries: int
+    implied: tuple[str, ...]
+    links: tuple[tuple[str, str], ...]
+    opaque: bool
+
+
+class Layers:
+    """The layers of a store. Thread-safe; several processes may work on one store."""
+
+    def __init__(self, layout: Layout, staging: Staging, caps: Caps | None = None) -> None:
+        self._layout = layout
+        self._staging = staging
+        self._caps = caps or Caps()
+        self._unpackers = Unpackers()
+
+    def has(self, diffid: Digest) -> bool:
+        """Tell whether the layer is there, complete."""
+        return self._directory(diffid).is_dir()
+
+    def path(self, diffid: Digest) -> Path:
+        """Return the directory that serves as overlayfs lower layer. Raises StoreError."""
+        path = self._directory(diffid) / "fs"
+        if not path.is_dir():
+            raise _missing(diffid)
+        return path
+
+    def record(self, diffid: Digest) -> LayerRecord:
+        """Return what is known of the layer. Raises StoreError."""
+        try:
+            known = json.loads((self._directory(diffid) / "layer.json").read_bytes())
+        except FileNotFoundError:
+            raise _missing(diffid) from None
+        return LayerRecord(
+            known["size_bytes"],
+            known["entries"],
+            tuple(known["implied"]),
+            tuple(known["links"].items()),
+            known["opaque"],
+        )
+
+    def size_bytes(self, diffid: Digest) -> int:
+        """Return the sum of the layer's file sizes, in bytes. Raises StoreError."""
+        return self.record(diffid).size_bytes
+
+    def warm(self) -> AbstractContextManager[None]:
+        """Start an unpacker now and keep unpackers for all layers extracted in the block."""
+        return self._unpackers.warm()
+
+    def extract(
+        self,
+        blob: Path,
+        media_type: str,
+        diffid: Digest,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Unpack a layer's blob; nothing to do if the layer is there.
+
+        ``progress`` is told the bytes of the blob read so far, in the calling thread. When two
+        do the same layer at once, the first to end keeps its work. Raises InvalidLayer when the
+        archive is refused or has another diffID, StoreFull, StoreError; nothing then stays.
+        """
+        if media_type not in _TYPES:
+            raise InvalidLayer(f"a layer of the type {media_type[:80]!r} is not supported")
+        if self.has(diffid):
+            return
+        with self._staging.directory() as staging:
+            with self._unpackers.one() as unpacker:
+                found = unpacker.unpack(blob, staging, self._caps, progress)
+            if found != diffid.hex:
+                raise InvalidLayer(
+                    f"layer {diffid.short} unpacks to sha256:{found[:12]}..., not to what the "
+                    "image's config promises: the image is damaged"
+                )
+            _publish(staging, self._directory(diffid))
+
+    def chain(self, diffids: Sequence[Digest]) -> tuple[Path, ...]:
+        """Return the lower directories of a stack of layers, the bottom one first.
+
+        That is each layer's, but those that an upper one hides whole, and at the top a small one
+        more where the layers need it (see :mod:`.chains`), made on first use. The last one's
+        root has the mode and owner of the merged root. Raises InvalidLayer, StoreError.
+        """
+        record = self._chain_record(diffids)
+        paths = [self.path(diffid) for diffid in diffids[record.first :]]
+        if record.fixed:
+            paths.append(self._chain_directory(diffids) / "fs")
+        return tuple(paths)
+
+    def root_attributes(self, diffids: Sequence[Digest]) -> tuple[int, int, int]:
+        """Return mode, uid and gid of the merged root. Raises InvalidLayer, StoreError."""
+        record = self._chain_record(diffids)
+        return record.mode, record.uid, record.gid
+
+    def move(self, diffid: Digest, directory: Path) -> None:
+        """Move the layer out of the store; for the garbage collector alone."""
+        self._directory(diffid).rename(directory / diffid.hex)
+
+    def _chain_record(self, diffids: Sequence[Digest]) -> chains.ChainRecord:
+        directory = self._chain_directory(diffids)
+        record = chains.read(directory)
+        if record is None:
+            layers = [(self.path(diffid), self.record(diffid)) for diffid in diffids]
+            with self._staging.directory() as staging:
+                record = chains.build(layers, [str(diffid) for diffid in diffids], staging)
+                _publish(staging, directory)
+        return record
+
+    def _chain_directory(self, diffids: Sequence[Digest]) -> Path:
+        text = "\n".join(map(str, diffids))
+        return self._layout.chains / Digest.of(text.encode()).hex
+
+    def _directory(self, diffid: Digest) -> Path:
+        return self._layout.layers / diffid.hex
+
+
+def _publish(staging: Path, target: Path) -> None:
+    """Rename a complete directory to its place, unless another process was first."""
+    make_private(target.parent)
+    try:
+        staging.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    else:
+        sync_directory(target.parent)
+
+
+def _missing(diffid: Digest) -> StoreError:
+    return StoreError(f"layer {diffid.short} is not in the store: pull its image again")

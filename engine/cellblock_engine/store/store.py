@@ -1,0 +1,49 @@
+"""The store: wires its parts together and owns its locks; does no work itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..layout import Layout
+from .blobs import Blobs
+from .collector import Collector
+from .images import Images
+from .layers import Layers
+from .locks import Kind, locked
+from .staging import Staging, make_private
+from .unpacking import Caps
+
+_WAIT_S = 30.0
+
+
+class Store:
+    """Blobs, layers and images below one directory. Opening it touches nothing on disk.
+
+    Thread-safe, and safe between processes. Directories are made on first use, for their owner
+    only: layers hold set-id files with their true owners.
+    """
+
+    def __init__(self, layout: Layout, *, caps: Caps | None = None) -> None:
+        self._layout = layout
+        self._staging = Staging(layout.staging)
+        self.blobs = Blobs(layout, self._staging)
+        self.layers = Layers(layout, self._staging, caps)
+        collector = Collector(layout, self.blobs, self.layers)
+        self.images = Images(layout, self._staging, self.blobs, self.layers, collector)
+
+    @contextmanager
+    def referencing(self) -> Iterator[None]:
+        """Keep everything in the store from being collected as garbage until the block ends.
+
+        To be held from before the first blob, layer or image is looked for until what refers to
+        it (a reference, a container's config) is written. Many may hold it. Raises Conflict
+        when a garbage collection does not end.
+        """
+        make_private(self._layout.home)
+        with locked(self._layout.gc_lock, Kind.SHARED, timeout_s=_WAIT_S, what="the image store"):
+            yield
+
+    def sweep(self) -> None:
+        """Remove the unfinished work of processes that are gone."""
+        self._staging.sweep()

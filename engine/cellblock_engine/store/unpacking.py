@@ -1,0 +1,188 @@
+"""The parent's end of the unpacker: starts it, asks it, ends it, and believes nothing it says.
+
+See :mod:`.unpacker` for what it is and how it is spoken to.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InvalidLayer, StoreError, StoreFull
+
+_ERRORS = {kind.__name__: kind for kind in (InvalidLayer, StoreError, StoreFull)}
+_STALL_S = 600.0  # without a sign of life; a slow disk may take long to sync
+_MAX_LINE_BYTES = 2**16
+_END_S = 5.0
+_PROGRAM = Path(__file__).with_name("unpacker.py")
+
+
+@dataclass(frozen=True)
+class Caps:
+    """How much one layer may hold.
+
+    ``max_bytes`` caps the uncompressed archive; for a small blob the cap is ``floor_bytes`` or
+    ``ratio`` times the blob, whichever is more, so that a compression bomb ends early.
+    """
+
+    max_bytes: int = 256 * 2**30
+    floor_bytes: int = 4 * 2**30
+    ratio: int = 200
+    max_entries: int = 4_000_000
+
+    def bytes_for(self, blob_bytes: int) -> int:
+        """Return the cap for a blob of this size, in bytes."""
+        return min(self.max_bytes, max(self.floor_bytes, self.ratio * blob_bytes))
+
+
+class Unpacker:
+    """One child process; used by one thread at a time. Close it, or it lives as long as we do."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-I", "-S", str(_PROGRAM), str(os.getpid()), *_library_paths()]
+        self._process = subprocess.Popen(
+            command,
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={},
+            cwd="/",
+            start_new_session=True,  # a Ctrl-C at a terminal is for us to act on
+        )
+        self._pending = b""
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
+    def unpack(
+        self, blob: Path, staging: Path, caps: Caps, progress: Callable[[int], None] | None
+    ) -> str:
+        """Unpack ``blob`` into ``staging/fs`` and describe it in ``staging/layer.json``.
+
+        Returns the hexadecimal SHA-256 of the uncompressed archive. ``progress`` is told the
+        bytes of the blob read so far. Raises InvalidLayer, StoreFull or StoreError; whatever it
+        raises, the unpacker is then to be closed.
+        """
+        request = {
+            "blob": str(blob),
+            "staging": str(staging),
+            "max_bytes": caps.bytes_for(blob.stat().st_size),
+            "max_entries": caps.max_entries,
+        }
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        except BrokenPipeError:
+            raise self._death() from None
+        while True:
+            answer = self._answer()
+            if "read" in answer:
+                if progress is not None:
+                    progress(int(str(answer["read"])))
+            elif "diffid" in answer:
+                return str(answer["diffid"])
+            else:
+                raise _ERRORS.get(str(answer.get("error")), StoreError)(str(answer.get("message")))
+
+    def close(self) -> None:
+        """End the child at once and wait for it."""
+        self._process.kill()
+        self._process.wait(_END_S)
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+    def _answer(self) -> dict[str, object]:
+        """Wait for one line. Raises StoreError when the child dies or falls silent."""
+        assert self._process.stdout is not None
+        fd = self._process.stdout.fileno()
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        deadline = time.monotonic() + _STALL_S
+        while b"\n" not in self._pending:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise StoreError(f"the unpacker of a layer fell silent for {_STALL_S:g} s")
+            data = os.read(fd, 2**16)
+            if not data or len(self._pending) > _MAX_LINE_BYTES:
+                raise self._death()
+            self._pending += data
+        line, _, self._pending = self._pending.partition(b"\n")
+        answer = json.loads(line)
+        return answer if isinstance(answer, dict) else {}
+
+    def _death(self) -> StoreError:
+        self._process.kill()
+        status = self._process.wait(_END_S)
+        assert self._process.stderr is not None
+        last = self._process.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        return StoreError(f"the unpacker of a layer {how}: {last or 'try again'}")
+
+
+class Unpackers:
+    """Unpackers ready for use; while somebody keeps them warm, each serves many layers."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[Unpacker] = []
+        self._keepers = 0
+
+    @contextmanager
+    def warm(self) -> Iterator[None]:
+        """Start one ahead of need and keep those that become free, until the end of the block."""
+        first = Unpacker()
+        with self._lock:
+            self._keepers += 1
+            self._idle.append(first)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._keepers -= 1
+                surplus, self._idle = (self._idle, []) if not self._keepers else ([], self._idle)
+            for unpacker in surplus:
+                unpacker.close()
+
+    @contextmanager
+    def one(self) -> Iterator[Unpacker]:
+        """Give an unpacker; it is ended where its use raises, or nobody keeps it warm."""
+        with self._lock:
+            unpacker = self._idle.pop() if self._idle else None
+        unpacker = unpacker or Unpacker()
+        kept = False
+        try:
+            yield unpacker
+            with self._lock:
+                if self._keepers:
+                    self._idle.append(unpacker)
+                    kept = True
+        finally:
+            if not kept:
+                unpacker.close()
+
+
+def _library_paths() -> list[str]:
+    """Return where the engine and the decompressors live: all the child may import from."""
+    names = ["isal"] if sys.version_info >= (3, 14) else ["isal", "backports.zstd"]
+    paths = [str(Path(__file__).parents[2])]
+    for name in names:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            raise StoreError(f"the Python package {name} is missing: install cellblock again")
+        path = str(Path(spec.origin).parents[1 + name.count(".")])
+        if path not in paths:
+            paths.append(path)
+    return paths

@@ -1,0 +1,1 @@
+"""Running one notebook cell in a container of its own: the host's side."""

@@ -1,0 +1,49 @@
+"""What a running cell shows, in the order in which it did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+StreamName = Literal["stdout", "stderr"]
+Bundle: TypeAlias = Mapping[str, str | bytes]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Text written to standard output or error."""
+
+    name: StreamName
+    text: str
+
+
+@dataclass(frozen=True)
+class Display:
+    """Something displayed: its representations by MIME type, text or bytes.
+
+    Nothing in it is to be trusted; a surface shows the types that it can show safely.
+    """
+
+    bundle: Bundle
+    metadata: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The value of the cell's last expression, as :class:`Display` has it."""
+
+    bundle: Bundle
+    metadata: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Error:
+    """The exception that ended the cell, with Python's own traceback text."""
+
+    ename: str
+    evalue: str
+    traceback: str
+
+
+Event: TypeAlias = Stream | Display | Result | Error

@@ -1,0 +1,167 @@
+"""The frames a cell's runner sends, from untrusted bytes to events.
+
+The format is in the docstring of ``guest/runner.py``. Whatever runs in the container can write
+frames, so that lengths are checked before anything is kept, headers are small JSON objects of
+known shape, and nothing is unpickled, evaluated or imported. Unknown kinds are ignored.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from .events import Display, Error, Event, Result, Stream
+
+_LENGTHS = struct.Struct("!II")
+_MAX_HEADER_BYTES = 1 << 16
+_MAX_PARTS = 64
+_MAX_NAME = 200
+_MAX_EVALUE = 4096
+_MIME = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*/[A-Za-z0-9][A-Za-z0-9!#$&^_.+;= -]*")
+
+
+class FrameError(ValueError):
+    """Bytes that are no frame, or a frame above its cap; nothing behind them can be read."""
+
+
+@dataclass(frozen=True)
+class Hello:
+    """The runner's first frame: it runs, under this version of Python."""
+
+    protocol: int
+    python: str
+
+
+def encode_cell(source: str) -> bytes:
+    """Return the frame that hands the cell's source to the runner."""
+    payload = source.encode("utf-8", "backslashreplace")
+    header = json.dumps({"kind": "cell"}).encode("ascii")
+    return _LENGTHS.pack(len(header), len(payload)) + header + payload
+
+
+class FrameDecoder:
+    """Turns the bytes of the channel into events.
+
+    ``hello`` is the runner's greeting, once it came; ``ignored`` holds unknown kinds, at most
+    a handful.
+    """
+
+    def __init__(self, max_frame_bytes: int) -> None:
+        self.hello: Hello | None = None
+        self.ignored: set[str] = set()
+        self._max_frame_bytes = max_frame_bytes
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """Yield the events that ``data`` completes, to the last. Raises FrameError."""
+        self._buffer += data
+        start = 0
+        while len(self._buffer) - start >= _LENGTHS.size:
+            head, payload = _LENGTHS.unpack_from(self._buffer, start)
+            if head > _MAX_HEADER_BYTES or payload > self._max_frame_bytes:
+                raise FrameError(f"a frame of {head} + {payload} bytes is above the cap")
+            body = start + _LENGTHS.size
+            end = body + head + payload
+            if len(self._buffer) < end:
+                break
+            event = self._decode(
+                bytes(self._buffer[body : body + head]), bytes(self._buffer[body + head : end])
+            )
+            if event is not None:
+                yield event
+            start = end
+        del self._buffer[:start]
+
+    def _decode(self, head: bytes, payload: bytes) -> Event | None:
+        header = _header(head)
+        kind = _text(header, "kind", _MAX_NAME)
+        match kind:
+            case "stream":
+                return _stream(header, payload)
+            case "display":
+                return Display(_bundle(header, payload), _metadata(header))
+            case "result":
+                return Result(_bundle(header, payload), _metadata(header))
+            case "error":
+                return Error(
+                    _text(header, "ename", _MAX_NAME),
+                    _text(header, "evalue", _MAX_EVALUE),
+                    _utf8(payload),
+                )
+            case "hello":
+                self.hello = Hello(_count(header, "protocol"), _text(header, "python", _MAX_NAME))
+            case _ if len(self.ignored) < _MAX_PARTS:
+                self.ignored.add(kind)
+        return None
+
+
+def _header(head: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(head, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise FrameError("a frame's header is not JSON") from error
+    if not isinstance(header, dict):
+        raise FrameError("a frame's header is not an object")
+    return header
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _text(header: Mapping[str, Any], key: str, length: int) -> str:
+    value = header.get(key)
+    if not isinstance(value, str):
+        raise FrameError(f"a frame's {key} is not text")
+    return _utf8(value[:length].encode("utf-8", "replace"))
+
+
+def _count(header: Mapping[str, Any], key: str) -> int:
+    value = header.get(key)
+    if type(value) is not int or not 0 <= value < 2**32:
+        raise FrameError(f"a frame's {key} is not a count")
+    return value
+
+
+def _utf8(payload: bytes) -> str:
+    return payload.decode("utf-8", "replace")
+
+
+def _stream(header: Mapping[str, Any], payload: bytes) -> Stream:
+    match header.get("name"):
+        case "stdout":
+            return Stream("stdout", _utf8(payload))
+        case "stderr":
+            return Stream("stderr", _utf8(payload))
+    raise FrameError("a frame's stream is neither stdout nor stderr")
+
+
+def _metadata(header: Mapping[str, Any]) -> Mapping[str, object]:
+    metadata = header.get("metadata", {})
+    if not isinstance(metadata, dict):
+        raise FrameError("a frame's metadata is not an object")
+    return metadata
+
+
+def _bundle(header: Mapping[str, Any], payload: bytes) -> dict[str, str | bytes]:
+    parts = header.get("parts")
+    if not isinstance(parts, list) or len(parts) > _MAX_PARTS:
+        raise FrameError("a frame's parts are not a short list")
+    bundle: dict[str, str | bytes] = {}
+    start = 0
+    for part in parts:
+        if not isinstance(part, dict):
+            raise FrameError("a frame's part is not an object")
+        mime = _text(part, "type", _MAX_NAME)
+        if not _MIME.fullmatch(mime):
+            raise FrameError("a frame's part has no MIME type")
+        raw = payload[start : start + _count(part, "size")]
+        start += part["size"]
+        bundle[mime] = raw if part.get("binary") is True else _utf8(raw)
+    if start != len(payload):
+        raise FrameError("a frame's parts are not what it holds")
+    return bundle

@@ -1,0 +1,46 @@
+"""What running a cell raises beside the engine's own errors.
+
+::
+
+    CellblockError
+    |-- CellFailed        the cell itself failed; its traceback has been shown
+    `-- OutputRefused     what the cell sent is no output, or too much of it
+    KeyboardInterrupt
+    `-- CellInterrupted   the user's interrupt ended the cell
+
+Each is one line in a notebook: what there is to read has been shown before.
+"""
+
+from __future__ import annotations
+
+from cellblock_engine import CellblockError
+
+MAX_EVALUE = 300
+
+
+class CellFailed(CellblockError):
+    """The cell raised ``ename``, or left with an exit status other than 0."""
+
+    exit_status = 1
+
+    def __init__(self, ename: str, evalue: str) -> None:
+        self.ename, self.evalue = ename, evalue
+        lines = evalue.strip().splitlines()
+        short = lines[0] if lines else ""
+        if len(lines) > 1 or len(short) > MAX_EVALUE:
+            short = short[:MAX_EVALUE] + " ..."
+        super().__init__(f"{ename}: {short}" if short else ename)
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"CellFailed: {self}"]
+
+
+class OutputRefused(CellblockError):
+    """The cell's output broke the protocol or passed its cap; the container was ended."""
+
+
+class CellInterrupted(KeyboardInterrupt):
+    """The user's interrupt ended the cell, and no container of it is left."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"CellInterrupted: {self}"]

@@ -1,0 +1,1 @@
+"""What runs inside containers; nothing on the host imports it."""

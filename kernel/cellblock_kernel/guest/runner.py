@@ -1,0 +1,687 @@
+"""Run one notebook cell inside a container and send what it shows as frames.
+
+One file of the standard library only, for any Python from 3.8 on: the engine binds it read-only
+into the container and starts it there as a script. It is told its cell on descriptor 3 and
+answers on descriptor 4; the process's own standard output and error stay what they are, for
+subprocesses and C code. It is no kernel: one cell, no input, no state.
+
+A frame is two big-endian 32-bit lengths, a JSON object and a payload::
+
+    in    {"kind": "cell"}                                     payload: the source
+    out   {"kind": "hello", "protocol": 1, "python": "3.12.1"}
+          {"kind": "stream", "name": "stdout" | "stderr"}      payload: the text
+          {"kind": "display" | "result", "metadata": {...},
+           "parts": [{"type": MIME, "size": N, "binary": bool}]}   payload: the parts
+          {"kind": "error", "ename": ..., "evalue": ...}       payload: the traceback
+
+Text is UTF-8. Whoever reads frames must not trust them: the cell can write to descriptor 4 too.
+"""
+
+# ruff: noqa: ANN401 -- what a cell displays can be anything
+
+from __future__ import annotations
+import __future__
+
+import _ast
+import atexit
+import builtins
+import codecs
+import collections
+import errno
+import faulthandler
+import importlib
+import importlib.machinery
+import io
+import json
+import os
+import signal
+import struct
+import sys
+import threading
+import time
+import types
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+PROTOCOL = 1
+SOURCE_FD, FRAMES_FD = 3, 4
+CELL = "<cell>"
+LENGTHS = struct.Struct("!II")
+MAX_PAYLOAD = 60 << 20  # the host refuses frames above 64 MiB
+MAX_HEADER = 48 << 10  # and headers above 64 KiB
+MAX_EVALUE = 4096
+TEXT_CHUNK = 1 << 15  # characters gathered before a frame leaves
+TEXT_FRAME = 1 << 20  # characters in one frame at most
+FLUSH_S = 0.05
+BURST, BURST_PER_S = 100.0, 200.0  # lines that leave at once; beyond, they are gathered
+INTERRUPTED = 130
+
+REPRESENTATIONS = (
+    ("text/html", "_repr_html_"),
+    ("text/markdown", "_repr_markdown_"),
+    ("image/svg+xml", "_repr_svg_"),
+    ("image/png", "_repr_png_"),
+    ("image/jpeg", "_repr_jpeg_"),
+    ("application/pdf", "_repr_pdf_"),
+    ("text/latex", "_repr_latex_"),
+    ("application/json", "_repr_json_"),
+    ("application/javascript", "_repr_javascript_"),
+)
+STARTS_A_PROCESS = frozenset(("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn"))
+FUTURES = sum({getattr(__future__, name).compiler_flag for name in __future__.all_feature_names})
+
+
+def pack(header: dict[str, Any], payload: bytes = b"") -> bytes:
+    """Return the bytes of one frame."""
+    head = json.dumps(header).encode("ascii")
+    return LENGTHS.pack(len(head), len(payload)) + head + payload
+
+
+def encoded(text: str) -> bytes:
+    """Return UTF-8, with lone surrogates written out as a terminal would show them."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+HERE = pack.__code__.co_filename
+
+
+class Channel:
+    """The framed way out: all threads, all kinds of output, one order.
+
+    A few lines leave at once, so that they survive a crash right behind them; a flood is
+    gathered for a moment. A forked child, or a cell that closed the descriptor, is left with
+    the raw descriptors (``open`` is False).
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.open = True
+        self._fd = fd
+        self._lock = threading.RLock()
+        self._frames: collections.deque[bytes] = collections.deque()
+        self._leaving: tuple[bytes, list[int]] = (b"", [])
+        self._draining = False
+        self._name = ""
+        self._parts: list[str] = []
+        self._size = 0
+        self._credit, self._counted_at = BURST, time.monotonic()
+        self._flusher: threading.Thread | None = None
+        self._awake = self._finished = False
+        self._wake, self._stop = threading.Event(), threading.Event()
+
+    def write(self, name: str, text: str) -> None:
+        """Take text of a stream; it leaves within ``FLUSH_S``."""
+        with self._lock:
+            if name != self._name:
+                self._seal()
+                self._name = name
+            self._parts.append(text)
+            self._size += len(text)
+            if (
+                self._size >= TEXT_CHUNK
+                or self._finished
+                or (text[-1:] == "\n" and self._has_credit())
+            ):
+                self.flush()
+            elif not self._awake:
+                self._flush_soon()
+
+    def send(self, header: dict[str, Any], payload: bytes = b"") -> None:
+        """Send a frame behind the text that was written before it."""
+        with self._lock:
+            self._seal()
+            self._frames.append(pack(header, payload))
+            self._drain()
+
+    def flush(self) -> None:
+        """Send the text gathered so far."""
+        with self._lock:
+            self._seal()
+            self._drain()
+
+    def _has_credit(self) -> bool:
+        now = time.monotonic()
+        earned = (now - self._counted_at) * BURST_PER_S
+        self._credit, self._counted_at = min(BURST, self._credit + earned), now
+        if self._credit < 1:
+            return False
+        self._credit -= 1
+        return True
+
+    def _seal(self) -> None:
+        if not self._parts:
+            return
+        parts, self._parts, self._size = self._parts, [], 0
+        text = "".join(parts)
+        header = {"kind": "stream", "name": self._name}
+        for start in range(0, len(text), TEXT_FRAME):
+            self._frames.append(pack(header, encoded(text[start : start + TEXT_FRAME])))
+
+    def _drain(self) -> None:
+        if self._draining:  # a signal handler that prints, inside our own write
+            return
+        self._draining = True
+        try:
+            while self.open:
+                data, counts = self._leaving
+                offset = sum(counts)
+                if offset < len(data):
+                    # One C call writes and notes the count, and signal handlers run before or
+                    # after it: whatever they raise, no byte is lost or sent twice.
+                    view = memoryview(data)[offset : offset + 65536]
+                    counts.extend(map(os.write, (self._fd,), (view,)))
+                elif self._frames:
+                    self._leaving = (self._frames.popleft(), [])
+                else:
+                    return
+        except OSError as error:
+            if error.errno not in (errno.EBADF, errno.EPIPE):
+                raise  # of a signal handler: TimeoutError is an OSError
+            self.open = False
+        finally:
+            self._draining = False
+
+    def _flush_soon(self) -> None:
+        self._awake = True
+        self._wake.set()
+        if self._flusher is None:
+            self._flusher = threading.Thread(
+                target=self._flush_loop, name="cellblock-flush", daemon=True
+            )
+            try:
+                self._flusher.start()
+            except RuntimeError:  # the pids limit, or the interpreter's end
+                self._flusher, self._awake = None, False
+                self.flush()
+
+    def _flush_loop(self) -> None:
+        while self._wake.wait() and not self._stop.wait(FLUSH_S):
+            self._wake.clear()
+            self._awake = False
+            self.flush()
+
+    def before_fork(self) -> None:
+        """Leave no thread of ours and no text behind: Python warns of forks among threads."""
+        self.stop()
+        self._lock.acquire()
+
+    def stop(self) -> None:
+        """End the thread and send everything."""
+        flusher = self._flusher
+        if flusher is not None and flusher is not threading.current_thread():
+            self._stop.set()
+            self._wake.set()
+            flusher.join(1)
+            self._flusher, self._awake = None, False
+            self._stop.clear()
+            self._wake.clear()
+        self.flush()
+
+    def finish(self) -> None:
+        """Send everything, and from now on everything at once."""
+        self._finished = True
+        self.stop()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Leave the frames to the parent."""
+        self._lock = threading.RLock()
+        if self.open:
+            self.open = False
+            os.close(self._fd)
+
+    def audit(self, event: str, _arguments: object) -> None:
+        """Keep prints ahead of the output of a process that they announce."""
+        if event in STARTS_A_PROCESS:
+            self.flush()
+
+
+class Stream(io.TextIOBase):
+    """``sys.stdout`` or ``sys.stderr`` of the cell."""
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def __init__(self, channel: Channel, name: str, fd: int) -> None:
+        super().__init__()
+        self.name = f"<{name}>"
+        self.mode = "w"
+        self._channel, self._stream, self._fd = channel, name, fd
+        self._raw: io.TextIOBase | None = None
+        self.buffer = Bytes(self)
+
+    def write(self, text: str) -> int:
+        """Write text and return its length."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        if self.closed:
+            raise ValueError("I/O operation on closed file.")
+        if not text:
+            return 0
+        if self._channel.open:
+            self._channel.write(self._stream, text)
+        else:
+            self._fallback().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Send what was written."""
+        if self._channel.open:
+            self._channel.flush()
+        else:
+            self._fallback().flush()
+
+    def fileno(self) -> int:
+        """Return the raw descriptor, for subprocesses."""
+        return self._fd
+
+    def writable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def reconfigure(self, **_options: object) -> None:
+        """Accept what a text file of the standard library accepts; nothing changes."""
+        self.flush()
+
+    def _fallback(self) -> io.TextIOBase:
+        if self._raw is None:  # line-buffered: lines of several processes stay whole
+            self._raw = open(  # noqa: SIM115 -- open as long as the process
+                self._fd, "w", 1, encoding=self.encoding, errors=self.errors, closefd=False
+            )
+        return self._raw
+
+
+class Bytes(io.BufferedIOBase):
+    """``sys.stdout.buffer``: bytes join the text in order."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__()
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def write(self, data: Any) -> int:
+        """Write bytes and return their number."""
+        raw = bytes(data)
+        self._stream.write(self._decoder.decode(raw))
+        return len(raw)
+
+    def flush(self) -> None:
+        """Send what was written."""
+        if not self._stream.closed:
+            self._stream.flush()
+
+    def fileno(self) -> int:
+        """Return the raw descriptor."""
+        return self._stream.fileno()
+
+    def writable(self) -> bool:
+        """Say yes."""
+        return True
+
+
+class Shown:
+    """What an object shows of itself: MIME bundle and metadata, as IPython asks for them."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, Any] = {}
+        self.metadata: dict[str, Any] = {}
+
+    def gather(self, value: object) -> Shown:
+        """Ask ``value`` for all its representations; a failing one is reported and left out."""
+        if not isinstance(value, type):
+            self._ask_for_bundle(value)
+            for mime, method in REPRESENTATIONS:
+                if mime not in self.data:
+                    self._add(mime, self._call(value, method))
+        if "image/png" not in self.data and is_figure(value):
+            self.data["image/png"] = figure_png(value)
+        if "text/plain" not in self.data:
+            self.data["text/plain"] = repr(value)
+        return self
+
+    def _ask_for_bundle(self, value: object) -> None:
+        bundle = self._call(value, "_repr_mimebundle_", include=None, exclude=None)
+        metadata = None
+        if isinstance(bundle, tuple) and len(bundle) == 2:
+            bundle, metadata = bundle
+        if isinstance(bundle, dict):
+            self.data.update(bundle)
+        if isinstance(metadata, dict):
+            self.metadata.update(metadata)
+
+    def _add(self, mime: str, answer: Any) -> None:
+        if isinstance(answer, tuple) and len(answer) == 2:
+            answer, self.metadata[mime] = answer
+        if answer is not None:
+            self.data[mime] = answer
+
+    def _call(self, value: object, name: str, **options: object) -> Any:
+        method = method_of(value, name)
+        if method is None:
+            return None
+        try:
+            return method(**options)
+        except NotImplementedError:
+            return None
+        except Exception as error:  # noqa: BLE001 -- the other representations still count
+            sys.stderr.write(traceback_text(error))
+            return None
+
+    def frame(self, kind: str) -> tuple[dict[str, Any], bytes]:
+        """Return header and payload, cut to what the host accepts."""
+        parts, payload, left_out = [], [], []
+        room = MAX_PAYLOAD
+        # The plain text goes first: it is what remains where the rest cannot be shown.
+        for mime in sorted(self.data, key=lambda mime: mime != "text/plain"):
+            raw, binary = part(self.data[mime])
+            if mime == "text/plain" and len(raw) > room // 2:
+                raw = raw[: room // 2] + encoded(f"\n... ({len(raw) - room // 2} bytes more)")
+            if len(raw) > room or not isinstance(mime, str):
+                left_out.append(f"{mime} ({len(raw)} bytes)")
+                continue
+            room -= len(raw)
+            payload.append(raw)
+            parts.append({"type": mime, "size": len(raw), "binary": binary})
+        if left_out:
+            sys.stderr.write(f"cellblock: too large to display: {', '.join(left_out)}\n")
+        header: dict[str, Any] = {"kind": kind, "parts": parts}
+        metadata = plain_json(self.metadata)
+        if metadata is not None and len(metadata) + 100 * len(parts) < MAX_HEADER:
+            header["metadata"] = json.loads(metadata)
+        return header, b"".join(payload)
+
+
+def method_of(value: object, name: str) -> Callable[..., Any] | None:
+    """Return a method that ``value`` really has; objects that answer to every name have none."""
+    try:
+        if getattr(value, "_ipython_canary_method_should_not_exist_", None) is not None:
+            return None
+        method = getattr(value, name, None)
+    except Exception:  # noqa: BLE001 -- a hostile __getattr__
+        return None
+    return method if callable(method) else None
+
+
+def part(value: Any) -> tuple[bytes, bool]:
+    """Return a representation's bytes, and whether they are binary."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value), True
+    if isinstance(value, str):
+        return encoded(value), False
+    return (plain_json(value) or encoded(repr(value)).decode("utf-8")).encode("utf-8"), False
+
+
+def plain_json(value: Any) -> str | None:
+    """Return JSON, or None for what JSON cannot say."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
+def is_figure(value: object) -> bool:
+    """Tell a matplotlib figure without importing matplotlib."""
+    module = sys.modules.get("matplotlib.figure")
+    return module is not None and isinstance(value, module.Figure)
+
+
+def figure_png(figure: Any) -> bytes:
+    """Return a matplotlib figure as PNG, trimmed as notebooks trim it."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", bbox_inches="tight")
+    return file.getvalue()
+
+
+def library(name: str) -> Any:
+    """Import a module of the standard library, whatever lies in the cell's own directory.
+
+    What a cell may not need is not imported before it runs: that would be half of its start.
+    """
+    path = sys.path
+    sys.path = [entry for entry in path if entry]
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path = path
+
+
+def traceback_text(error: BaseException) -> str:
+    """Return Python's own traceback without the frames of this file."""
+    report = library("traceback").TracebackException(type(error), error, error.__traceback__)
+    reports, seen = [report], set()
+    while reports:
+        one = reports.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if one.stack:
+            one.stack[:] = [frame for frame in one.stack if frame.filename != HERE]
+        reports.extend(other for other in (one.__cause__, one.__context__) if other is not None)
+        reports.extend(getattr(one, "exceptions", None) or ())
+    lines = list(report.format())
+    if not report.stack and lines[:1] == ["Traceback (most recent call last):\n"]:
+        del lines[0]  # a syntax error: nothing of the cell ever ran
+    return "".join(lines)
+
+
+class Cell:
+    """The cell: its namespace, its displays, its run."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def display(
+        self,
+        *objects: Any,
+        include: Any = None,
+        exclude: Any = None,
+        metadata: Any = None,
+        transient: Any = None,
+        display_id: Any = None,
+        raw: bool = False,
+        **_more: Any,
+    ) -> None:
+        """Show objects, as ``IPython.display.display`` does; ``raw`` takes MIME bundles."""
+        del transient
+        if display_id is not None:
+            raise NotImplementedError("display_id: a display of this cell cannot be updated")
+        for value in objects:
+            custom = None if isinstance(value, type) else method_of(value, "_ipython_display_")
+            if raw:
+                self.publish(value, metadata)
+            elif custom is not None:
+                custom()
+            else:
+                shown = Shown().gather(value)
+                for mime in list(shown.data):
+                    if (include and mime not in include) or (exclude and mime in exclude):
+                        del shown.data[mime]
+                shown.metadata.update(metadata or {})
+                self._show("display", shown)
+
+    def publish(self, data: Any, metadata: Any = None, **_more: Any) -> None:
+        """Show a MIME bundle, as ``IPython.display.publish_display_data`` does."""
+        if not isinstance(data, dict):
+            raise TypeError(f"data must be a dict of MIME types, not {type(data).__name__}")
+        shown = Shown()
+        shown.data.update(data)
+        shown.metadata.update(metadata or {})
+        self._show("display", shown)
+
+    def show_result(self, value: Any) -> None:
+        """Show the value of the cell's last expression (a ``sys.displayhook``)."""
+        if value is None:
+            return
+        custom = None if isinstance(value, type) else method_of(value, "_ipython_display_")
+        if custom is not None:
+            custom()
+            return
+        self._show("result", Shown().gather(value))
+        if is_figure(value) and "matplotlib.pyplot" in sys.modules:
+            sys.modules["matplotlib.pyplot"].close(value)
+
+    def show_figures(self, *_arguments: Any, **_options: Any) -> None:
+        """Show and close the open figures of matplotlib (its ``pyplot.show``)."""
+        pyplot = sys.modules.get("matplotlib.pyplot")
+        if pyplot is None or not hasattr(pyplot, "get_fignums"):
+            return
+        for number in pyplot.get_fignums():
+            figure = pyplot.figure(number)
+            self.display(figure)
+            pyplot.close(figure)
+
+    def _show(self, kind: str, shown: Shown) -> None:
+        if self._channel.open:
+            self._channel.send(*shown.frame(kind))
+        else:
+            print(shown.data.get("text/plain", ", ".join(shown.data)))
+
+    def run(self, source: str, namespace: dict[str, Any]) -> int:
+        """Run the source and return the exit status; errors are sent."""
+        status = self._attempt(lambda: self._execute(source, namespace))
+        return self._attempt(self.show_figures) or status
+
+    def _attempt(self, work: Callable[[], None]) -> int:
+        try:
+            work()
+        except SystemExit as leave:
+            if leave.code is None or isinstance(leave.code, int):
+                return (leave.code or 0) & 0xFF
+            sys.stderr.write(f"{leave.code}\n")
+            return 1
+        except BaseException as error:  # noqa: BLE001 -- whatever a cell raises is shown
+            self._report(error)
+            return INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+        return 0
+
+    def _execute(self, source: str, namespace: dict[str, Any]) -> None:
+        only_parse: int = _ast.PyCF_ONLY_AST
+        tree: _ast.Module = compile(source, CELL, "exec", only_parse, dont_inherit=True)
+        last: list[_ast.stmt] = []
+        if tree.body and isinstance(tree.body[-1], _ast.Expr) and not is_silenced(source, tree):
+            last = [tree.body.pop()]
+        code = compile(tree, CELL, "exec", dont_inherit=True)
+        flags = code.co_flags & FUTURES
+        shown = compile(_ast.Interactive(last), CELL, "single", flags, dont_inherit=True)
+        exec(code, namespace)  # noqa: S102 -- running the cell is the purpose
+        if last:
+            exec(shown, namespace)  # noqa: S102
+
+    def _report(self, error: BaseException) -> None:
+        try:
+            evalue = str(error)
+            text = traceback_text(error)
+        except Exception as broken:  # noqa: BLE001 -- an exception that cannot be printed
+            evalue = "<unprintable>"
+            text = f"{type(error).__name__} ({type(broken).__name__} while printing it)\n"
+        if not self._channel.open:
+            sys.stderr.write(text)
+            return
+        header = {
+            "kind": "error",
+            "ename": type(error).__name__[:200],
+            "evalue": encoded(evalue[:MAX_EVALUE]).decode("utf-8"),
+        }
+        self._channel.send(header, encoded(text)[:MAX_PAYLOAD])
+
+
+def is_silenced(source: str, tree: _ast.Module) -> bool:
+    """Tell whether a semicolon after the last expression asks not to show it."""
+    last = tree.body[-1]
+    lines = source.encode("utf-8").splitlines()
+    tail = lines[(last.end_lineno or 1) - 1 :]
+    rest = b"\n".join([tail[0][last.end_col_offset or 0 :], *tail[1:]]) if tail else b""
+    return rest.lstrip(b") \t\r\n\\").startswith(b";")
+
+
+class ImportHooks:
+    """Acquaint some libraries with the cell, once they are imported.
+
+    Two are led to its displays; ``linecache`` gets its lines, for tracebacks.
+    """
+
+    def __init__(self, cell: Cell, source: str) -> None:
+        display = {"display": cell.display, "publish_display_data": cell.publish}
+        lines = list(io.StringIO(source + "\n", None))
+        self._changes: dict[str, Callable[[Any], object]] = {
+            "IPython.core.display_functions": lambda module: vars(module).update(display),
+            "matplotlib.pyplot": lambda module: setattr(module, "show", cell.show_figures),
+            "linecache": lambda module: module.cache.update(
+                {CELL: (len(source), None, lines, CELL)}
+            ),
+        }
+        for name in self._changes.keys() & sys.modules.keys():
+            self._changes[name](sys.modules[name])
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """Find as usual, and change the module after its body has run."""
+        if name not in self._changes:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def exec_module(module: types.ModuleType) -> None:
+            execute(module)
+            self._changes[name](module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def read_cell(fd: int) -> str:
+    """Return the source that the host sent."""
+    with open(fd, "rb") as file:
+        head, payload = LENGTHS.unpack(file.read(LENGTHS.size))
+        header = json.loads(file.read(head))
+        if header.get("kind") != "cell":
+            raise ValueError(f"not a cell: {header!r}")
+        return file.read(payload).decode("utf-8")
+
+
+def install(channel: Channel, cell: Cell, source: str) -> types.ModuleType:
+    """Make the process look like a notebook to the cell and return its ``__main__``."""
+    os.register_at_fork(
+        before=channel.before_fork,
+        after_in_parent=channel.after_fork_in_parent,
+        after_in_child=channel.after_fork_in_child,
+    )
+    sys.addaudithook(channel.audit)
+    sys.stdout, sys.stderr = Stream(channel, "stdout", 1), Stream(channel, "stderr", 2)
+    sys.displayhook = cell.show_result
+    builtins.display = cell.display  # type: ignore[attr-defined]
+    sys.meta_path.insert(0, ImportHooks(cell, source))
+    sys.argv = [""]
+    if sys.path and sys.path[0] == os.path.dirname(__file__):  # noqa: PTH120
+        sys.path[0] = ""
+    main = types.ModuleType("__main__")
+    main.__dict__["__builtins__"] = builtins
+    sys.modules["__cellblock__"] = sys.modules["__main__"]
+    sys.modules["__main__"] = main
+    return main
+
+
+def run() -> int:
+    """Run the cell that waits on descriptor 3 and return the exit status."""
+    faulthandler.enable(2)
+    os.set_inheritable(FRAMES_FD, False)  # noqa: FBT003 -- the standard library's signature
+    channel = Channel(FRAMES_FD)
+    channel.send({"kind": "hello", "protocol": PROTOCOL, "python": sys.version.split()[0]})
+    source = read_cell(SOURCE_FD)
+    cell = Cell(channel)
+    main = install(channel, cell, source)
+    atexit.register(channel.finish)  # first in, last out: behind what the cell registers
+    status = cell.run(source, main.__dict__)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # threads may still run; an interrupt ends them
+    channel.flush()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(run())

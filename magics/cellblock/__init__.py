@@ -1,0 +1,154 @@
+"""The face of cellblock: the Python API, the ``cellblock`` command and ``%load_ext cellblock``.
+
+This door is lazy (PEP 562): importing it loads nothing of the engine, of pandas or of IPython.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from cellblock_engine import (
+        AccessDenied,
+        Attached,
+        AttachedRun,
+        Bind,
+        CellblockError,
+        CommandNotExecutable,
+        CommandNotFound,
+        Conflict,
+        Container,
+        ContainerInfo,
+        ContainerNotFound,
+        Digest,
+        DigestMismatch,
+        Engine,
+        EngineInfo,
+        ExecRequest,
+        Exit,
+        Image,
+        ImageConfig,
+        ImageNotFound,
+        InvalidAnswer,
+        InvalidDigest,
+        InvalidInput,
+        InvalidLayer,
+        InvalidReference,
+        Killed,
+        LimitNotEnforceable,
+        Limits,
+        LogRecord,
+        NotFound,
+        OutOfMemory,
+        PidsExceeded,
+        Platform,
+        PlatformNotFound,
+        Progress,
+        PullEvent,
+        Reference,
+        RegistryError,
+        RegistryUnavailable,
+        RemovedImage,
+        Result,
+        RunRequest,
+        StartFailed,
+        StoreError,
+        StoreFull,
+        TimedOut,
+        Unsupported,
+        Verdict,
+        format_bytes,
+        parse_bytes,
+        parse_seconds,
+    )
+
+    __version__: str
+
+__all__ = [
+    "AccessDenied",
+    "Attached",
+    "AttachedRun",
+    "Bind",
+    "CellblockError",
+    "CommandNotExecutable",
+    "CommandNotFound",
+    "Conflict",
+    "Container",
+    "ContainerInfo",
+    "ContainerNotFound",
+    "Digest",
+    "DigestMismatch",
+    "Engine",
+    "EngineInfo",
+    "ExecRequest",
+    "Exit",
+    "Image",
+    "ImageConfig",
+    "ImageNotFound",
+    "InvalidAnswer",
+    "InvalidDigest",
+    "InvalidInput",
+    "InvalidLayer",
+    "InvalidReference",
+    "Killed",
+    "LimitNotEnforceable",
+    "Limits",
+    "LogRecord",
+    "NotFound",
+    "OutOfMemory",
+    "PidsExceeded",
+    "Platform",
+    "PlatformNotFound",
+    "Progress",
+    "PullEvent",
+    "Reference",
+    "RegistryError",
+    "RegistryUnavailable",
+    "RemovedImage",
+    "Result",
+    "RunRequest",
+    "StartFailed",
+    "StoreError",
+    "StoreFull",
+    "TimedOut",
+    "Unsupported",
+    "Verdict",
+    "__version__",
+    "format_bytes",
+    "load_ipython_extension",
+    "parse_bytes",
+    "parse_seconds",
+    "unload_ipython_extension",
+]
+
+
+def load_ipython_extension(ipython: InteractiveShell) -> None:
+    """Add ``%container`` and ``%%container`` to the shell; IPython calls it for ``%load_ext``."""
+    from .magic import load  # noqa: PLC0415 - IPython is there only now
+
+    load(ipython)
+
+
+def unload_ipython_extension(ipython: InteractiveShell) -> None:
+    """Close the engine of the shell; IPython calls it for ``%unload_ext``."""
+    from .magic import unload  # noqa: PLC0415 - IPython is there only now
+
+    unload(ipython)
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 - reading metadata takes time
+
+        return version("cellblock")
+    if name in __all__:
+        import cellblock_engine  # noqa: PLC0415 - the door of a lower room, opened on demand
+
+        return getattr(cellblock_engine, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,102 @@
+"""The ``cellblock`` command: words to a verb, its outcome to the terminal, errors to one line.
+
+Exit statuses are Docker's: the workload's own, 125 for what the engine could not do or the words
+do not say, 126 and 127 for commands that cannot be executed or found; 124 when the time was up.
+Help needs no engine and stays cheap.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from cellblock_engine import CellblockError, InvalidInput
+
+from .verbs import VERBS
+from .verbs.declaration import Call, HelpRequested, did_you_mean
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from cellblock_engine import Engine, Progress
+
+_PROG = "cellblock"
+_SIGINT_STATUS = 128 + 2
+_SIGPIPE_STATUS = 128 + 13
+_OVERVIEW = """\
+usage: cellblock VERB [OPTIONS] ...
+
+Run commands in isolated Linux containers, without a daemon.
+
+{verbs}
+
+'cellblock VERB --help' tells more. In a notebook: %load_ext cellblock, then %container VERB.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the words (those of the process by default) say; return the exit status."""
+    return command(sys.argv[1:] if argv is None else argv, _open_engine)
+
+
+def command(words: Sequence[str], open_engine: Callable[[], Engine]) -> int:
+    """Do what ``words`` say with the engine that ``open_engine`` gives; return the exit status."""
+    try:
+        status = _do(words, open_engine)
+        sys.stdout.flush()
+    except HelpRequested as help_:
+        print(help_, end="")
+        return 0
+    except BrokenPipeError:
+        _silence_stdout()
+        return _SIGPIPE_STATUS
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return _SIGINT_STATUS
+    except (CellblockError, OSError) as error:
+        from .terminal import complain  # noqa: PLC0415 - help does without it
+
+        return complain(error)
+    return status
+
+
+def overview() -> str:
+    """Return the help of the command as a whole."""
+    width = max(map(len, VERBS))
+    lines = [f"  {verb.name:<{width}}  {verb.summary}" for verb in VERBS.values()]
+    return _OVERVIEW.format(verbs="\n".join(lines))
+
+
+def _do(words: Sequence[str], open_engine: Callable[[], Engine]) -> int:
+    name, *rest = words or ["--help"]
+    if name in ("-h", "--help", "help"):
+        raise HelpRequested(overview())
+    verb = VERBS.get("version" if name == "--version" else name)
+    if verb is None:
+        raise InvalidInput(f"{name!r} is not a verb{did_you_mean(name, VERBS)}; see {_PROG} --help")
+    arguments = verb.parse(rest, prog=f"{_PROG} {verb.name}")
+    from .terminal import render  # noqa: PLC0415 - help does without it
+
+    with open_engine() as engine:
+        return render(verb.action(Call(engine, arguments, _progress, os.environ)))
+
+
+def _open_engine() -> Engine:
+    from cellblock_engine import Engine  # noqa: PLC0415 - help does without it
+
+    return Engine.open()
+
+
+def _progress() -> AbstractContextManager[Progress]:
+    from .progress import terminal  # noqa: PLC0415 - most verbs pull nothing
+
+    return terminal(sys.stderr)
+
+
+def _silence_stdout() -> None:
+    """Let the interpreter's last flush of stdout, which nobody reads, succeed."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+    os.close(nothing)

@@ -1,0 +1,181 @@
+"""``%container`` and ``%%container``: a cell's words to a verb, its outcome to the notebook.
+
+Errors that the engine raises on purpose end the cell, and nbclient's run, like any exception; the
+notebook shows one line instead of a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from IPython.core.magic import Magics, line_cell_magic, magics_class
+
+from cellblock_engine import CellblockError, Engine, InvalidInput
+
+from .completion import CELL_VERBS, Event, complete
+from .notebook import render
+from .tables import plain
+from .verbs import VERBS
+from .verbs.declaration import Call, Form, HelpRequested, Verb, did_you_mean
+from .verbs.run import ensure_image, execute_script, run_request
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from cellblock_engine import Progress
+
+_MAGIC = r"%{1,2}container"
+_NEXT_STEPS = """\
+Next:
+  %%container run             on top of a cell: run it isolated, with this Python's packages
+  %container run host ls /    run a command; %container ps -a shows what ran
+  %container pull IMAGE       get an image; %container images lists those that are here
+%container --help lists all verbs; %container run --help tells what a container may use."""
+
+
+@magics_class
+class ContainerMagics(Magics):
+    """The magics of one shell, and the engine they use."""
+
+    def __init__(self, shell: InteractiveShell, open_engine: Callable[[], Engine]) -> None:
+        super().__init__(shell)
+        self._shell = shell
+        self._open_engine = open_engine
+        self._engine: Engine | None = None
+
+    def engine(self) -> Engine:
+        """Return the engine, opened at its first use."""
+        if self._engine is None:
+            self._engine = self._open_engine()
+        return self._engine
+
+    def close(self) -> None:
+        """Close the engine; the next use opens it again."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    @line_cell_magic
+    def container(self, line: str, cell: str | None = None) -> object:
+        """Run cells and commands in isolated containers.
+
+        %container VERB ...        do one of the verbs; %container --help lists them
+        %%container run [IMAGE]    run the cell's Python in a new container (host by default)
+        %%container exec CONTAINER run the cell's text with a container's shell
+
+        Lists are DataFrames: df = %container images
+        """
+        try:
+            return self._do(_words(line), cell)
+        except HelpRequested as help_:
+            print(help_)
+        except (CellblockError, subprocess.CalledProcessError) as error:
+            show_as_one_line(error)
+            raise
+        return None
+
+    def _do(self, words: list[str], cell: str | None) -> object:
+        if not words and cell is None:
+            print(self._whereabouts())
+            return None
+        name, *rest = words or [""]
+        form: Form = "line" if cell is None else "cell"
+        verb = _verb(name, form)
+        prog = f"{'%' if form == 'line' else '%%'}container {verb.name}"
+        call = self._call(verb.parse(rest, prog=prog, form=form))
+        if cell is None:
+            return render(verb.action(call))
+        if verb.name == "exec":
+            return render(execute_script(call, cell))
+        self._run_cell(call, cell)
+        return None
+
+    def _run_cell(self, call: Call, cell: str) -> None:
+        from .cells import run_cell  # noqa: PLC0415 - what only cells need
+
+        request = run_request(call)
+        ensure_image(call, request.image)
+        run_cell(call.engine, request, cell, self._shell)
+
+    def _call(self, arguments: argparse.Namespace) -> Call:
+        return Call(self.engine(), arguments, self._progress, os.environ)
+
+    def _progress(self) -> AbstractContextManager[Progress]:
+        from .progress import headless, notebook, terminal  # noqa: PLC0415 - most pull nothing
+
+        kernel = getattr(self._shell, "kernel", None)
+        if kernel is None:
+            return terminal(sys.stderr)
+        # nbclient and papermill, which nobody watches and which draw no widgets, allow no stdin
+        watched = kernel.get_parent("shell").get("content", {}).get("allow_stdin", False)
+        return notebook() if watched else headless()
+
+    def _whereabouts(self) -> str:
+        """Return where you are, and what you could do next."""
+        from . import __version__  # noqa: PLC0415 - read from the metadata only now
+
+        info = self.engine().info()
+        return (
+            f"cellblock {__version__}: store {info.home}, {info.images} images, "
+            f"{info.containers} containers ({info.running} running)\n{_NEXT_STEPS}"
+        )
+
+
+def load(shell: InteractiveShell, open_engine: Callable[[], Engine] = Engine.open) -> None:
+    """Add the magics and their completion to a shell."""
+    magics = ContainerMagics(shell, open_engine)
+    shell.register_magics(magics)
+    shell.set_hook("complete_command", partial(_complete, magics), re_key=_MAGIC)  # type: ignore[no-untyped-call]
+
+
+def unload(shell: InteractiveShell) -> None:
+    """Close the engine of a shell's magics."""
+    magics = shell.magics_manager.registry.get(ContainerMagics.__name__)
+    if isinstance(magics, ContainerMagics):
+        magics.close()
+
+
+def show_as_one_line(error: BaseException) -> None:
+    """Let IPython show an exception as one line, unless it brings a rendering of its own."""
+    if not hasattr(error, "_render_traceback_"):
+        line = f"{type(error).__name__}: {plain(str(error))}"
+        error.__dict__["_render_traceback_"] = lambda: [line]
+
+
+def _complete(magics: ContainerMagics, _: InteractiveShell, event: Event) -> list[str]:
+    return complete(event, magics.engine)
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise InvalidInput(f"the line cannot be split into words: {error}") from error
+
+
+def _verb(name: str, form: Form) -> Verb:
+    """Return the verb of this name; raise InvalidInput, or HelpRequested for ``--help``."""
+    if name in ("-h", "--help", "help"):
+        raise HelpRequested(_overview())
+    if form == "cell" and name not in CELL_VERBS:
+        raise InvalidInput(f"%%container has the verbs {' and '.join(CELL_VERBS)}, not {name!r}")
+    if name not in VERBS:
+        raise InvalidInput(
+            f"{name!r} is not a verb{did_you_mean(name, VERBS)}; see %container --help"
+        )
+    return VERBS[name]
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  %container {verb.name:<{width}}  {verb.summary}" for verb in VERBS.values()]
+    return "\n".join([*lines, "%container VERB --help tells more."])

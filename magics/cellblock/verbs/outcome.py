@@ -1,0 +1,82 @@
+"""What the actions of verbs return: data for a surface to render, never text that is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from cellblock_engine import Attached, CellblockError, LogRecord
+
+    from ..tables import Table
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A table; ``wide`` shows identifiers and commands in full."""
+
+    table: Table
+    style: Literal["text", "wide", "json"]
+
+
+@dataclass(frozen=True)
+class Identifiers:
+    """What ``-q`` lists: identifiers only."""
+
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Started:
+    """A container that now runs by itself."""
+
+    container_id: str
+
+
+@dataclass(frozen=True)
+class Acknowledged:
+    """What was done, a line each, and what could not be done of the same list."""
+
+    lines: tuple[str, ...]
+    errors: tuple[CellblockError, ...] = ()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Facts about one thing, for people unless ``style`` says otherwise."""
+
+    document: Mapping[str, object]
+    style: Literal["text", "json"]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Everything known of some things, by the names they were asked for."""
+
+    documents: Mapping[str, Mapping[str, object]]
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a container wrote."""
+
+    records: Iterable[LogRecord]
+    timestamps: Literal["shown", "hidden"]
+
+
+@dataclass(frozen=True)
+class Foreground:
+    """A process to be started and followed to its end; ``start`` gives it to the surface.
+
+    ``stdin`` says where its input comes from: from the caller, or from nowhere.
+    """
+
+    start: Callable[[], Attached]
+    words: tuple[str, ...]
+    stdin: Literal["caller", "empty"] = "empty"
+
+
+Outcome: TypeAlias = (
+    Listing | Identifiers | Started | Acknowledged | Facts | Inspection | Records | Foreground
+)

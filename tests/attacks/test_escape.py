@@ -1,0 +1,431 @@
+"""What code in a container tries in order to get out. Each test is named by the attack's number."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cellblock_engine import Engine, Limits, Result, RunRequest, errors
+from support.layouts import LayoutWriter, small_tar
+from support.registry import Registry
+
+pytestmark = pytest.mark.usefixtures("root")
+
+# What every attack starts with: `attempt` records the errno by name, or "allowed".
+PRELUDE = """
+import ctypes, errno, json, os, platform, socket, sys
+libc = ctypes.CDLL(None, use_errno=True)
+X86 = platform.machine() == "x86_64"
+outcome = {}
+
+def attempt(name, call):
+    try:
+        call()
+    except OSError as error:
+        outcome[name] = errno.errorcode[error.errno]
+    else:
+        outcome[name] = "allowed"
+
+def syscall(x86_64, aarch64, *arguments):
+    number = x86_64 if X86 else aarch64
+    words = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    ctypes.set_errno(0)
+    result = libc.syscall(ctypes.c_long(number), *words)
+    if result == -1:
+        raise OSError(ctypes.get_errno(), "")
+    return result
+"""
+
+
+def attack(engine: Engine, image: str, code: str) -> dict[str, Any]:
+    """Run an attack as root of a container and return its outcomes by name."""
+    program = f"{PRELUDE}\n{code}\nprint(json.dumps(outcome))"
+    done = engine.run(image, ["python3", "-c", program], limits=Limits(memory="256m", pids=64))
+    assert done.exit_code == 0, (done.stderr, done.verdict)
+    outcome = json.loads(done.stdout)
+    assert outcome, "the attack tried something"
+    return dict(outcome)
+
+
+def assert_refused(outcome: dict[str, Any], *allowed_errnos: str) -> None:
+    """Assert that each attempt ended with one of these errors."""
+    let_through = {k: v for k, v in outcome.items() if v not in allowed_errnos}
+    assert let_through == {}
+
+
+def test_01_nested_user_namespaces(base_engine: Engine, base_image: str) -> None:
+    code = """
+NEWUSER, SIGCHLD = 0x10000000, 17
+def unshare(flags):
+    if libc.unshare(flags) != 0:
+        raise OSError(ctypes.get_errno(), "")
+def child(call):
+    if call() == 0:
+        os._exit(0)
+attempt("unshare", lambda: unshare(NEWUSER))
+attempt("unshare with the rest", lambda: unshare(NEWUSER | 0x00020000 | 0x40000000))
+attempt("clone", lambda: child(lambda: syscall(56, 220, NEWUSER | SIGCHLD, 0, 0, 0, 0)))
+clone_args = (ctypes.c_uint64 * 11)(NEWUSER, 0, 0, 0, SIGCHLD)
+attempt("clone3", lambda: child(lambda: syscall(435, 435, ctypes.byref(clone_args), 88)))
+"""
+    assert_refused(attack(base_engine, base_image, code), "ENOSPC", "EPERM", "ENOSYS")
+
+
+def test_02_mounts_and_namespaces(base_engine: Engine, base_image: str) -> None:
+    code = """
+os.makedirs("/tmp/m", exist_ok=True)
+attempt("mount", lambda: syscall(165, 40, b"none", b"/tmp/m", b"tmpfs", 0, 0))
+attempt("bind", lambda: syscall(165, 40, b"/etc", b"/tmp/m", 0, 4096, 0))
+attempt("remount", lambda: syscall(165, 40, 0, b"/proc/sys", 0, 32 | 4096, 0))
+attempt("umount", lambda: syscall(166, 39, b"/proc/sys", 2))
+attempt("fsopen", lambda: syscall(430, 430, b"tmpfs", 0))
+attempt("open_tree", lambda: syscall(428, 428, -100, b"/", 1))
+attempt("move_mount", lambda: syscall(429, 429, -100, b"/proc", -100, b"/tmp/m", 0))
+attempt("mount_setattr", lambda: syscall(442, 442, -100, b"/proc/sys", 0, bytes(32), 32))
+attempt("pivot_root", lambda: syscall(155, 41, b"/", b"/tmp"))
+attempt("chroot", lambda: os.chroot("/tmp/m"))
+for name in ("mnt", "net", "pid", "ipc", "uts", "user", "cgroup"):
+    fd = os.open(f"/proc/self/ns/{name}", os.O_RDONLY)
+    attempt(f"setns {name}", lambda: syscall(308, 268, fd, 0))
+for flag in (0x00020000, 0x20000000, 0x40000000, 0x08000000, 0x04000000, 0x02000000):
+    attempt(f"unshare {flag:x}", lambda: syscall(272, 97, flag))
+"""
+    outcome = attack(base_engine, base_image, code)
+    # chroot changes nothing for whoever is root of a container's own tree: Docker allows it too.
+    outcome.pop("chroot")
+    assert_refused(outcome, "EPERM", "ENOSYS", "EINVAL")
+    assert outcome["mount"] == outcome["fsopen"] == outcome["open_tree"] == "EPERM"
+    assert outcome["setns mnt"] == outcome["setns net"] == "EPERM"
+
+
+def test_03_cgroup_files(base_engine: Engine, base_image: str) -> None:
+    code = """
+outcome["walked"] = "EROFS"
+for directory, _, files in os.walk("/sys/fs/cgroup"):
+    for file in files:
+        path = os.path.join(directory, file)
+        attempt(path, lambda: os.close(os.open(path, os.O_WRONLY)))
+    attempt(directory, lambda: os.mkdir(os.path.join(directory, "mine")))
+for name in ("release_agent", "devices/devices.allow", "memory/memory.limit_in_bytes"):
+    attempt(name, lambda: open("/sys/fs/cgroup/" + name, "w").write("a"))
+"""
+    assert_refused(attack(base_engine, base_image, code), "EROFS", "EACCES", "EPERM", "ENOENT")
+
+
+def test_04_kernel_settings(base_engine: Engine, base_image: str) -> None:
+    code = """
+for path in (
+    "/proc/sys/kernel/core_pattern", "/proc/sys/kernel/modprobe", "/proc/sysrq-trigger",
+    "/proc/sys/kernel/hostname", "/proc/sys/vm/panic_on_oom", "/proc/sys/fs/binfmt_misc/register",
+    "/proc/sys/net/ipv4/ip_forward", "/proc/sys/user/max_user_namespaces",
+    "/proc/irq/0/smp_affinity", "/proc/bus/pci/devices", "/sys/kernel/uevent_helper",
+    "/sys/kernel/mm/ksm/run", "/sys/module/overlay/parameters/metacopy", "/sys/power/state",
+):
+    attempt(path, lambda: os.close(os.open(path, os.O_WRONLY)))
+"""
+    outcome = attack(base_engine, base_image, code)
+    assert_refused(outcome, "EROFS", "EACCES", "EPERM", "ENOENT")
+    assert outcome["/proc/sys/kernel/core_pattern"] == "EROFS"
+    assert outcome["/proc/sysrq-trigger"] == "EROFS"
+
+
+def test_05_devices(base_engine: Engine, base_image: str) -> None:
+    code = """
+from stat import S_IFBLK, S_IFCHR
+from os import makedev, mknod
+for number in ((8, 0), (253, 0), (254, 0), (259, 0), (7, 0)):
+    attempt(f"mknod b {number}", lambda: mknod("/tmp/d", S_IFBLK, makedev(*number)))
+for number in ((1, 1), (1, 2), (10, 229), (10, 200), (5, 1), (4, 0)):
+    attempt(f"mknod c {number}", lambda: mknod("/dev/d", S_IFCHR, makedev(*number)))
+"""
+    assert_refused(attack(base_engine, base_image, code), "EPERM", "EACCES")
+    names = base_engine.run(base_image, ["find", "/dev", "-type", "c", "-o", "-type", "b"]).check()
+    allowed = {"null", "zero", "full", "random", "urandom", "tty", "ptmx", "console"}
+    assert {Path(name).name for name in names.stdout.decode().split()} <= allowed
+
+
+def test_06_open_by_handle(base_engine: Engine, base_image: str) -> None:
+    code = """
+handle = ctypes.create_string_buffer(8 + 128)
+ctypes.c_uint.from_buffer(handle).value = 128
+mount_id = ctypes.c_int()
+name = lambda: syscall(303, 264, -100, b"/", handle, ctypes.byref(mount_id), 0)
+try:
+    name()
+except OSError:
+    ctypes.c_uint.from_buffer(handle).value = 8
+    handle[4:8] = (1).to_bytes(4, "little")
+    handle[8:16] = (2).to_bytes(8, "little")
+root = os.open("/", os.O_RDONLY)
+attempt("of the root", lambda: syscall(304, 265, root, handle, 0))
+handle[8:16] = (2).to_bytes(8, "little")
+attempt("of inode 2", lambda: syscall(304, 265, root, handle, 0))
+"""
+    assert_refused(attack(base_engine, base_image, code), "EPERM", "ENOSYS")
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def interpreters() -> dict[Path, str]:
+    """The files that run as the engine's own processes on the host, with their hashes."""
+    real = {Path(sys.executable).resolve(), Path("/proc/self/exe").resolve()}
+    real |= {
+        Path(line.split()[-1])
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if "/libpython" in line or "/libc.so" in line
+    }
+    return {path: sha256(path) for path in real}
+
+
+def test_07_overwriting_the_engines_program(
+    base_engine: Engine, base_image: str, interpreters: dict[Path, str]
+) -> None:
+    code = """
+for pid in ("1", "self", str(os.getppid())):
+    for name in ("exe", "mem", "root", "cwd", "fd", "maps", "environ", "map_files"):
+        if pid != "self":
+            path = f"/proc/{pid}/{name}"
+            attempt(path, lambda: os.listdir(path) if name in ("fd", "map_files", "root", "cwd")
+                    else os.open(path, os.O_RDONLY))
+attempt("1 for writing", lambda: os.open("/proc/1/exe", os.O_WRONLY))
+attempt("signal to 1", lambda: (os.kill(1, 9), os.stat("/proc/1")) and os.kill(3999, 9))
+"""
+    outcome = attack(base_engine, base_image, code)
+    outcome.pop("signal to 1")  # it may be sent, and is ignored: the container still answers
+    assert_refused(outcome, "EACCES", "EPERM", "ENOENT")
+    assert {path: sha256(path) for path in interpreters} == interpreters
+
+
+def test_07_shebang_through_proc_self_exe(
+    base_engine: Engine,
+    base_layout: Path,
+    registry: Registry,
+    interpreters: dict[Path, str],
+    tmp_path: Path,
+) -> None:
+    evil = b"""#!/proc/self/exe
+import os
+fd = os.open('/proc/self/exe', os.O_RDONLY)
+os.set_inheritable(fd, True)
+shell = f'for n in 1 2 3; do echo pwned > /proc/self/fd/{fd}; done; echo $? ran'
+os.execv('/bin/sh', ['sh', '-c', shell])
+"""
+    descriptor = b"#!/proc/self/fd/%d/../../../bin/sh\necho out\n"
+    files = {f"fd{number}": descriptor % number for number in range(3, 12)}
+    writer = LayoutWriter(tmp_path / "evil")
+    extra = writer.layer(small_tar(tmp_path / "evil.tar", {"evil": evil, **files}))
+    writer.image([*writer.adopt(base_layout), extra])
+    reference = registry.push(writer.directory, "evil")
+    base_engine.pull(reference)
+    container = base_engine.start(RunRequest(image=reference, argv=("sleep", "60")))
+    for name in ("evil", *files):
+        assert output_of(lambda: base_engine.run(reference, [f"/{name}"])) == b""  # noqa: B023
+        assert output_of(lambda: container.exec([f"/{name}"])) == b""  # noqa: B023
+    container.remove(force=True)
+    assert {path: sha256(path) for path in interpreters} == interpreters
+
+
+def output_of(run: Callable[[], Result]) -> bytes:
+    """Return what a run printed; nothing where it was refused."""
+    try:
+        return run().stdout
+    except errors.StartFailed:
+        return b""
+
+
+def test_08_working_directory_through_a_descriptor(base_engine: Engine, base_image: str) -> None:
+    for number in range(3, 65):
+        with pytest.raises(errors.StartFailed, match=f"/proc/self/fd/{number}"):
+            base_engine.run(base_image, ["ls", ".."], workdir=f"/proc/self/fd/{number}")
+    assert base_engine.containers() == ()
+
+
+def test_08_working_directory_of_exec(base_engine: Engine, base_image: str) -> None:
+    container = base_engine.start(RunRequest(image=base_image, argv=("sleep", "60")))
+    try:
+        for number in range(3, 33):
+            with pytest.raises(errors.StartFailed, match=f"/proc/self/fd/{number}"):
+                container.exec(["ls", ".."], workdir=f"/proc/self/fd/{number}")
+    finally:
+        container.remove(force=True)
+
+
+def test_09_special_directories_are_symlinks_to_the_host(
+    base_engine: Engine, base_layout: Path, registry: Registry, tmp_path: Path
+) -> None:
+    canary = tmp_path / "canary"
+    canary.mkdir()
+    for number, name in enumerate(("dev", "proc", "sys", "etc")):
+        writer = LayoutWriter(tmp_path / f"links{number}")
+        archive = small_tar(tmp_path / f"{name}.tar", {name: str(canary)})
+        writer.image([*writer.adopt(base_layout), writer.layer(archive)])
+        reference = registry.push(writer.directory, f"links-{name}")
+        base_engine.pull(reference)
+        script = "echo x > /etc/x; echo x > /dev/x; echo x > /proc/x"
+        output_of(lambda: base_engine.run(reference, ["sh", "-c", script]))  # noqa: B023
+        assert list(canary.iterdir()) == [], name
+
+
+def test_12_terminal_injection(base_engine: Engine, base_image: str) -> None:
+    code = """
+master, slave = os.openpty()
+text = ctypes.create_string_buffer(b"x")
+for request in (0x5412, 0x541C):
+    attempt(hex(request), lambda: syscall(16, 29, slave, request, text))
+    attempt(hex(request) + " high", lambda: syscall(16, 29, slave, request | 1 << 32, text))
+"""
+    assert_refused(attack(base_engine, base_image, code), "EPERM")
+
+
+def test_13_socket_families(base_engine: Engine, base_image: str) -> None:
+    code = """
+RAW, DGRAM, STREAM = socket.SOCK_RAW, socket.SOCK_DGRAM, socket.SOCK_STREAM
+for name, family, kind, protocol in (
+    ("ALG", 38, 5, 0), ("VSOCK", 40, STREAM, 0), ("VSOCK dgram", 40, DGRAM, 0),
+    ("PACKET", 17, RAW, 3), ("KEY", 15, RAW, 2), ("XFRM", 16, RAW, 6),
+    ("NETFILTER", 16, RAW, 12), ("AUDIT", 16, RAW, 9), ("UEVENT", 16, RAW, 15),
+    ("GENERIC", 16, RAW, 16), ("CRYPTO", 16, RAW, 21), ("BLUETOOTH", 31, RAW, 1),
+    ("CAN", 29, RAW, 1), ("TIPC", 30, DGRAM, 0), ("XDP", 44, RAW, 0), ("RDS", 21, 5, 0),
+):
+    attempt(name, lambda: syscall(41, 198, family, kind, protocol))
+"""
+    refused = "EPERM", "EACCES", "EAFNOSUPPORT", "EPROTONOSUPPORT", "EINVAL"
+    outcome = attack(base_engine, base_image, code)
+    assert_refused(outcome, *refused)
+    # These exist on ordinary kernels: it is the filter that refuses them.
+    assert outcome["VSOCK"] != "allowed"
+    assert outcome["NETFILTER"] in ("EPERM", "EACCES", "EAFNOSUPPORT", "EINVAL")
+    usable = "import socket; socket.socket(16, socket.SOCK_RAW, 0); socket.socketpair(); "
+    usable += "socket.socket(socket.AF_INET6); print('usable')"
+    done = base_engine.run(base_image, ["python3", "-c", usable]).check()
+    assert done.stdout == b"usable\n"
+
+
+def test_14_kernel_interfaces(base_engine: Engine, base_image: str) -> None:
+    code = """
+block = ctypes.create_string_buffer(256)
+attempt("io_uring_setup", lambda: syscall(425, 425, 4, block))
+attempt("io_uring_enter", lambda: syscall(426, 426, 0, 0, 0, 0, 0, 0))
+attempt("io_uring_register", lambda: syscall(427, 427, 0, 0, 0, 0))
+attempt("bpf", lambda: syscall(321, 280, 0, block, 72))
+attempt("userfaultfd", lambda: syscall(323, 282, 0))
+attempt("perf_event_open", lambda: syscall(298, 241, block, 0, -1, -1, 0))
+attempt("keyctl", lambda: syscall(250, 219, 0, -3, 0))
+attempt("add_key", lambda: syscall(248, 217, b"user", b"k", b"v", 1, -3))
+attempt("request_key", lambda: syscall(249, 218, b"user", b"k", 0, -3))
+attempt("kexec_load", lambda: syscall(246, 104, 0, 0, 0, 0))
+attempt("init_module", lambda: syscall(175, 105, block, 256, b""))
+attempt("finit_module", lambda: syscall(313, 273, 0, b"", 0))
+attempt("delete_module", lambda: syscall(176, 106, b"overlay", 0))
+attempt("swapon", lambda: syscall(167, 224, b"/etc/passwd", 0))
+attempt("reboot", lambda: syscall(169, 142, -18751619, 672274793, 0, 0))
+attempt("acct", lambda: syscall(163, 89, b"/tmp/acct"))
+attempt("settimeofday", lambda: syscall(164, 170, block, 0))
+attempt("syslog", lambda: syscall(103, 116, 3, block, 256))
+attempt("quotactl", lambda: syscall(179, 60, 0x800002, b"/dev/vda", 0, block))
+"""
+    assert_refused(attack(base_engine, base_image, code), "EPERM", "ENOSYS")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86_64 processor")
+def test_15_foreign_system_calls(base_engine: Engine, base_image: str) -> None:
+    code = """
+import mmap, signal
+def in_child(name, call):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if call() > 0 else 1)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    outcome[name] = {0: "allowed", 1: "ENOSYS"}.get(status, "killed" if status < 0 else "?")
+def i386():
+    code = mmap.mmap(-1, 4096, prot=7)
+    code.write(bytes.fromhex("b814000000cd80c3"))  # getpid of i386 by int 0x80
+    address = ctypes.addressof(ctypes.c_char.from_buffer(code))
+    return ctypes.CFUNCTYPE(ctypes.c_int)(address)()
+in_child("i386", i386)
+in_child("x32", lambda: libc.syscall(ctypes.c_long(0x40000000 | 39)))
+in_child("native", lambda: libc.syscall(ctypes.c_long(39)))
+"""
+    outcome = attack(base_engine, base_image, code)
+    assert outcome.pop("native") == "allowed", "the probe works"
+    assert_refused(outcome, "killed", "ENOSYS")
+
+
+def test_16_setuid_programs(base_engine: Engine, base_image: str) -> None:
+    container = base_engine.start(RunRequest(image=base_image, argv=("sleep", "60")))
+    try:
+        make = "cp /usr/bin/python3 /srv/p && chmod 4755 /srv/p && stat -c %a /srv/p"
+        assert container.exec(["sh", "-c", make]).check().stdout == b"4755\n"
+        program = "import os; print(os.geteuid()); os.setuid(0)"
+        done = container.exec(["/srv/p", "-c", program], user="1000")
+        assert done.stdout == b"1000\n"
+        assert b"PermissionError" in done.stderr
+    finally:
+        container.remove(force=True)
+
+
+def test_18_secrets_of_the_host(
+    base_engine: Engine, base_image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "do-not-tell-5b1e"
+    for name in ("JUPYTER_TOKEN", "AWS_SECRET_ACCESS_KEY", "JPY_API_TOKEN"):
+        monkeypatch.setenv(name, secret)
+    connection = tmp_path / "kernel-1.json"
+    connection.write_text(secret)
+    code = """
+import subprocess
+grep = ["grep", "-rlsaF", "--exclude-dir=sys", SECRET, "/proc/1", "/proc/self/environ",
+        "/etc", "/root", "/home", "/run", "/tmp", "/var", "/dev/shm", "/srv", "/opt", "/mnt"]
+outcome["found"] = subprocess.run(grep, capture_output=True, text=True).stdout.splitlines()
+outcome["connection file"] = os.path.exists(CONNECTION)
+outcome["environment"] = [k for k in os.environ if k.startswith(("JUPYTER", "AWS", "JPY"))]
+""".replace("SECRET", repr(secret)).replace("CONNECTION", repr(str(connection)))
+    wanted = {"found": [], "connection file": False, "environment": []}
+    for image in (base_image, "host"):
+        program = f"{PRELUDE}\n{code}\nprint(json.dumps(outcome))"
+        interpreter = sys.executable if image == "host" else "python3"
+        done = base_engine.run(image, [interpreter, "-c", program], timeout=60)
+        outcome = json.loads(done.check().stdout)
+        assert outcome == wanted, image
+
+
+def test_18_host_image_hides_what_only_root_reads(base_engine: Engine) -> None:
+    program = """
+import os
+seen = {path: os.path.exists(path) and os.access(path, os.R_OK)
+        for path in ("/etc/shadow", "/etc/gshadow", "/root/.ssh", "/root/.bashrc", "/var/lib/dpkg",
+                     "/etc/ssh/ssh_host_ed25519_key", "/run/cellblock", "/var/lib/cellblock")}
+print([path for path, readable in seen.items() if readable])
+print(os.listdir("/root"), os.listdir("/home"))
+"""
+    done = base_engine.run("host", [sys.executable, "-c", program]).check()
+    assert done.stdout.decode().splitlines() == ["[]", "[] []"]
+
+
+def test_19_sockets_of_the_host(base_engine: Engine, base_image: str) -> None:
+    name = "\0cellblock-attack-19"
+    with socket.socket(socket.AF_UNIX) as server, socket.create_server(("127.0.0.1", 0)) as tcp:
+        server.bind(name)
+        server.listen()
+        code = f"""
+def connect(address, family):
+    with socket.socket(family) as client:
+        client.settimeout(5)
+        client.connect(address)
+attempt("abstract", lambda: connect({name!r}, socket.AF_UNIX))
+attempt("loopback", lambda: connect(("127.0.0.1", {tcp.getsockname()[1]}), socket.AF_INET))
+attempt("internet", lambda: connect(("192.0.2.1", 80), socket.AF_INET))
+"""
+        outcome = attack(base_engine, base_image, code)
+    assert_refused(outcome, "ECONNREFUSED", "ENETUNREACH")

@@ -1,0 +1,138 @@
+"""Fixtures that every room's tests may ask for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support import capabilities, images, registry
+from support.ordinary import OrdinaryUser
+from support.ordinary import ordinary_user as make_ordinary_user
+
+if TYPE_CHECKING:
+    from cellblock_engine import Engine
+    from support.registry import Registry
+
+Cellblock = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def base_tar() -> Path:
+    """The root file system of this distribution with python3, as a tar archive."""
+    return images.base_tar()
+
+
+@pytest.fixture(scope="session")
+def base_layout() -> Path:
+    """An OCI layout whose tag ``latest`` is the same, as one gzip layer."""
+    return images.base_layout()
+
+
+@pytest.fixture(scope="session")
+def layered_layout() -> Path:
+    """An OCI layout of five layers with whiteouts and opaque directories, made by umoci."""
+    capabilities.need_program("umoci")
+    return images.layered_layout()
+
+
+@pytest.fixture(scope="session", name="registry")
+def _registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A real docker-registry on a free loopback port."""
+    capabilities.need_program("docker-registry")
+    capabilities.need_program("skopeo")
+    with registry.serving(tmp_path_factory.mktemp("registry")) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def base_image(registry: Registry, base_layout: Path) -> str:
+    """The base image's reference in the registry."""
+    return registry.push(base_layout, "base")
+
+
+@pytest.fixture(scope="session")
+def root() -> None:
+    """Skip what needs the capabilities of the host's root user."""
+    capabilities.need_capability(capabilities.CAP_SYS_ADMIN, "CAP_SYS_ADMIN")
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    """An engine on an empty store of its own."""
+    from cellblock_engine import Engine
+
+    home = tmp_path / "store"
+    with Engine.open(home) as opened:
+        yield opened
+    _end(home)
+
+
+@pytest.fixture(scope="session")
+def base_home(
+    root: None, base_image: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """A store that has the base image, shared by the session's tests."""
+    from cellblock_engine import Engine
+
+    home = tmp_path_factory.mktemp("cellblock") / "store"
+    with Engine.open(home) as opened:
+        opened.pull(base_image)
+    yield home
+    _end(home)
+
+
+@pytest.fixture
+def base_engine(base_home: Path) -> Iterator[Engine]:
+    """An engine whose store has the base image; the test's containers are removed after it."""
+    from cellblock_engine import Engine
+
+    with Engine.open(base_home) as opened:
+        yield opened
+        for container in opened.containers():
+            opened.container(container.id).remove(force=True)
+
+
+@pytest.fixture
+def cellblock(base_home: Path) -> Cellblock:
+    """Run the ``cellblock`` command on the store that has the base image."""
+
+    def run(
+        *argv: str, home: Path = base_home, stdin: str | None = None, timeout_s: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "cellblock", *argv],
+            input=stdin or "",
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=timeout_s,
+            env={**os.environ, "CELLBLOCK_HOME": str(home)},
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def ordinary_user() -> Iterator[OrdinaryUser]:
+    """A user without privileges who has cellblock installed."""
+    capabilities.need_user_namespaces()
+    with make_ordinary_user() as user:
+        yield user
+
+
+def _end(home: Path) -> None:
+    """End the store's spawner and remove its runtime directory, as a reboot would."""
+    from cellblock_engine.layout import Layout
+    from support import leaks
+
+    layout = Layout.default(home)
+    for pid in leaks.engine_pids(layout.home, layout.run):
+        subprocess.run(["kill", "-KILL", str(pid)], check=False, capture_output=True)
+    shutil.rmtree(layout.run, ignore_errors=True)

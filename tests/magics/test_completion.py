@@ -1,0 +1,59 @@
+"""What Tab offers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from cellblock.completion import complete
+from cellblock.verbs import VERBS
+from cellblock_engine import StoreError
+
+
+@dataclass
+class Event:
+    text_until_cursor: str
+    symbol: str
+    line: str = ""
+
+
+def offered(engine, line: str, symbol: str | None = None) -> list[str]:
+    word = line.rsplit(" ", maxsplit=1)[-1] if symbol is None else symbol
+    return complete(Event(line, word), lambda: engine)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("%container ", sorted(VERBS)),
+        ("%container im", ["images"]),
+        ("%%container ", ["exec", "run"]),
+        ("%%container ps ", []),
+        ("%container nope ", []),
+        ("%container run --mem", ["--memory"]),
+        ("%%container run --det", []),
+        ("%container run --network ", ["host", "none"]),
+        ("%container run --memory ", []),
+        ("%container run --memory 64m p", ["python:3.12-slim"]),
+        ("%container run --rm ", ["host", "python:3.12-slim"]),
+        ("%container run python:3.12-slim ", []),
+        ("%container rm up ", ["gone", "up"]),
+        ("%container logs -n 3 g", ["gone"]),
+        ("%container logs up ", []),
+        ("%container ps ", []),
+    ],
+)
+def test_what_fits_is_offered(engine, line, found):
+    assert offered(engine, line) == found
+
+
+def test_what_ipython_splits_off_is_not_repeated(engine):
+    assert offered(engine, "%container run python:3", "3") == ["3.12-slim"]
+
+
+def test_an_engine_that_fails_offers_nothing():
+    def broken():
+        raise StoreError("no store")
+
+    assert complete(Event("%container rm ", ""), broken) == []

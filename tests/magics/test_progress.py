@@ -1,0 +1,162 @@
+"""Progress of a pull on each surface."""
+
+from __future__ import annotations
+
+import io
+import threading
+
+import pytest
+
+from cellblock import progress
+from cellblock_engine import Digest, PullEvent
+
+LAYERS = [Digest.of(bytes([number])) for number in range(3)]
+
+
+def events(layers=LAYERS):
+    yield PullEvent("img:1", None, "resolving")
+    for layer in layers:
+        yield PullEvent("img:1", layer, "waiting", 0, 1000)
+    for done in (0, 500, 1000):
+        for layer in layers:
+            yield PullEvent("img:1", layer, "downloading", done, 1000)
+            yield PullEvent("img:1", layer, "extracting", done, 1000)
+    for layer in layers:
+        yield PullEvent("img:1", layer, "done", 1000, 1000)
+    yield PullEvent("img:1", None, "done")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_share_never_falls_while_layers_advance():
+    pull = progress.Pull()
+    shares = []
+    for event in events(LAYERS[:1]):
+        if event.layer is None or event.phase != "extracting":
+            pull.take(event)
+            shares.append(pull.fraction())
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0.0, 1.0)
+
+
+def test_layers_weigh_by_their_size():
+    pull = progress.Pull()
+    pull.take(PullEvent("img:1", LAYERS[0], "done", 900, 900))
+    pull.take(PullEvent("img:1", LAYERS[1], "waiting", 0, 100))
+    assert pull.fraction() == pytest.approx(0.9)
+    assert pull.line() == "img:1: 1 of 2 layers, 90% of 1kB"
+
+
+def test_unknown_totals_do_no_harm():
+    pull = progress.Pull()
+    pull.take(PullEvent("img:1", LAYERS[0], "downloading", 10, None))
+    assert pull.fraction() == 0.0
+    assert "1 layer" in pull.line()
+
+
+def test_a_pipe_gets_few_lines():
+    stream = io.StringIO()
+    with progress.terminal(stream) as report:
+        for event in events():
+            report(event)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2
+    assert lines[0] == "img:1: resolving"
+    assert lines[1].startswith("img:1: 3 layers (3 new, 3kB) in ")
+
+
+def test_what_is_here_already_is_said_so():
+    stream = io.StringIO()
+    with progress.terminal(stream) as report:
+        for layer in LAYERS:
+            report(PullEvent("img:1", layer, "exists", 1000, 1000))
+        report(PullEvent("img:1", None, "done"))
+    assert "3 layers (all already here)" in stream.getvalue().splitlines()[-1]
+
+
+def test_a_terminal_is_left_with_one_line():
+    stream = Terminal()
+    with progress.terminal(stream) as report:
+        for event in events():
+            report(event)
+    assert "img:1: 3 layers (3 new, 3kB) in " in stream.getvalue().splitlines()[-1]
+    assert "\x1b[?25h" in stream.getvalue()  # the cursor is shown again
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()], ids=["pipe", "terminal"])
+def test_a_failed_pull_leaves_no_claim(stream):
+    def fail() -> None:
+        with progress.terminal(stream) as report:
+            report(PullEvent("img:1", LAYERS[0], "downloading", 1, 1000))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert "1 layer (" not in stream.getvalue()
+
+
+def test_hostile_references_cannot_steer_the_terminal():
+    stream = io.StringIO()
+    with progress.terminal(stream) as report:
+        report(PullEvent("img\x1b[2J", None, "resolving"))
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_any_thread_may_report():
+    stream = Terminal()
+    with progress.terminal(stream) as report:
+        threads = [
+            threading.Thread(target=lambda: [report(event) for event in events()]) for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=30)
+    assert "3 layers" in stream.getvalue().splitlines()[-1]
+
+
+@pytest.fixture
+def outputs(monkeypatch):
+    """What a cell displays: the bundle of each display id, and how often it was set."""
+    from IPython.core import display_functions
+
+    shown: dict[str, list[dict[str, str]]] = {}
+
+    def publish(data, metadata=None, **options):
+        shown.setdefault(options["transient"]["display_id"], []).append(data)
+
+    monkeypatch.setattr(display_functions, "publish_display_data", publish)
+    return shown
+
+
+@pytest.mark.parametrize("surface", ["notebook", "headless"])
+def test_a_notebook_is_left_with_one_line_of_text(surface, outputs):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    InteractiveShell.instance()
+    with getattr(progress, surface)() as report:
+        for event in events():
+            report(event)
+    (bundles,) = outputs.values()
+    first, last = bundles[0], bundles[-1]
+    widget = "application/vnd.jupyter.widget-view+json"
+    assert (widget in first) == (surface == "notebook")
+    assert list(last) == ["text/plain"]
+    assert last["text/plain"].startswith("img:1: 3 layers (3 new, 3kB) in ")
+    assert len(bundles) < 5
+
+
+def test_widgets_are_closed(outputs):
+    import ipywidgets
+    from IPython.core.interactiveshell import InteractiveShell
+
+    InteractiveShell.instance()
+    before = len(ipywidgets.widgets.widget._instances)
+    with progress.notebook() as report:
+        for event in events():
+            report(event)
+        assert len(ipywidgets.widgets.widget._instances) > before
+    assert len(ipywidgets.widgets.widget._instances) == before

@@ -1,0 +1,53 @@
+"""What this machine lets a test do, by the kernel's own names. A skip names what is missing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+CAP_SYS_ADMIN = 21
+CAP_SETUID = 7
+
+
+def has_capability(number: int) -> bool:
+    """Return whether this process has capability ``number`` (``capabilities(7)``) in effect."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> number & 1)
+    return False
+
+
+def need_capability(number: int, name: str) -> None:
+    """Skip the calling test unless capability ``number`` is in effect."""
+    if not has_capability(number):
+        pytest.skip(f"needs {name}")
+
+
+def need_program(name: str) -> str:
+    """Return the path of a program; skip the calling test where it is not installed."""
+    path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    if path is None:
+        pytest.skip(f"needs the program {name}")
+    return path
+
+
+def need_memory_cgroup() -> None:
+    """Skip the calling test where no memory controller can be written to."""
+    v1 = Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
+    v2 = Path("/sys/fs/cgroup/cgroup.controllers")
+    if not v1.exists() and not (v2.exists() and "memory" in v2.read_text().split()):
+        pytest.skip("needs a memory cgroup controller")
+
+
+def need_user_namespaces() -> None:
+    """Skip the calling test where an ordinary user may not make a user namespace."""
+    for name, refusing in (
+        ("kernel/unprivileged_userns_clone", "0"),
+        ("user/max_user_namespaces", "0"),
+        ("kernel/apparmor_restrict_unprivileged_userns", "1"),
+    ):
+        path = Path("/proc/sys") / name
+        if path.exists() and path.read_text().strip() == refusing:
+            pytest.skip(f"needs unprivileged user namespaces (sysctl {name} is {refusing})")

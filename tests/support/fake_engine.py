@@ -1,0 +1,292 @@
+"""An engine for tests of the face: its containers are processes of this machine, unconfined.
+
+What it must get right is the shape of the real one: names, dataclasses, descriptors, errors.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from cellblock_engine import (
+    CommandNotFound,
+    Conflict,
+    ContainerInfo,
+    ContainerNotFound,
+    Digest,
+    EngineInfo,
+    ExecRequest,
+    Exit,
+    Image,
+    ImageConfig,
+    ImageNotFound,
+    Limits,
+    LogRecord,
+    OutOfMemory,
+    Platform,
+    PullEvent,
+    Reference,
+    RemovedImage,
+    RunRequest,
+    TimedOut,
+)
+
+NOW = datetime.now(UTC)
+
+
+class Attached:
+    """A process with pipes."""
+
+    def __init__(self, argv: tuple[str, ...], env: dict[str, str], *, interactive: bool) -> None:
+        self.process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE if interactive else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | env,
+            start_new_session=True,
+            restore_signals=True,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        self.stdin = self.process.stdin.fileno() if self.process.stdin else None
+        self.stdout = self.process.stdout.fileno()
+        self.stderr = self.process.stderr.fileno()
+        self.verdict: Exception | None = None
+
+    def __enter__(self) -> Attached:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def wait(self, timeout_s: float | None = None) -> Exit:
+        try:
+            status = self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError from error
+        return Exit(status if status >= 0 else 128 - status, self.verdict)
+
+    def close_stdin(self) -> None:
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+
+    def signal(self, signum: int) -> None:
+        self.process.send_signal(signum)
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def close(self) -> None:
+        self.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+@dataclass
+class Container:
+    engine: FakeEngine
+    facts: ContainerInfo
+
+    @property
+    def id(self) -> str:
+        return self.facts.id
+
+    @property
+    def name(self) -> str:
+        return self.facts.name
+
+    def info(self) -> ContainerInfo:
+        return self.facts
+
+    def wait(self, timeout_s: float | None = None) -> Exit:
+        if self.facts.exit_code is None:
+            raise TimeoutError
+        return Exit(self.facts.exit_code, None)
+
+    def logs(self) -> tuple[LogRecord, ...]:
+        return (
+            LogRecord(NOW, "stdout", b"one\ntwo\n"),
+            LogRecord(NOW, "stderr", b"three\n"),
+        )
+
+    def spawn_exec(self, request: ExecRequest) -> Attached:
+        return Attached(request.argv, dict(request.env), interactive=request.interactive)
+
+    def _note(self, word: str) -> None:
+        self.engine.done.append((word, self.name))
+
+    def kill(self, signum: int = signal.SIGKILL) -> None:
+        self._note(signal.Signals(signum).name)
+
+    def stop(self, grace_s: float = 10) -> None:
+        self._note(f"stop {grace_s:g}")
+
+    def remove(self, force: bool = False) -> None:
+        if self.facts.status == "running" and not force:
+            raise Conflict(f"container {self.name} is running: stop it first, or use rm -f")
+        self._note("rm")
+
+
+def image(name: str, *, size_bytes: int = 123_456_789, age: timedelta = timedelta(days=3)) -> Image:
+    digest = Digest.of(name.encode())
+    return Image(
+        id=digest,
+        references=(Reference.parse(name),),
+        manifest=Digest.of(b"manifest of " + name.encode()),
+        created=NOW - age,
+        size_bytes=size_bytes,
+        platform=Platform.host(),
+        layers=(Digest.of(b"layer"),),
+        config=ImageConfig(),
+    )
+
+
+def container(
+    name: str, status: Literal["created", "running", "exited"], **facts: Any
+) -> ContainerInfo:
+    known: dict[str, Any] = {
+        "id": Digest.of(name.encode()).hex,
+        "name": name,
+        "image": "python:3.12-slim",
+        "image_id": None,
+        "argv": ("python3", "-c", "print('a long command')"),
+        "status": status,
+        "created_at": NOW - timedelta(hours=2),
+        "started_at": None,
+        "finished_at": None,
+        "exit_code": None,
+        "verdict": None,
+        "pid": None,
+        "network": "none",
+        "hostname": name,
+        "user": "",
+        "workdir": "/",
+        "limits": Limits(),
+        "timeout_s": None,
+        "labels": {},
+    }
+    return ContainerInfo(**(known | facts))
+
+
+@dataclass
+class FakeEngine:
+    stored: list[Image] = field(default_factory=lambda: [image("python:3.12-slim")])
+    boxes: list[ContainerInfo] = field(
+        default_factory=lambda: [
+            container("up", "running", started_at=NOW - timedelta(minutes=5), pid=77),
+            container(
+                "gone",
+                "exited",
+                started_at=NOW - timedelta(hours=1),
+                finished_at=NOW - timedelta(minutes=50),
+                exit_code=137,
+                verdict="out of memory: the limit of 64 MiB was reached",
+                limits=Limits(memory="64m", cpus=0.5, pids=64),
+            ),
+        ]
+    )
+    requests: list[RunRequest] = field(default_factory=list)
+    done: list[tuple[str, str]] = field(default_factory=list)
+    closed: int = 0
+
+    def __enter__(self) -> FakeEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def images(self) -> tuple[Image, ...]:
+        return tuple(self.stored)
+
+    def image(self, name: str) -> Image:
+        for stored in self.stored:
+            if name in (str(stored.id), *(reference.familiar for reference in stored.references)):
+                return stored
+        raise ImageNotFound(f"no image {name} here: pull it first")
+
+    def pull(
+        self,
+        reference: str,
+        *,
+        platform: str | None = None,
+        progress: Callable[[PullEvent], None] | None = None,
+    ) -> Image:
+        if "missing" in reference:
+            raise ImageNotFound(f"{reference}: the registry has no such image")
+        pulled = image(reference)
+        layer = pulled.layers[0]
+        if progress is not None:
+            progress(PullEvent(reference, None, "resolving"))
+            progress(PullEvent(reference, layer, "downloading", 500, 1000))
+            progress(PullEvent(reference, layer, "extracting", 500, 1000))
+            progress(PullEvent(reference, layer, "done", 1000, 1000))
+            progress(PullEvent(reference, None, "done"))
+        self.stored.append(pulled)
+        return pulled
+
+    def remove_image(self, name: str, *, force: bool = False) -> RemovedImage:
+        found = self.image(name)
+        self.stored.remove(found)
+        return RemovedImage(found.references, (found.id,), found.size_bytes)
+
+    def containers(self) -> tuple[ContainerInfo, ...]:
+        return tuple(self.boxes)
+
+    def container(self, name: str) -> Container:
+        for box in self.boxes:
+            if name == box.name or box.id.startswith(name):
+                return Container(self, box)
+        raise ContainerNotFound(f"no container {name}: see ps -a")
+
+    def start(self, request: RunRequest) -> Container:
+        self.requests.append(request)
+        box = replace(container(request.name or "quiet_box", "running"), argv=request.argv)
+        self.boxes.insert(0, box)
+        return Container(self, box)
+
+    def spawn(self, request: RunRequest) -> Attached:
+        self.requests.append(request)
+        word = request.argv[0] if request.argv else "sh"
+        if shutil.which(word) is None and word not in ("oom", "late"):
+            raise CommandNotFound(f"{word}: not found in the container")
+        argv = request.argv if word not in ("oom", "late") else ("sh", "-c", "kill -9 $$")
+        attached = Attached(argv, dict(request.env), interactive=request.interactive)
+        if word == "oom":
+            attached.verdict = OutOfMemory(limit_bytes=1 << 26, peak_bytes=1 << 26, own=True)
+        elif word == "late":
+            attached.verdict = TimedOut(limit_s=1)
+        return attached
+
+    def info(self) -> EngineInfo:
+        return EngineInfo(
+            home=Path("/var/lib/cellblock"),
+            run=Path("/run/cellblock/0"),
+            user=0,
+            platform=Platform.host(),
+            kernel="6.18",
+            images=len(self.stored),
+            containers=len(self.boxes),
+            running=sum(box.status == "running" for box in self.boxes),
+            missing_limits={"cpus": "no cpu controller"},
+        )
+
+
+if __name__ == "__main__":
+    from cellblock.cli import command
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
+    sys.exit(command(sys.argv[1:], FakeEngine))
