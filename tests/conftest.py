@@ -128,11 +128,14 @@ def ordinary_user() -> Iterator[OrdinaryUser]:
 
 
 def _end(home: Path) -> None:
-    """End the store's spawner and remove its runtime directory, as a reboot would."""
+    """Remove the store's containers, and see its spawner leave."""
+    from cellblock_engine import Engine
     from cellblock_engine.layout import Layout
     from support import leaks
 
+    with Engine.open(home) as engine:
+        for container in engine.containers():
+            engine.container(container.id).remove(force=True)
     layout = Layout.default(home)
-    for pid in leaks.engine_pids(layout.home, layout.run):
-        subprocess.run(["kill", "-KILL", str(pid)], check=False, capture_output=True)
+    leaks.quiet(layout.home, layout.run, processes=0)
     shutil.rmtree(layout.run, ignore_errors=True)

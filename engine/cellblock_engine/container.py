@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .assembly import exec_spec
-from .errors import Conflict, TimedOut, Verdict
+from .errors import Conflict, ContainerNotFound, TimedOut, Verdict
 from .layout import Layout
 from .limits import Limits
 from .request import ExecRequest
@@ -206,7 +206,8 @@ class Container:
                 raise Conflict(
                     f"container {self.name} is running: stop it first, or remove it by force (-f)"
                 )
-            self.stop(0)
+            with suppress(ContainerNotFound):  # it removed itself
+                self.stop(0)
         self._containers.remove(self._config)
 
     def _open_connection(self) -> socket.socket | None:
@@ -238,6 +239,8 @@ class Container:
     def _recorded_exit(self) -> Exit:
         now = state.read(os.fspath(self._directory))
         if now.exit_code is None:
+            if not self._directory.exists():
+                raise ContainerNotFound(f"container {self.name} was removed meanwhile")
             raise self._not_running("has not ended")
         return Exit(now.exit_code, verdict_of(now.verdict))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .cells.cell import CellResult, OutputLimits, run_cell
     from .cells.events import Display, Error, Event, Result, Stream
+    from .cells.text import TextCleaner
     from .errors import CellFailed, CellInterrupted, OutputRefused
 
 __all__ = [
@@ -24,12 +25,14 @@ __all__ = [
     "OutputRefused",
     "Result",
     "Stream",
+    "TextCleaner",
     "run_cell",
 ]
 
 _HOMES = {
     ".cells.cell": ("CellResult", "OutputLimits", "run_cell"),
     ".cells.events": ("Display", "Error", "Event", "Result", "Stream"),
+    ".cells.text": ("TextCleaner",),
     ".errors": ("CellFailed", "CellInterrupted", "OutputRefused"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -12,6 +12,7 @@ from cellblock_engine import CellblockError
 
 from .verbs import VERBS
 from .verbs.declaration import Argument, Form, Verb
+from .verbs.run import HOST_IMAGE
 
 if TYPE_CHECKING:
     from cellblock_engine import Engine
@@ -86,7 +87,7 @@ def _names(operand: Argument, engine: Callable[[], Engine]) -> list[str]:
         match operand.subject:
             case "image":
                 images = engine().images()
-                return ["host", *(ref.familiar for image in images for ref in image.references)]
+                return [HOST_IMAGE, *(ref.familiar for image in images for ref in image.references)]
             case "container":
                 return [info.name or info.id[:12] for info in engine().containers()]
     except (CellblockError, OSError):

@@ -21,7 +21,7 @@ from cellblock_engine import CellblockError, Engine, InvalidInput
 
 from .completion import CELL_VERBS, Event, complete
 from .notebook import render
-from .tables import plain
+from .tables import counted, plain
 from .verbs import VERBS
 from .verbs.declaration import Call, Form, HelpRequested, Verb, did_you_mean
 from .verbs.run import ensure_image, execute_script, run_request
@@ -78,7 +78,7 @@ class ContainerMagics(Magics):
             return self._do(_words(line), cell)
         except HelpRequested as help_:
             print(help_)
-        except (CellblockError, subprocess.CalledProcessError) as error:
+        except (CellblockError, subprocess.CalledProcessError, KeyboardInterrupt) as error:
             show_as_one_line(error)
             raise
         return None
@@ -125,8 +125,8 @@ class ContainerMagics(Magics):
 
         info = self.engine().info()
         return (
-            f"cellblock {__version__}: store {info.home}, {info.images} images, "
-            f"{info.containers} containers ({info.running} running)\n{_NEXT_STEPS}"
+            f"cellblock {__version__}: store {info.home}, {counted(info.images, 'image')}, "
+            f"{counted(info.containers, 'container')} ({info.running} running)\n{_NEXT_STEPS}"
         )
 
 
@@ -147,7 +147,7 @@ def unload(shell: InteractiveShell) -> None:
 def show_as_one_line(error: BaseException) -> None:
     """Let IPython show an exception as one line, unless it brings a rendering of its own."""
     if not hasattr(error, "_render_traceback_"):
-        line = f"{type(error).__name__}: {plain(str(error))}"
+        line = ": ".join(filter(None, [type(error).__name__, plain(str(error))]))
         error.__dict__["_render_traceback_"] = lambda: [line]
 
 

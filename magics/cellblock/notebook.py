@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import subprocess
 import sys
 import threading
@@ -31,7 +30,7 @@ from .verbs.outcome import (
 if TYPE_CHECKING:
     from cellblock_engine import Attached, Exit
 
-_INTERRUPT_GRACE_S = 5.0
+_INTERRUPT_GRACE_S = 3.0
 
 
 def render(outcome: Outcome) -> object:  # noqa: PLR0911 - one for each kind
@@ -93,12 +92,13 @@ def _follow(outcome: Foreground) -> Exit:
     """
     stdout, stderr = to_text(sys.stdout), to_text(sys.stderr)
     with outcome.start() as attached:
+        attached.close_stdin()  # a notebook has none to give
         try:
             pump(attached, stdout, stderr)
             return attached.wait()
         except KeyboardInterrupt:
             with suppress(CellblockError, OSError):  # it has ended meanwhile
-                attached.signal(signal.SIGINT)
+                attached.interrupt()
             with _killed_after(attached, _INTERRUPT_GRACE_S):
                 pump(attached, stdout, stderr)
                 attached.wait()

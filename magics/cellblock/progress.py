@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TextIO
 
-from .tables import plain, size
+from .tables import counted, plain, size
 
 if TYPE_CHECKING:
     from cellblock_engine import Digest, Progress, PullEvent
@@ -68,10 +68,10 @@ class Pull:
         if self.finished:
             took = time.monotonic() - self.started
             fresh = f"{len(new)} new, {total}" if new else "all already here"
-            return f"{name}: {_count(len(self.layers), 'layer')} ({fresh}) in {took:.1f} s"
+            return f"{name}: {counted(len(self.layers), 'layer')} ({fresh}) in {took:.1f} s"
         done = sum(event.phase in ("done", "exists") for event in self.layers.values())
         return (
-            f"{name}: {done} of {_count(len(self.layers), 'layer')}, "
+            f"{name}: {done} of {counted(len(self.layers), 'layer')}, "
             f"{self.fraction():.0%} of {total}"
         )
 
@@ -86,10 +86,6 @@ def _layer_fraction(event: PullEvent) -> float:
         case "done" | "exists":
             return 1.0
     return 0.0
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 class _View(ABC):

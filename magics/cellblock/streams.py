@@ -99,11 +99,18 @@ def to_descriptor(descriptor: int) -> Sink:
 
 
 def to_text(stream: TextStream) -> Sink:
-    """Return a sink that decodes UTF-8, a character split between chunks included."""
+    """Return a sink that decodes UTF-8, a character split between chunks included.
+
+    Of control sequences only colours pass, as for cells.
+    """
+    from cellblock_kernel import TextCleaner  # noqa: PLC0415 - notebooks only
+
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    cleaner = TextCleaner()
 
     def write(chunk: bytes) -> None:
-        stream.write(decoder.decode(chunk, final=not chunk))
+        text = cleaner.feed(decoder.decode(chunk, final=not chunk))
+        stream.write(text if chunk else text + cleaner.finish())
         stream.flush()
 
     return write

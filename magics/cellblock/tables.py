@@ -99,12 +99,19 @@ def facts(document: Mapping[str, object]) -> str:
 
 
 def _words(value: object) -> str:
+    if value in ([], {}):
+        return "none"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def plain(words: str) -> str:
     """Return text that cannot steer a terminal: control characters become U+FFFD."""
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", words)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return ``1 layer`` or ``2 layers``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def size(count: int) -> str:

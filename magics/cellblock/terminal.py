@@ -114,10 +114,12 @@ def _forwarding(attached: Attached) -> Iterator[list[int]]:
         while signum := noted.get():
             forwarded.append(signum)
             with suppress(CellblockError, OSError):  # it has ended meanwhile
-                if forwarded.count(signal.SIGINT) > 1:
+                if signum != signal.SIGINT:
+                    attached.signal(signum)
+                elif forwarded.count(signal.SIGINT) > 1:
                     attached.kill()
                 else:
-                    attached.signal(signum)
+                    attached.interrupt()
 
     thread = threading.Thread(target=forward, name="cellblock-signals", daemon=True)
     thread.start()

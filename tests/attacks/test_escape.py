@@ -130,11 +130,13 @@ for path in (
     "/sys/kernel/mm/ksm/run", "/sys/module/overlay/parameters/metacopy", "/sys/power/state",
 ):
     attempt(path, lambda: os.close(os.open(path, os.O_WRONLY)))
+outcome["writable mounts"] = [path for path in ("/proc/sys", "/proc/sysrq-trigger", "/proc/bus",
+                              "/proc/fs", "/proc/irq", "/sys") if os.path.exists(path)
+                              and not os.statvfs(path).f_flag & os.ST_RDONLY]
 """
     outcome = attack(base_engine, base_image, code)
+    assert outcome.pop("writable mounts") == []
     assert_refused(outcome, "EROFS", "EACCES", "EPERM", "ENOENT")
-    assert outcome["/proc/sys/kernel/core_pattern"] == "EROFS"
-    assert outcome["/proc/sysrq-trigger"] == "EROFS"
 
 
 def test_05_devices(base_engine: Engine, base_image: str) -> None:
@@ -402,15 +404,20 @@ outcome["environment"] = [k for k in os.environ if k.startswith(("JUPYTER", "AWS
 
 def test_18_host_image_hides_what_only_root_reads(base_engine: Engine) -> None:
     program = """
-import os
+import os, sys
 seen = {path: os.path.exists(path) and os.access(path, os.R_OK)
         for path in ("/etc/shadow", "/etc/gshadow", "/root/.ssh", "/root/.bashrc", "/var/lib/dpkg",
                      "/etc/ssh/ssh_host_ed25519_key", "/run/cellblock", "/var/lib/cellblock")}
 print([path for path, readable in seen.items() if readable])
-print(os.listdir("/root"), os.listdir("/home"))
+# The notebook's Python may itself be below a home, and is then all that is seen of it.
+pythons = tuple({sys.prefix, sys.base_prefix})
+print([os.path.join(directory, file) for home in ("/root", "/home")
+       for directory, _, files in os.walk(home) for file in files
+       if not directory.startswith(pythons)])
 """
-    done = base_engine.run("host", [sys.executable, "-c", program]).check()
-    assert done.stdout.decode().splitlines() == ["[]", "[] []"]
+    done = base_engine.run("host", [sys.executable, "-c", program])
+    assert done.stderr == b""
+    assert done.stdout.decode().splitlines() == ["[]", "[]"]
 
 
 def test_19_sockets_of_the_host(base_engine: Engine, base_image: str) -> None:

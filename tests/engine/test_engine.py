@@ -77,7 +77,7 @@ def test_nothing_of_the_callers_environment_gets_in(engine, monkeypatch):
     assert b"secret" not in engine.run("host", ["env"]).stdout
 
 
-@pytest.mark.parametrize("user", ["nosuch", "0:nosuch", "4294967296", "a" * 300])
+@pytest.mark.parametrize("user", ["nosuch", "0:nosuch", "4294967296", "70000", "a" * 300])
 def test_a_user_the_container_does_not_know(engine, user):
     with pytest.raises(StartFailed, match="cannot start as user"):
         engine.run("host", ["true"], user=user)
@@ -244,6 +244,21 @@ def test_signals_reach_the_command(engine):
         attached.signal(signal.SIGUSR1)
         out, _, end = attached.communicate(None, most_bytes=1000, timeout_s=10)
     assert (out, end.exit_code, end.verdict) == (b"got\n", 7, None)
+
+
+def test_an_interrupt_reaches_what_the_command_started(engine):
+    program = (
+        "import signal, subprocess\n"
+        "signal.signal(signal.SIGINT, lambda *_: None)\n"
+        "child = subprocess.Popen(['sleep', '60'])\n"
+        "print('ready', flush=True)\n"
+        "print(child.wait())"
+    )
+    with engine.spawn(RunRequest(argv=("python3", "-c", program), remove=True)) as attached:
+        assert os.read(attached.stdout, 100) == b"ready\n"
+        attached.interrupt()
+        out, _, end = attached.communicate(None, most_bytes=100, timeout_s=10)
+    assert (out, end.exit_code) == (b"-2\n", 0)
 
 
 def test_channels_are_descriptors_three_and_four(engine):

@@ -19,8 +19,12 @@ from nbclient.exceptions import CellExecutionError
 
 from cellblock_engine import Engine
 from support import capabilities
+from support.ordinary import OrdinaryUser
 
-TINY_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+TINY_PNG = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5E"
+    "rkJggg=="
+)
 
 
 @dataclass
@@ -252,15 +256,19 @@ def test_a_hundred_thousand_prints_are_whole(notebook: Notebook) -> None:
     assert outputs.text() == "".join(f"{n}\n" for n in range(100_000))
 
 
-def test_children_of_the_cell_share_its_outputs(notebook: Notebook) -> None:
+def test_output_of_children_is_in_order(notebook: Notebook) -> None:
     outputs = notebook.cell(
-        "import subprocess\n"
-        "print('before')\n"
-        "subprocess.run(['sh', '-c', 'echo child; echo trouble >&2'])\n"
-        "import time; time.sleep(0.3)\n"
-        "print('after')"
+        "import os, subprocess\n"
+        "for n in range(10):\n"
+        "    print('before', n)\n"
+        "    subprocess.run(['echo', 'child', str(n)])\n"
+        "    print('between', n)\n"
+        "    os.system(f'echo other child {n}')\n"
+        "subprocess.run(['sh', '-c', 'echo trouble >&2'])"
     )
-    assert sorted(outputs.text().split()) == ["after", "before", "child"]
+    assert outputs.text() == "".join(
+        f"before {n}\nchild {n}\nbetween {n}\nother child {n}\n" for n in range(10)
+    )
     assert outputs.text("stderr") == "trouble\n"
 
 
@@ -283,3 +291,22 @@ def test_nbclient_stops_at_a_cell_that_failed(engine: Engine, tmp_path: Path) ->
     assert document.cells[2].execution_count is None
     texts = [output.get("text") for output in document.cells[1].outputs]
     assert "in\n" in texts
+
+
+AS_ORDINARY_USER = """
+from cellblock_engine import Engine, RunRequest
+from cellblock_kernel import run_cell
+with Engine.open() as engine:
+    run_cell(engine, RunRequest(remove=True), "import os; print(os.getuid()); 6 * 7", print)
+    print(len(engine.containers()))
+"""
+
+
+def test_a_cell_as_an_ordinary_user(ordinary_user: OrdinaryUser) -> None:
+    done = ordinary_user.run_python(AS_ORDINARY_USER)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "Stream(name='stdout', text='0\\n')",
+        "Result(bundle={'text/plain': '42'}, metadata={})",
+        "0",
+    ]

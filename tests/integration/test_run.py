@@ -286,7 +286,8 @@ print(os.stat(f + "one").st_ino == os.stat(f + "same").st_ino, os.stat(f + "one"
 p = os.stat(f + "private")
 print(p.st_uid, p.st_gid, oct(p.st_mode), oct(os.stat(f + "setuid").st_mode))
 """
-    done = base_engine.run(reference, ["python3", "-c", program]).check()
+    done = base_engine.run(reference, ["python3", "-c", program])
+    assert done.stderr == b""
     assert done.stdout.decode().splitlines() == [
         "['kept'] ['folder', 'link', 'one', 'private', 'same', 'setuid', 'sticky']",
         "a file now",
@@ -317,7 +318,7 @@ def test_detached_and_its_verbs(cellblock, base_image: str) -> None:
         (row,) = (
             row for row in json.loads(cellblock("ps", "--json").stdout) if "worker" in str(row)
         )
-        assert started.stdout.strip().startswith(str(row["id"])[:12])
+        assert started.stdout.strip() == row["container_id"]
         inside = cellblock("exec", "worker", "sh", "-c", "echo $PPID; cat /proc/2/comm; exit 4")
         assert (inside.returncode, inside.stdout) == (4, "0\nsleep\n"), inside.stderr
         logs = cellblock("logs", "worker")
@@ -327,8 +328,7 @@ def test_detached_and_its_verbs(cellblock, base_image: str) -> None:
         assert "worker" in again.stderr
         assert len(again.stderr.strip().splitlines()) == 1
         assert json.loads(cellblock("inspect", "worker").stdout)
-        removed = cellblock("rm", "worker")
-        assert removed.returncode == 1, "a running container is not removed without --force"
+        assert cellblock("rm", "worker").returncode != 0, "a running container stays"
         assert cellblock("kill", "worker").returncode == 0
         waited = cellblock("wait", "worker")
         assert waited.stdout.strip() == "137"

@@ -51,19 +51,21 @@ class FakeAttached:
     def __init__(self, argv: list[str], judge) -> None:
         cell, self._to_cell = os.pipe()
         self._from_cell, frames = os.pipe()
+        self._raw, raw = zip(os.pipe(), os.pipe(), strict=True)
         spell = f"import os,sys; os.dup2({cell}, 63); os.dup2({frames}, 64); "
-        spell += "os.dup2(63, 3); os.dup2(64, 4); os.closerange(5, 256); "
+        spell += f"os.dup2({raw[0]}, 65); os.dup2({raw[1]}, 66); "
+        spell += "[os.dup2(fd + 60, fd) for fd in (3, 4, 5, 6)]; os.closerange(7, 256); "
         spell += "os.execvp(sys.argv[1], sys.argv[1:])"
         self.process = subprocess.Popen(
             [sys.executable, "-ISc", spell, *argv],
-            pass_fds=(cell, frames),
+            pass_fds=(cell, frames, *raw),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        os.close(cell)
-        os.close(frames)
-        self.channels = (self._to_cell, self._from_cell)
+        for fd in (cell, frames, *raw):
+            os.close(fd)
+        self.channels = (self._to_cell, self._from_cell, *self._raw)
         self.stdin = None
         self.stdout = self.process.stdout.fileno()
         self.stderr = self.process.stderr.fileno()
@@ -81,6 +83,9 @@ class FakeAttached:
     def signal(self, signum: int) -> None:
         self.signals.append(signum)
         self.process.send_signal(signum)
+
+    def interrupt(self) -> None:
+        self.signal(signal.SIGINT)
 
     def kill(self) -> None:
         self.signals.append(signal.SIGKILL)
@@ -165,7 +170,7 @@ def test_the_request_asks_for_python_with_the_runner():
     (request,) = engine.requests
     assert request.argv == ("python3", "-u", "/dev/.cellblock/runner.py")
     assert request.entrypoint == ""
-    assert request.channels == ("in", "out")
+    assert request.channels == ("in", "out", "out", "out")
     (bind,) = request.binds
     assert (bind.source, bind.target, bind.writable) == (RUNNER, request.argv[2], False)
 
@@ -207,6 +212,36 @@ def test_raw_output_is_streamed_and_split_characters_are_joined():
     events, _ = run(source)
     assert text(events) == "ü"
     assert text(events, "stderr") == "\ufffd raw\n"
+
+
+def test_output_of_children_is_in_order_with_prints():
+    source = (
+        "import os, subprocess\n"
+        "for n in range(10):\n"
+        "    print('a', n)\n"
+        "    subprocess.run(['echo', 'b', str(n)])\n"
+        "    display(n)\n"
+        "    os.system(f'echo c {n}')\n"
+    )
+    events, _ = run(source)
+    shown = [
+        event.text if isinstance(event, Stream) else event.bundle["text/plain"] for event in events
+    ]
+    expected = "".join(f"a {n}\nb {n}\n{n}c {n}\n" for n in range(10))
+    assert "".join(shown) == expected
+
+
+def test_a_child_that_floods_does_not_hold_prints_up():
+    source = (
+        "import subprocess, time\n"
+        "flood = subprocess.Popen(['sh', '-c', 'while echo flood; do :; done'])\n"
+        "started = time.monotonic()\n"
+        "for n in range(2000): print(n, flush=True)\n"
+        "flood.kill()\n"
+        "time.monotonic() - started\n"
+    )
+    _, outcome = run(source)
+    assert float(outcome.result.bundle["text/plain"]) < 10
 
 
 def test_output_comes_while_the_cell_runs():
@@ -254,7 +289,7 @@ def interrupt_after(events: list, text_: str, *, times: int = 1, apart_s: float 
         deadline = time.monotonic() + 20
         while text_ not in text(events) and time.monotonic() < deadline:
             time.sleep(0.01)
-        for _ in range(times):
+        for _ in range(times if text_ in text(events) else 0):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(apart_s)
 

@@ -78,7 +78,7 @@ class Runner:
             "a, b = os.dup(a), os.dup(b)\n"
             "a = os.dup(a) if a == 4 else a\n"
             "os.dup2(a, 63); os.dup2(b, 64); os.dup2(63, 3); os.dup2(64, 4)\n"
-            "os.closerange(5, 256)\n"
+            "os.dup2(1, 5); os.dup2(2, 6); os.closerange(7, 256)\n"
             "os.execv(sys.argv[3], sys.argv[3:])\n"
         )
         self.process = subprocess.Popen(
@@ -603,9 +603,11 @@ def test_pyplot_figures_show_at_the_end(tmp_path):
         "def get_fignums(): return list(figures)\n"
         "def close(f): figures.pop(next(n for n in figures if figures[n] is f))\n"
         "def show(): raise RuntimeError('no screen')\n"
+        "def switch_backend(): globals()['show'].__signature__ = None\n"
     )
     outcome = run(
         "import matplotlib.pyplot as plt\n"
+        "plt.switch_backend()\n"
         "plt.figure()\n"
         "plt.show()\n"
         "print('shown')\n"

@@ -8,5 +8,5 @@ from support.fake_engine import FakeEngine
 
 
 @pytest.fixture
-def engine() -> FakeEngine:
+def fake() -> FakeEngine:
     return FakeEngine()

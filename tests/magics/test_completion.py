@@ -18,9 +18,9 @@ class Event:
     line: str = ""
 
 
-def offered(engine, line: str, symbol: str | None = None) -> list[str]:
+def offered(fake, line: str, symbol: str | None = None) -> list[str]:
     word = line.rsplit(" ", maxsplit=1)[-1] if symbol is None else symbol
-    return complete(Event(line, word), lambda: engine)
+    return complete(Event(line, word), lambda: fake)
 
 
 @pytest.mark.parametrize(
@@ -44,12 +44,12 @@ def offered(engine, line: str, symbol: str | None = None) -> list[str]:
         ("%container ps ", []),
     ],
 )
-def test_what_fits_is_offered(engine, line, found):
-    assert offered(engine, line) == found
+def test_what_fits_is_offered(fake, line, found):
+    assert offered(fake, line) == found
 
 
-def test_what_ipython_splits_off_is_not_repeated(engine):
-    assert offered(engine, "%container run python:3", "3") == ["3.12-slim"]
+def test_what_ipython_splits_off_is_not_repeated(fake):
+    assert offered(fake, "%container run python:3", "3") == ["3.12-slim"]
 
 
 def test_an_engine_that_fails_offers_nothing():

@@ -21,8 +21,8 @@ def images() -> Listing:
 
 
 @pytest.fixture
-def containers(engine) -> Listing:
-    return frame(Table(ContainerRow, (), tuple(map(row, engine.containers()))))
+def containers(fake) -> Listing:
+    return frame(Table(ContainerRow, (), tuple(map(row, fake.containers()))))
 
 
 def test_sizes_are_integers_and_times_are_aware(images):
@@ -83,3 +83,7 @@ def test_inspection_puts_documents_side_by_side():
     assert found.loc["x.y", "b_bytes"] == 2
     assert "[1, 2]" in repr(found)
     assert found._repr_html_()
+
+
+def test_limits_are_shown_as_they_are_written(containers):
+    assert "64 MiB" in containers._repr_html_()

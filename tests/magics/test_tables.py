@@ -101,8 +101,8 @@ def test_status_says_what_ended_a_container():
 
 
 def test_facts_are_dotted_and_leave_out_what_is_not_known():
-    shown = facts({"a": {"b": 1}, "list": ["x", "y"], "none": None})
-    assert shown == "a.b:    1\nlist:   x, y"
+    shown = facts({"a": {"b": 1}, "list": ["x", "y"], "unknown": None, "no": {}})
+    assert shown == "a.b:    1\nlist:   x, y\nno:     none"
 
 
 def test_all_summaries_are_short():

@@ -82,6 +82,9 @@ class Attached:
     def signal(self, signum: int) -> None:
         self.process.send_signal(signum)
 
+    def interrupt(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
     def kill(self) -> None:
         self.process.kill()
 

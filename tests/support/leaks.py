@@ -26,7 +26,7 @@ class Snapshot:
     engine_fds: int
     processes: int
     mounts: int
-    cgroups: int
+    abandoned_cgroups: int
     links: int
     namespaces: int
     store_entries: int
@@ -51,7 +51,7 @@ def snapshot(home: Path, run: Path) -> Snapshot:
         engine_fds=sum(_count(Path(f"/proc/{pid}/fd")) for pid in pids),
         processes=len(pids),
         mounts=sum(_mounts(pid, home, run) for pid in {os.getpid(), *pids}),
-        cgroups=len(list(_cgroups())),
+        abandoned_cgroups=sum(_is_abandoned(path) for path in _cgroups()),
         links=_count(Path("/sys/class/net")),
         namespaces=len({inode for pid in pids for inode in _namespaces(pid)}),
         store_entries=entries,
@@ -69,6 +69,22 @@ def settled(before: Snapshot, home: Path, run: Path, timeout_s: float = SETTLE_S
     while (now := snapshot(home, run)) != before and time.monotonic() < deadline:
         time.sleep(0.1)
     return now
+
+
+def quiet(home: Path, run: Path, *, processes: int, timeout_s: float = SETTLE_S) -> Snapshot:
+    """Count once nothing changes any more: what ran before may still be on its way out.
+
+    ``processes`` is how many are to be left: 1 is a spawner, 0 is none after an engine's close.
+    """
+    deadline = time.monotonic() + timeout_s
+    last = snapshot(home, run)
+    while time.monotonic() < deadline:
+        time.sleep(0.5)
+        now = snapshot(home, run)
+        if now == last and now.processes == processes:
+            return now
+        last = now
+    raise AssertionError(f"the store at {home} does not come to rest: {last}")
 
 
 def engine_pids(home: Path, run: Path) -> Iterator[int]:
@@ -107,6 +123,14 @@ def _mounts(pid: int, home: Path, run: Path) -> int:
 def _cgroups() -> Iterator[Path]:
     for directory, names, _ in os.walk(CGROUP_ROOT):
         yield from (Path(directory) / name for name in names if name.startswith(CGROUP_PREFIX))
+
+
+def _is_abandoned(cgroup: Path) -> bool:
+    """Tell a group in which nothing runs: that of a living container, anybody's, is not counted."""
+    try:
+        return not (cgroup / "cgroup.procs").read_bytes()
+    except OSError:
+        return False  # it was removed meanwhile
 
 
 def _namespaces(pid: int) -> Iterator[str]:

@@ -91,7 +91,9 @@ def directory(name: bytes, mode: int = 0o755, **fields: object) -> bytes:
 
 def symlink(name: bytes, target: bytes) -> bytes:
     """Return a symbolic link's header, and a pax header before it for a long target."""
-    return (pax({b"linkpath": target}) if len(target) > 100 else b"") + header(name, b"2", link=target, mode=0o777)
+    return (pax({b"linkpath": target}) if len(target) > 100 else b"") + header(
+        name, b"2", link=target, mode=0o777
+    )
 
 
 def hard_link(name: bytes, target: bytes) -> bytes:

@@ -47,9 +47,7 @@ def tree(root: Path) -> dict[bytes, Node]:
     }
 
 
-def _node(
-    path: bytes, status: os.stat_result, groups: dict[tuple[int, int], list[bytes]]
-) -> Node:
+def _node(path: bytes, status: os.stat_result, groups: dict[tuple[int, int], list[bytes]]) -> Node:
     kind = stat.S_IFMT(status.st_mode)
     is_file, is_link = stat.S_ISREG(status.st_mode), stat.S_ISLNK(status.st_mode)
     return Node(

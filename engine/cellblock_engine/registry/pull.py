@@ -23,9 +23,10 @@ from ..progress import Progress
 from ..store import Store
 from .auth import Credentials
 from .client import RegistryClient
+from .patience import Patience
 from .report import Report
 from .resolve import resolve
-from .transport import Patience, Transport
+from .transport import Transport
 
 _DOWNLOADS = 4
 _EXTRACTIONS = min(4, os.cpu_count() or 1)

@@ -7,7 +7,6 @@ and carrying an Authorization header to another origin.
 from __future__ import annotations
 
 import http.client
-import random
 import socket
 import ssl
 import threading
@@ -16,7 +15,6 @@ import urllib.request
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from types import TracebackType
 from urllib.parse import urljoin
 
@@ -27,6 +25,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from ..errors import InvalidAnswer, RegistryUnavailable
 from .origin import Origin
+from .patience import Patience
 
 CHUNK_BYTES = 2**20
 _MAX_REDIRECTS = 5
@@ -34,30 +33,6 @@ _SMALL_BODY = 64 * 2**10
 _MAX_URL = 16 * 2**10  # signed URLs of object stores have some 2 KiB
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a silent or failing server is borne with; all times in seconds."""
-
-    attempts: int = 4
-    backoff_s: float = 0.5
-    longest_wait_s: float = 10.0
-    connect_timeout_s: float = 10.0
-    read_timeout_s: float = 30.0
-    answer_timeout_s: float = 60.0
-    slow_window_s: float = 60.0
-    slow_bytes: int = 64 * 2**10
-
-    def wait_s(self, attempt: int, retry_after: str | None) -> float:
-        """Return how long to wait after failed attempt number ``attempt`` (from 0).
-
-        A server's Retry-After in seconds is heeded up to ``longest_wait_s``.
-        """
-        wanted = self.backoff_s * (1 << attempt) * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
-        if retry_after is not None and retry_after.isascii() and retry_after.isdigit():
-            wanted = float(retry_after[:9])
-        return min(wanted, self.longest_wait_s)
 
 
 class Stopped(Exception):

@@ -120,8 +120,11 @@ class Attached:
 
     def signal(self, number: int) -> None:
         """Send a signal to the command; nothing if it has ended."""
-        with suppress(BrokenPipeError, ConnectionResetError):  # all that ran there is gone
-            wire.send(self._sock, {"op": "signal", "signal": int(number)})
+        self._send({"op": "signal", "signal": int(number)})
+
+    def interrupt(self) -> None:
+        """Send SIGINT to the command and its process group, as Ctrl-C at a terminal does."""
+        self._send({"op": "interrupt"})
 
     def kill(self) -> None:
         """End the command at once."""
@@ -150,6 +153,10 @@ class Attached:
         pump(self, kept_by(kept, most_bytes), stdin, deadline)
         left_s = None if deadline is None else max(0.01, deadline - time.monotonic())
         return bytes(kept[self.stdout]), bytes(kept[self.stderr]), self.wait(left_s)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # all that ran there is gone
+            wire.send(self._sock, message)
 
     def close(self) -> None:
         """Give everything back; a command that still runs is ended."""

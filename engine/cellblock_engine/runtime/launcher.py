@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -48,11 +49,19 @@ def dismiss(layout: Layout) -> None:
     """Let the spawner leave as soon as its containers have ended; the next start starts another."""
     path = layout.spawner_socket(PROTOCOL)
     try:
+        lock = os.open(layout.spawner_lock, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        # Not between another caller's start of a spawner and its connection to it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
         # It looks whether it can still be reached when a connection ends: after the unlink.
         with _connect_to(os.fspath(path)):
             path.unlink()
     except (FileNotFoundError, ConnectionRefusedError):
         pass
+    finally:
+        os.close(lock)
 
 
 def _connect(layout: Layout) -> socket.socket:
@@ -80,6 +89,7 @@ def _connect_to(path: str) -> socket.socket:
     try:
         sock.settimeout(_PATIENCE_S)
         sock.connect(path)
+        _check_peer(sock, path)
     except BaseException:
         sock.close()
         raise
@@ -93,9 +103,11 @@ def _start(layout: Layout, path: str) -> None:
         listener.listen(256)
         number = listener.fileno()
         places = (layout.containers, layout.names, layout.spawner_lock)
+        # Told, as it may be dismissed, and the path be another's, before it can look.
+        inode = Path(path).stat().st_ino
         with (layout.run / "spawner.log").open("ab") as log:
             subprocess.run(
-                [sys.executable, "-I", "-S", _SCRIPT, _ENGINE_PARENT, *places, str(number)],
+                [sys.executable, "-I", "-S", _SCRIPT, _ENGINE_PARENT, *places, str(inode), str(number)],
                 env={},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
@@ -105,6 +117,13 @@ def _start(layout: Layout, path: str) -> None:
                 start_new_session=True,
                 check=True,
             )
+
+
+def _check_peer(sock: socket.socket, path: str) -> None:
+    """Refuse a spawner of another user: it would be given our streams and obeyed."""
+    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if uid != os.geteuid():
+        raise StartFailed(f"{path} belongs to user {uid}: remove it")
 
 
 def _check_private(directory: Path) -> None:

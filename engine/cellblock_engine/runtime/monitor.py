@@ -185,13 +185,13 @@ class Monitor:
     def _answer(self, client: socket.socket, message: dict[str, Any], streams: Streams) -> None:
         command = self._command_of(client)
         match message["op"]:
+            case "signal" if command is not None:
+                command.process.signal(int(message["signal"]))
+            case "interrupt" if command is not None:
+                command.process.interrupt()
             case "signal":
-                number = int(message["signal"])
-                if command is not None:
-                    command.process.signal(number)
-                else:
-                    self._signal(number)
-                    _send(client, {"event": "signalled"})
+                self._signal(int(message["signal"]))
+                _send(client, {"event": "signalled"})
             case "wait":
                 self._waiters.append(client)
             case "stop":
@@ -224,8 +224,12 @@ class Monitor:
             return
         for fd in fds:
             os.close(fd)
-        if message.get("op") == "signal":
-            self._signal(int(message["signal"]))
+        match message.get("op"):
+            case "signal":
+                self._signal(int(message["signal"]))
+            case "interrupt":
+                self._signals.add(signal.SIGINT)
+                self._first.interrupt()
 
     def _on_client_death(self) -> None:
         self._loop.unwatch(self._client.fileno())
@@ -282,7 +286,7 @@ class Monitor:
         verdict = verdicts.decide(
             exit_code=exit_code,
             counters=counters.since(command.before),
-            limits=self._spec.limits,
+            limits=self._sandbox.limits,
             timed_out_s=None,
             killed=None,
         )
@@ -297,7 +301,7 @@ class Monitor:
 
     def _on_timeout(self) -> None:
         self._timed_out = True
-        self._first.signal(signal.SIGINT)
+        self._first.interrupt()
         self._loop.after(_INTERRUPT_GRACE_S, lambda: self._first.signal(signal.SIGKILL))
 
     def _on_exit(self) -> None:
@@ -316,7 +320,7 @@ class Monitor:
         verdict = verdicts.decide(
             exit_code=exit_code,
             counters=counters,
-            limits=self._spec.limits,
+            limits=self._sandbox.limits,
             timed_out_s=self._spec.timeout_s if self._timed_out else None,
             killed=killed,
         )

@@ -76,6 +76,14 @@ class Process:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, number)
 
+    def interrupt(self) -> None:
+        """Send SIGINT to it and to what it started in its process group, as a terminal does.
+
+        It leads a session of its own; until it is reaped nobody else can have its group's id.
+        """
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGINT)
+
     def reap(self) -> int:
         """Return its exit status as a shell would say it (128 + signal), once it has ended."""
         _, status = os.waitpid(self.pid, 0)

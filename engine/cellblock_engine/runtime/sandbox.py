@@ -17,6 +17,9 @@ from . import init, rootfs, wire, workload
 from .process import StageFailed
 from .spec import ProcessSpec, StartSpec
 
+DEFAULT_PIDS = 4096
+"""Processes and threads where no limit was asked for and one can be set: a bound for fork bombs."""
+
 _PATIENCE_S = 30.0
 _NAMESPACES = (
     linux.CLONE_NEWUSER
@@ -62,7 +65,11 @@ class Sandbox:
             userns.map_range(self._init_pid, base)
         self.namespaces = self._open_namespaces()
         self._send_clones(base)
-        self.group = cgroups.discover(client_pid).create(f"cellblock-{spec.id[:12]}", spec.limits)
+        controllers = cgroups.discover(client_pid)
+        self.limits = spec.limits
+        if spec.limits.pids is None and "pids" not in controllers.missing():
+            self.limits = spec.limits._replace(pids=DEFAULT_PIDS)
+        self.group = controllers.create(f"cellblock-{spec.id[:12]}", self.limits)
         group_stack.callback(self.group.remove)
         self._tasks = self.group.tasks_fds()
         for fd in self._tasks:

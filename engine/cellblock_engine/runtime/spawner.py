@@ -31,11 +31,13 @@ _TICK_S = 5.0
 class Spawner:
     """Accepts, forks, reaps, sweeps."""
 
-    def __init__(self, containers: str, names: str, lock: str, *, listener_fd: int) -> None:
+    def __init__(
+        self, containers: str, names: str, lock: str, *, inode: int, listener_fd: int
+    ) -> None:
         self._listener = socket.socket(fileno=listener_fd)
         self._listener.settimeout(0)
         self._path = self._listener.getsockname()
-        self._inode = os.stat(self._path).st_ino
+        self._inode = inode
         self._lock = lock
         self._places = (containers, names, os.path.dirname(self._path))
         self._monitors: set[int] = set()

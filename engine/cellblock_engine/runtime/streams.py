@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Callable
-from contextlib import suppress
 
 from .logs import LogWriter
 from .loop import WRITE, Loop
 
 _CHUNK = 1 << 16
 _MOST_QUEUED = 1 << 20
-_PIPE_BYTES = 1 << 20
 
 
 def pipe_for_container() -> tuple[int, int]:
@@ -23,8 +20,6 @@ def pipe_for_container() -> tuple[int, int]:
     """
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     os.fchmod(read_end, 0o666)
-    with suppress(PermissionError):  # beyond the user's allowance (pipe(7)) the usual size does
-        fcntl.fcntl(read_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     return read_end, write_end
 
 

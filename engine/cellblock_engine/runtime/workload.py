@@ -17,7 +17,7 @@ import socket
 import sys
 from typing import Any, NamedTuple, NoReturn
 
-from ..linux import capabilities, mounts, seccomp
+from ..linux import capabilities, mounts, seccomp, userns
 from ..linux import syscalls as linux
 from . import identity, wire
 from .spec import ProcessSpec
@@ -162,7 +162,9 @@ def _resolve_user(user: str, *, single_id: bool) -> identity.Identity:
     who = identity.resolve(os.fsencode(user))
     if single_id and (who.uid or who.gid):
         raise identity.UnknownUser("only user 0 is mapped here (no subordinate ids)")
-    return who
+    if max(who.uid, who.gid) >= userns.RANGE_SIZE:
+        raise identity.UnknownUser(f"ids end at {userns.RANGE_SIZE - 1} in a container")
+    return who._replace(groups=[gid for gid in who.groups if gid < userns.RANGE_SIZE])
 
 
 def _set_rlimits() -> None:

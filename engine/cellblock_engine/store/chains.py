@@ -13,7 +13,6 @@ the third says where the stack starts.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import stat
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidLayer
-from .directories import OPAQUE, Directories, is_whiteout
+from .directories import Directories, is_opaque, is_whiteout
 
 if TYPE_CHECKING:
     from .layers import LayerRecord
@@ -110,7 +109,7 @@ class _Layer:
                 if obstacle is None:
                     return None, shows
                 return (obstacle if depth == len(parts) else None), False
-            shows = shows and not (depth and _is_opaque(fd))
+            shows = shows and not (depth and is_opaque(fd))
             found = os.fstat(fd) if depth == len(parts) else None
         return found, shows
 
@@ -172,7 +171,9 @@ class _Merged:
                 continue
             if path in self.layers[number].implied:
                 meant = self.attributes(path)
-                if _signature(meant) != _signature(shown) or _xattrs(self.describing(path)):
+                if _signature(path, meant) != _signature(path, shown) or _xattrs(
+                    self.describing(path)
+                ):
                     lost.add(path)
         return lost
 
@@ -246,8 +247,10 @@ def _copy_attributes(status: os.stat_result, source: int, target: int) -> None:
     os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
 
 
-def _signature(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_mode, status.st_uid, status.st_gid
+def _signature(path: bytes, status: os.stat_result) -> tuple[int, int, int, int]:
+    # The time of the root is the upper's in every container: no reason for a layer more.
+    mtime_ns = status.st_mtime_ns if path else 0
+    return status.st_mode, status.st_uid, status.st_gid, mtime_ns
 
 
 def _xattrs(fd: int) -> dict[str, bytes]:
@@ -257,12 +260,3 @@ def _xattrs(fd: int) -> dict[str, bytes]:
         for key in os.listxattr(fd)
         if not key.startswith(("user.overlay.", "trusted.", "security.selinux"))
     }
-
-
-def _is_opaque(fd: int) -> bool:
-    try:
-        return os.getxattr(fd, OPAQUE) == b"y"
-    except OSError as error:
-        if error.errno not in (errno.ENODATA, errno.ENOTSUP):
-            raise
-        return False

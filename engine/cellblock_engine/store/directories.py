@@ -8,6 +8,7 @@ again, and ``..`` at the root stays there. So nothing a layer names can be outsi
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import OrderedDict
@@ -36,6 +37,16 @@ if TYPE_CHECKING:
 def is_whiteout(status: os.stat_result) -> bool:
     """Tell whether this is a file that overlayfs takes for the absence of one."""
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == WHITEOUT
+
+
+def is_opaque(fd: int) -> bool:
+    """Tell whether overlayfs takes this directory for one that hides those below it."""
+    try:
+        return os.getxattr(fd, OPAQUE) == b"y"
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, errno.ENOTSUP):
+            raise
+        return False
 
 
 class Attributes(NamedTuple):
@@ -83,6 +94,15 @@ class Directories:
             fd, head = found
         return fd, head, name
 
+    def marker_parent(self, path: bytes) -> tuple[int, bytes, bytes] | None:
+        """As :meth:`parent`, for a marker about lower layers: it replaces nothing of this one.
+
+        None where something else than a directory hides whatever the marker speaks of.
+        """
+        head, _, name = path.rpartition(b"/")
+        found = self._walk(head, self._follow_or_add)
+        return None if found is None else (*found, name)
+
     def existing_parent(self, path: bytes) -> tuple[int, bytes, bytes] | None:
         """As :meth:`parent`, but make nothing: None where there is no such directory."""
         head, _, name = path.rpartition(b"/")
@@ -120,7 +140,8 @@ class Directories:
         """Hide what lower layers have in the directory ``name`` of ``fd`` (``.`` is itself)."""
         directory = os.open(name, _OPEN, dir_fd=fd)
         try:
-            os.setxattr(directory, OPAQUE, b"y")
+            if not is_opaque(directory):
+                os.setxattr(directory, OPAQUE, b"y")
         finally:
             os.close(directory)
 
@@ -208,6 +229,15 @@ class Directories:
     def _follow(self, fd: int, real: bytes, name: bytes) -> bytes | None:  # noqa: ARG002
         try:
             return os.readlink(name, dir_fd=fd)
+        except OSError:
+            return None
+
+    def _follow_or_add(self, fd: int, real: bytes, name: bytes) -> bytes | None:
+        try:
+            return os.readlink(name, dir_fd=fd)
+        except FileNotFoundError:
+            self.make(fd, real, name, None)
+            return MADE
         except OSError:
             return None
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from ..errors import CellblockError, InvalidLayer, StoreError, StoreFull
 from . import tar
-from .directories import MAX_PATH_BYTES, WHITEOUT, Attributes, Directories, is_whiteout
+from .directories import MAX_PATH_BYTES, WHITEOUT, Attributes, Directories, is_opaque, is_whiteout
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_NAME_BYTES = 255
@@ -168,7 +168,7 @@ class _Layer:
         os.utime(name, ns=_times(entry.mtime_ns), dir_fd=fd, follow_symlinks=False)
 
     def _create_file(self, entry: tar.Entry, fd: int, name: bytes) -> None:
-        file = os.open(name, _CREATE, entry.mode & 0o777, dir_fd=fd)
+        file = os.open(name, _CREATE, 0o600, dir_fd=fd)
         try:
             if entry.size:
                 self._size_bytes += entry.size
@@ -198,9 +198,9 @@ class _Layer:
         """Set owner, mode, attributes and time, in the order in which they survive each other."""
         if (attributes.uid, attributes.gid) != self._owner and self._privileged:
             os.fchown(fd, attributes.uid, attributes.gid)  # clears set-id bits and capabilities
-        os.fchmod(fd, attributes.mode)
-        for key, value in attributes.xattrs.items():
+        for key, value in attributes.xattrs.items():  # while an ordinary owner may still write
             self._set_xattr(fd, key, value)
+        os.fchmod(fd, attributes.mode)
         os.utime(fd, ns=_times(attributes.mtime_ns))
 
     def _set_xattr(self, fd: int, key: bytes, value: bytes) -> None:
@@ -286,23 +286,39 @@ class _Layer:
         return True
 
     def _make_opaque(self, path: bytes) -> None:
-        fd, real, _ = self._directories.parent(path)
-        if real:
-            self._directories.set_opaque(fd, b".")
-        else:
+        """Hide all that lower layers have in a directory."""
+        found = self._directories.marker_parent(path)
+        if found is None:
+            return
+        fd, real, _ = found
+        if not real:
             self._opaque = True  # overlayfs does not ask the root: the chain leaves out the rest
+        elif not is_opaque(fd):
+            self._directories.set_opaque(fd, b".")
+            # Whiteouts in it have become pointless, and overlayfs would list them as files.
+            with os.scandir(fd) as found_there:
+                names = [os.fsencode(entry.name) for entry in found_there]
+            for name in names:
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if is_whiteout(status) and real + b"/" + name not in self._links:
+                    os.unlink(name, dir_fd=fd)
 
     def _white_out(self, path: bytes, hidden: bytes) -> None:
         """Hide what lower layers have under this name; what this layer has there stays."""
         if hidden in (b"", b".", b".."):
             raise InvalidLayer(f"the whiteout {path[-80:]!r} in the layer names no file")
-        fd, _, _ = self._directories.parent(path)
+        found = self._directories.marker_parent(path)
+        if found is None:
+            return
+        fd, real, _ = found
         try:
-            os.mknod(hidden, stat.S_IFCHR, WHITEOUT, dir_fd=fd)
-        except FileExistsError:
             status = os.stat(hidden, dir_fd=fd, follow_symlinks=False)
-            if stat.S_ISDIR(status.st_mode):
-                self._directories.set_opaque(fd, hidden)
+        except FileNotFoundError:
+            if not real or not is_opaque(fd):
+                os.mknod(hidden, stat.S_IFCHR, WHITEOUT, dir_fd=fd)
+            return
+        if stat.S_ISDIR(status.st_mode):
+            self._directories.set_opaque(fd, hidden)
 
 
 def _attributes(entry: tar.Entry) -> Attributes:

@@ -126,7 +126,7 @@ class Feed:
     def __init__(self, blob: int, *, max_bytes: int) -> None:
         self.hexdigest = ""
         self._queue: Queue[bytes | Exception | None] = Queue(_QUEUED_CHUNKS)
-        self._closed = False
+        self._closed = self._ended = False
         self._thread = threading.Thread(target=self._run, args=(blob, max_bytes), daemon=True)
         self._thread.start()
 
@@ -139,12 +139,13 @@ class Feed:
         return self
 
     def __next__(self) -> bytes:
-        item = self._queue.get()
+        item = None if self._ended else self._queue.get()
+        if isinstance(item, bytes):
+            return item
+        self._ended = True  # nothing more will be queued: the next call must not wait for it
         if item is None:
             raise StopIteration
-        if isinstance(item, Exception):
-            raise item
-        return item
+        raise item
 
     def _run(self, blob: int, max_bytes: int) -> None:
         import hashlib  # noqa: PLC0415 - loads OpenSSL, beside the work of the other thread

@@ -98,7 +98,7 @@ def _request(request: RunRequest, python: str) -> RunRequest:
         argv=(python, "-u", RUNNER_TARGET),
         entrypoint="",
         binds=(*request.binds, Bind(RUNNER, RUNNER_TARGET)),
-        channels=("in", "out"),
+        channels=("in", "out", "out", "out"),
     )
 
 
@@ -129,16 +129,17 @@ class _Run:
 
     def follow(self, cell: bytes) -> Exit:
         """Send the cell, hand on what comes until nothing more can, and return the exit."""
-        to_cell, from_cell = self._attached.channels
+        to_cell, frames, *raw = self._attached.channels
         os.set_blocking(to_cell, False)
         unsent = memoryview(cell)
         with selectors.DefaultSelector() as selector:
             selector.register(self._interrupts.fd, selectors.EVENT_READ)
             selector.register(to_cell, selectors.EVENT_WRITE)
-            # Frames first: a print announces the output of the process it is about.
-            sources = {from_cell: None} | dict(
-                zip((self._attached.stdout, self._attached.stderr), _FD_NAMES, strict=True)
-            )
+            # Frames first, as the runner holds them back until raw output before them is read.
+            # The container's own outputs, which the monitor relays, only tell of failed starts.
+            own = (self._attached.stdout, self._attached.stderr)
+            sources: dict[int, StreamName | None] = {frames: None}
+            sources |= zip((*raw, *own), _FD_NAMES * 2, strict=True)
             for fd in sources:
                 selector.register(fd, selectors.EVENT_READ)
             while sources and not self._is_given_up():
@@ -214,7 +215,7 @@ class _Run:
         if self._interrupts.count > self._told:
             self._interrupts.clear()
             if not self._told:
-                self._attached.signal(signal.SIGINT)
+                self._attached.interrupt()
                 self._kill_at = time.monotonic() + GRACE_S
             else:
                 self._kill_at = time.monotonic()

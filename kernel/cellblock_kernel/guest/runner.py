@@ -2,8 +2,9 @@
 
 One file of the standard library only, for any Python from 3.8 on: the engine binds it read-only
 into the container and starts it there as a script. It is told its cell on descriptor 3 and
-answers on descriptor 4; the process's own standard output and error stay what they are, for
-subprocesses and C code. It is no kernel: one cell, no input, no state.
+answers on descriptor 4. Descriptors 5 and 6 become the process's standard output and error, for
+subprocesses and C code: pipes that the host itself reads, so that what they carry can be kept in
+order with the frames. It is no kernel: one cell, no input, no state.
 
 A frame is two big-endian 32-bit lengths, a JSON object and a payload::
 
@@ -29,6 +30,7 @@ import codecs
 import collections
 import errno
 import faulthandler
+import fcntl
 import importlib
 import importlib.machinery
 import io
@@ -37,6 +39,7 @@ import os
 import signal
 import struct
 import sys
+import termios
 import threading
 import time
 import types
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
 
 PROTOCOL = 1
 SOURCE_FD, FRAMES_FD = 3, 4
+RAW_FDS = {5: 1, 6: 2}
 CELL = "<cell>"
 LENGTHS = struct.Struct("!II")
 MAX_PAYLOAD = 60 << 20  # the host refuses frames above 64 MiB
@@ -56,6 +60,7 @@ MAX_EVALUE = 4096
 TEXT_CHUNK = 1 << 15  # characters gathered before a frame leaves
 TEXT_FRAME = 1 << 20  # characters in one frame at most
 FLUSH_S = 0.05
+PATIENCE_S, HURRY_S = 0.02, 1.0
 BURST, BURST_PER_S = 100.0, 200.0  # lines that leave at once; beyond, they are gathered
 INTERRUPTED = 130
 
@@ -85,6 +90,14 @@ def encoded(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
+def unread_bytes(fd: int) -> int:
+    """Return how much a pipe holds (ioctl_pipe(2)); nothing for what is no pipe."""
+    try:
+        return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
+
+
 HERE = pack.__code__.co_filename
 
 
@@ -107,6 +120,7 @@ class Channel:
         self._parts: list[str] = []
         self._size = 0
         self._credit, self._counted_at = BURST, time.monotonic()
+        self._hurried_until = 0.0
         self._flusher: threading.Thread | None = None
         self._awake = self._finished = False
         self._wake, self._stop = threading.Event(), threading.Event()
@@ -164,6 +178,8 @@ class Channel:
             return
         self._draining = True
         try:
+            if self._frames:
+                self._let_pass(1, 2)
             while self.open:
                 data, counts = self._leaving
                 offset = sum(counts)
@@ -182,6 +198,20 @@ class Channel:
             self.open = False
         finally:
             self._draining = False
+
+    def _let_pass(self, *fds: int) -> None:
+        """Wait a little until the host has read these pipes: it shows in the order of its reads.
+
+        While it is too slow for that, or a child floods them, order matters less than speed.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        if deadline < self._hurried_until:
+            return
+        while any(map(unread_bytes, fds)):
+            if time.monotonic() >= deadline:
+                self._hurried_until = deadline + HURRY_S
+                return
+            time.sleep(0.0002)
 
     def _flush_soon(self) -> None:
         self._awake = True
@@ -205,6 +235,7 @@ class Channel:
     def before_fork(self) -> None:
         """Leave no thread of ours and no text behind: Python warns of forks among threads."""
         self.stop()
+        self._let_pass(self._fd)
         self._lock.acquire()
 
     def stop(self) -> None:
@@ -214,6 +245,12 @@ class Channel:
             self._stop.set()
             self._wake.set()
             flusher.join(1)
+            deadline = time.monotonic() + PATIENCE_S
+            # Joined is not yet gone, and gone is what counts when Python counts threads.
+            while os.path.exists(f"/proc/self/task/{flusher.native_id}"):  # noqa: PTH110
+                if time.monotonic() >= deadline:
+                    break
+                time.sleep(0.0002)
             self._flusher, self._awake = None, False
             self._stop.clear()
             self._wake.clear()
@@ -239,6 +276,7 @@ class Channel:
         """Keep prints ahead of the output of a process that they announce."""
         if event in STARTS_A_PROCESS:
             self.flush()
+            self._let_pass(self._fd)
 
 
 class Stream(io.TextIOBase):
@@ -525,8 +563,8 @@ class Cell:
         if is_figure(value) and "matplotlib.pyplot" in sys.modules:
             sys.modules["matplotlib.pyplot"].close(value)
 
-    def show_figures(self, *_arguments: Any, **_options: Any) -> None:
-        """Show and close the open figures of matplotlib (its ``pyplot.show``)."""
+    def show_figures(self) -> None:
+        """Show and close the open figures of matplotlib."""
         pyplot = sys.modules.get("matplotlib.pyplot")
         if pyplot is None or not hasattr(pyplot, "get_fignums"):
             return
@@ -608,9 +646,13 @@ class ImportHooks:
     def __init__(self, cell: Cell, source: str) -> None:
         display = {"display": cell.display, "publish_display_data": cell.publish}
         lines = list(io.StringIO(source + "\n", None))
+
+        def show(*_arguments: object, **_options: object) -> None:  # pyplot sets attributes on it
+            cell.show_figures()
+
         self._changes: dict[str, Callable[[Any], object]] = {
             "IPython.core.display_functions": lambda module: vars(module).update(display),
-            "matplotlib.pyplot": lambda module: setattr(module, "show", cell.show_figures),
+            "matplotlib.pyplot": lambda module: setattr(module, "show", show),
             "linecache": lambda module: module.cache.update(
                 {CELL: (len(source), None, lines, CELL)}
             ),
@@ -673,6 +715,9 @@ def run() -> int:
     os.set_inheritable(FRAMES_FD, False)  # noqa: FBT003 -- the standard library's signature
     channel = Channel(FRAMES_FD)
     channel.send({"kind": "hello", "protocol": PROTOCOL, "python": sys.version.split()[0]})
+    for given, standard in RAW_FDS.items():
+        os.dup2(given, standard)
+        os.close(given)
     source = read_cell(SOURCE_FD)
     cell = Cell(channel)
     main = install(channel, cell, source)

@@ -19,9 +19,6 @@ from .outcome import Acknowledged, Identifiers, Listing, Records
 if TYPE_CHECKING:
     from cellblock_engine import ContainerInfo, LogRecord
 
-# The engine's wait is asked again this often, so that an interrupt is never long unheard.
-_WAIT_SLICE_S = 1.0
-
 
 @dataclass(frozen=True)
 class ContainerRow:
@@ -139,12 +136,7 @@ def wait(call: Call) -> Acknowledged:
     """Wait for containers to end; the lines are their exit statuses."""
 
     def act(name: str) -> list[str]:
-        container = call.engine.container(name)
-        while True:  # as long as the container lives: that is what was asked for
-            try:
-                return [str(container.wait(timeout_s=_WAIT_SLICE_S).exit_code)]
-            except TimeoutError:
-                continue
+        return [str(call.engine.container(name).wait().exit_code)]
 
     return each(call.arguments.containers, act)
 

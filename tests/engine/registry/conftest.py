@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cellblock_engine.registry.transport import Patience
+from cellblock_engine.registry.patience import Patience
 from support.fakeregistry import FakeRegistry, serving
 
 

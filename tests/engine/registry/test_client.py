@@ -15,7 +15,8 @@ from cellblock_engine.oci import manifest as m
 from cellblock_engine.oci.digest import Digest
 from cellblock_engine.oci.reference import Reference
 from cellblock_engine.registry.client import RegistryClient
-from cellblock_engine.registry.transport import Patience, Stopped, Transport
+from cellblock_engine.registry.patience import Patience
+from cellblock_engine.registry.transport import Stopped, Transport
 from support.fakeregistry import Packed, an_image
 
 LATEST = "/v2/img/manifests/latest"

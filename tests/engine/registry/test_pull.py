@@ -20,8 +20,8 @@ from cellblock_engine.oci import manifest as m
 from cellblock_engine.oci.digest import Digest
 from cellblock_engine.oci.platform import Platform
 from cellblock_engine.oci.reference import Reference
+from cellblock_engine.registry.patience import Patience
 from cellblock_engine.registry.pull import pull
-from cellblock_engine.registry.transport import Patience
 from cellblock_engine.store import Store
 from support.fakeregistry import HOST_PLATFORM, Packed, an_image, digest_of, packed
 from support.layouts import LayoutWriter, small_tar
@@ -463,11 +463,12 @@ def test_threads_that_pull_the_same_image_agree(fake, get):
     assert len({image.id for image in found}) == 1
 
 
-@pytest.mark.parametrize("schema", ["oci", "v2s2"])
-@pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
+# Without Docker's schema 2 and zstd: skopeo has no name for such a layer.
+@pytest.mark.parametrize(
+    ("schema", "compression"),
+    [("oci", "gzip"), ("oci", "zstd"), ("oci", "none"), ("v2s2", "gzip"), ("v2s2", "none")],
+)
 def test_a_real_registry(registry, get, store, tmp_path, schema, compression):
-    if schema == "v2s2" and compression == "zstd":
-        pytest.skip("skopeo cannot write zstd layers into Docker's manifest schema 2")
     writer = LayoutWriter(tmp_path / "layout")
     contents = {f"file{n}": b"%d" % n for n in range(3)}
     archives = [small_tar(tmp_path / f"{n}.tar", {n: c}) for n, c in contents.items()]

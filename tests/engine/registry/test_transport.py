@@ -8,7 +8,8 @@ from http.server import ThreadingHTTPServer
 import pytest
 
 from cellblock_engine.errors import InvalidAnswer, RegistryUnavailable
-from cellblock_engine.registry.transport import Patience, Stopped, Transport
+from cellblock_engine.registry.patience import Patience
+from cellblock_engine.registry.transport import Stopped, Transport
 from support import capabilities
 from support.fakeregistry import FakeRegistry, Request, Server
 

@@ -12,6 +12,7 @@ import pytest
 from cellblock_engine.layout import Layout
 from cellblock_engine.oci.digest import Digest
 from cellblock_engine.store import Store
+from cellblock_engine.store.trees import remove_tree
 
 GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 
@@ -36,6 +37,7 @@ def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     opened = Store(Layout(home / "home", home / "run"))
     with opened.layers.warm():
         yield opened
+    remove_tree(home)  # pytest's own way to clean up recurses, and there are deep trees here
 
 
 @pytest.fixture(scope="module")

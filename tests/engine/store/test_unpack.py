@@ -1,6 +1,7 @@
 import os
 import stat
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -98,23 +99,41 @@ def test_whiteouts_become_overlay_whiteouts(unpack: Unpack):
         tars.archive(
             tars.directory(b"etc"),
             tars.file(b"etc/.wh.gone"),
-            tars.file(b"etc/.wh..wh..opq"),
             tars.file(b".wh.top"),
+            tars.file(b"opaque/.wh.before"),
+            tars.file(b"opaque/.wh..wh..opq"),
+            tars.file(b"opaque/.wh.after"),
             tars.file(b".wh..wh.plnk/1.2"),
             tars.file(b".wh..wh.aufs", b"ignored"),
         )
     )
     assert is_whiteout(root / "etc" / "gone")
     assert is_whiteout(root / "top")
-    assert is_opaque(root / "etc")
-    assert sorted(os.listdir(root)) == ["etc", "top"]
-    assert os.listdir(root / "etc") == ["gone"]
+    assert sorted(os.listdir(root)) == ["etc", "opaque", "top"]
+    assert is_opaque(root / "opaque")
+    assert not is_opaque(root / "etc")
+    # Beside an opaque marker whiteouts say nothing, and overlayfs would list them.
+    assert os.listdir(root / "opaque") == []
+
+
+def test_markers_below_a_file_say_nothing(unpack: Unpack):
+    """What umoci writes where a directory became a file."""
+    root = unpack(
+        tars.archive(
+            tars.file(b"was-directory", b"now a file"),
+            tars.file(b"was-directory/.wh.inner"),
+            tars.file(b"was-directory/sub/.wh.inner"),
+            tars.file(b"was-directory/.wh..wh..opq"),
+            tars.file(b".wh.gone"),
+            tars.file(b"gone/.wh.inner"),
+        )
+    )
+    assert (root / "was-directory").read_bytes() == b"now a file"
+    assert is_whiteout(root / "gone")
 
 
 @pytest.mark.parametrize("whiteout_first", [True, False])
-def test_a_whiteout_beside_its_name_hides_only_what_is_below(
-    unpack: Unpack, whiteout_first: bool
-):
+def test_a_whiteout_beside_its_name_hides_only_what_is_below(unpack: Unpack, whiteout_first: bool):
     made = [tars.directory(b"d"), tars.file(b"d/new", b"n"), tars.file(b"f", b"new")]
     hidden = [tars.file(b".wh.d"), tars.file(b".wh.f")]
     root = unpack(tars.archive(*(hidden + made if whiteout_first else made + hidden)))
@@ -230,9 +249,7 @@ class TestSymbolicLinks:
         return directory
 
     @pytest.mark.parametrize("up", [b"", b"../../../../../../../../../../.."])
-    def test_writes_through_links_land_in_the_root(
-        self, unpack: Unpack, outside: Path, up: bytes
-    ):
+    def test_writes_through_links_land_in_the_root(self, unpack: Unpack, outside: Path, up: bytes):
         before = tree(outside)
         target = up + os.fsencode(outside)
         root = unpack(
@@ -241,7 +258,7 @@ class TestSymbolicLinks:
                 tars.file(b"link/file", b"written"),
                 tars.directory(b"link/new", 0o777),
                 tars.file(b"link/.wh.gone"),
-                tars.file(b"link/.wh..wh..opq"),
+                tars.file(b"link/new/.wh..wh..opq"),
                 tars.symlink(b"second", b"link"),
                 tars.file(b"second/more", b"written"),
             )
@@ -251,7 +268,7 @@ class TestSymbolicLinks:
         assert (inside / "file").read_bytes() == b"written"
         assert (inside / "more").read_bytes() == b"written"
         assert is_whiteout(inside / "gone")
-        assert is_opaque(inside)
+        assert is_opaque(inside / "new")
 
     def test_entries_replace_links_and_never_follow_them(self, unpack: Unpack, outside: Path):
         before = tree(outside)
@@ -276,7 +293,7 @@ class TestSymbolicLinks:
         assert (root / "a").read_bytes() == b"mine"
         assert (root / "b").lstat().st_mode == stat.S_IFDIR | 0o777
         assert (root / "e").is_symlink()
-        assert not (root / "g").exists()
+        assert is_whiteout(root / "g")  # the place of a link to a file of a lower layer
 
     def test_relative_and_dangling_targets_are_made_below_the_root(self, unpack: Unpack):
         root = unpack(
@@ -313,9 +330,7 @@ def test_hard_links_through_links_of_the_layer(unpack: Unpack):
 def test_many_directories_and_deep_ones(unpack: Unpack):
     deep = b"/".join([b"d"] * 1000)
     wide = [tars.file(b"w%d/%d/f" % (n % 150, n), b"x") for n in range(600)]
-    root = unpack(
-        tars.archive(tars.pax({b"path": deep + b"/f"}), tars.file(b"x", b"deep"), *wide)
-    )
+    root = unpack(tars.archive(tars.pax({b"path": deep + b"/f"}), tars.file(b"x", b"deep"), *wide))
     found = subprocess.run(["find", str(root), "-name", "f"], capture_output=True, check=True)
     assert found.stdout.count(b"\n") == 601
 
@@ -330,21 +345,42 @@ def test_hostile_resolution_takes_bounded_time(unpack: Unpack):
     assert time.monotonic() - started < 30
 
 
-def test_directories_closed_to_their_owner_can_be_filled(tmp_path: Path):
+def test_an_ordinary_user_owns_everything_and_gets_no_devices():
+    header = tars.pax({b"SCHILY.xattr.user.note": b"n", b"SCHILY.xattr.security.capability": b"x"})
     archive = tars.archive(
-        tars.directory(b"closed", 0o000),
-        tars.file(b"closed/f", b"x", mode=0o000),
-        tars.directory(b"closed/sub", 0o500),
-        tars.file(b"closed/sub/g"),
+        tars.directory(b"./", 0o555),
+        header + tars.directory(b"closed", 0o000),
+        header + tars.file(b"closed/f", b"x", mode=0o4444, uid=5, gid=6),
+        tars.directory(b"closed/sub", 0o500, uid=7),
+        tars.file(b"closed/sub/g", mode=0o000),
+        tars.file(b"closed/.wh.gone"),
+        tars.header(b"null", b"3", device=(1, 3)),
     )
-    root = os.open(tmp_path, os.O_RDONLY)
-    try:
-        unpacked = unpack_into(Stream([archive]), root, max_entries=100)
-    finally:
-        os.close(root)
-    assert unpacked.entries == 4
-    assert unpacked.size_bytes == 1
-    assert (tmp_path / "closed").stat().st_mode & 0o777 == 0
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        if os.geteuid() == 0:
+            os.chown(directory, 1000, 1000)
+        if (pid := os.fork()) == 0:
+            status = 1
+            try:
+                if os.geteuid() == 0:
+                    os.setgid(1000)
+                    os.setuid(1000)
+                fd = os.open(directory, os.O_RDONLY)
+                unpacked = unpack_into(Stream([archive]), fd, max_entries=100)
+                assert (unpacked.entries, unpacked.size_bytes) == (7, 1)
+                os.chmod(directory, 0o755)
+                assert os.stat(f"{directory}/closed").st_mode & 0o7777 == 0
+                os.chmod(f"{directory}/closed", 0o700)
+                assert os.getxattr(f"{directory}/closed", "user.note") == b"n"
+                assert os.getxattr(f"{directory}/closed/f", "user.note") == b"n"
+                assert os.stat(f"{directory}/closed/f").st_mode & 0o7777 == 0o4444
+                assert is_whiteout(Path(directory) / "closed" / "gone")
+                assert os.listdir(directory) == ["closed"]
+                os.chmod(f"{directory}/closed/sub", 0o700)
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(pid, 0)[1] == 0
 
 
 NAMES = st.lists(
