@@ -94,6 +94,7 @@ class Engine:
         """
         from .registry.pull import pull  # noqa: PLC0415 - brings the HTTP library
 
+        self._store.sweep()  # what a killed pull left half done
         return pull(
             Reference.parse(reference),
             self._store,

@@ -102,12 +102,12 @@ def _start(layout: Layout, path: str) -> None:
         listener.bind(path)
         listener.listen(256)
         number = listener.fileno()
-        places = (layout.containers, layout.names, layout.spawner_lock)
         # Told, as it may be dismissed, and the path be another's, before it can look.
         inode = Path(path).stat().st_ino
+        places = (layout.containers, layout.names, layout.spawner_lock, str(inode), str(number))
         with (layout.run / "spawner.log").open("ab") as log:
             subprocess.run(
-                [sys.executable, "-I", "-S", _SCRIPT, _ENGINE_PARENT, *places, str(inode), str(number)],
+                [sys.executable, "-I", "-S", _SCRIPT, _ENGINE_PARENT, *places],
                 env={},
                 cwd="/",
                 stdin=subprocess.DEVNULL,

@@ -104,7 +104,11 @@ class Monitor:
             for fd in (*outputs, *channels):
                 given.callback(os.close, fd)
             stdio = (stdin, outputs[0], outputs[1])
-            self._first = Process(self._sandbox.assignment(spec.process, stdio, channels))
+            try:
+                self._first = Process(self._sandbox.assignment(spec.process, stdio, channels))
+            except StageFailed:
+                self._sandbox.wait_ready()  # if init has failed, that is the reason
+                raise
         try:
             self._sandbox.wait_ready()
             self._first.release()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from contextlib import suppress
 
+from ..linux import syscalls as linux
 from . import wire, workload
 
 _PATIENCE_S = 30.0
@@ -36,20 +38,10 @@ class Process:
         """Fork it as far as the namespaces that exist from the beginning. Raises StageFailed."""
         ours, theirs = wire.pair()
         ours.settimeout(_PATIENCE_S)
-        helper = os.fork()
-        if helper == 0:
-            ours.close()
-            workload.enter(assignment, theirs)
-        theirs.close()
         self._sock = ours
-        try:
-            message, fds = wire.receive(ours)
-        finally:
-            os.waitpid(helper, 0)
-        if not fds:
-            raise StageFailed.of(message)
-        self.pid = int(message["pid"])
-        self.pidfd = fds[0]
+        with theirs:
+            start = _start_by_helper if assignment.single_id else _start_directly
+            self.pid, self.pidfd = start(assignment, ours, theirs)
 
     def fileno(self) -> int:
         """Readable once :meth:`confirm` would not wait."""
@@ -96,3 +88,38 @@ class Process:
         self._sock.close()
         self.signal(signal.SIGKILL)
         self.reap()
+
+
+def _start_directly(
+    assignment: workload.Assignment, ours: socket.socket, theirs: socket.socket
+) -> tuple[int, int]:
+    """Clone into the pid namespace: only what children are born into changes, and changes back."""
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        linux.setns(assignment.namespaces.pid, linux.CLONE_NEWPID)
+        pid, pidfd = linux.clone3(0)
+        if pid == 0:
+            ours.close()
+            workload.become(assignment, theirs)
+        linux.setns(own, linux.CLONE_NEWPID)
+    except OSError as error:
+        raise StageFailed("enter", error.errno or 0, str(error.strerror)) from error
+    finally:
+        os.close(own)
+    return pid, pidfd
+
+
+def _start_by_helper(
+    assignment: workload.Assignment, ours: socket.socket, theirs: socket.socket
+) -> tuple[int, int]:
+    helper = os.fork()
+    if helper == 0:
+        ours.close()
+        workload.enter_by_helper(assignment, theirs)
+    try:
+        message, fds = wire.receive(ours)
+    finally:
+        os.waitpid(helper, 0)
+    if not fds:
+        raise StageFailed.of(message)
+    return int(message["pid"]), fds[0]

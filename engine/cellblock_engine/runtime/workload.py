@@ -24,6 +24,7 @@ from .spec import ProcessSpec
 
 _OUT_OF_THE_WAY = 200
 _DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_KEPT = capabilities.mask(capabilities.DEFAULT)
 _RLIMITS = (
     (resource.RLIMIT_CORE, 1),  # 0 would still pipe the dump to a core handler of the host
     (resource.RLIMIT_NOFILE, 1 << 20),
@@ -55,21 +56,20 @@ class Assignment(NamedTuple):
     seccomp_program: bytes
 
 
-def enter(assignment: Assignment, sock: socket.socket) -> NoReturn:
+def enter_by_helper(assignment: Assignment, sock: socket.socket) -> NoReturn:
     """Join the user and pid namespaces, and leave the command to a child inside them.
 
-    The child is born a sibling (CLONE_PARENT), so its exit status goes to the monitor. Its pid
-    and pidfd are sent on ``sock``; the child goes on when a message comes back.
+    For a monitor without privileges: only inside its user namespace may it join the pid
+    namespace, and a monitor must stay outside. The child is born a sibling (CLONE_PARENT), so its
+    exit status goes to the monitor. Its pid and pidfd are sent on ``sock``.
     """
     try:
-        # Before any namespace is joined: from here on nobody inside may trace this process,
-        # nor, through /proc, reach the descriptors it holds.
         linux.prctl(linux.PR_SET_DUMPABLE, 0)
         linux.setns(assignment.namespaces.user, linux.CLONE_NEWUSER)
         linux.setns(assignment.namespaces.pid, linux.CLONE_NEWPID)
         pid, pidfd = linux.clone3(linux.CLONE_PARENT)
         if pid == 0:
-            _become(assignment, sock)
+            become(assignment, sock)
         wire.send(sock, {"pid": pid}, [pidfd])
     except OSError as error:
         report(sock, "enter", error)
@@ -77,9 +77,16 @@ def enter(assignment: Assignment, sock: socket.socket) -> NoReturn:
         os._exit(0)
 
 
-def _become(assignment: Assignment, sock: socket.socket) -> NoReturn:
+def become(assignment: Assignment, sock: socket.socket) -> NoReturn:
+    """Be the command, once a byte on ``sock`` says that the root is ready.
+
+    A failure is told on ``sock``; when the command is executed, that is closed without a word.
+    """
     stage = "cgroup"
     try:
+        # Before any namespace is joined: from here on nobody inside may trace this process,
+        # nor, through /proc, reach the descriptors it holds.
+        linux.prctl(linux.PR_SET_DUMPABLE, 0)
         # The kernel checks who opened a v1 tasks file, not who writes to it.
         for fd in assignment.cgroup_tasks:
             os.write(fd, b"0")
@@ -87,41 +94,22 @@ def _become(assignment: Assignment, sock: socket.socket) -> NoReturn:
             os._exit(125)  # the monitor gave up
         stage = "namespaces"
         _forbid_imports()
-        _join(assignment.namespaces)
+        _join(assignment)
         stage = "user"
-        if not assignment.single_id:
-            os.setgroups([])
-        # Root inside: until now the ids were the monitor's, which no file here can belong to.
-        os.setresgid(0, 0, 0)
-        os.setresuid(0, 0, 0)
         process = assignment.process
         who = _resolve_user(process.user, single_id=assignment.single_id)
-        stage = "limits"
-        _set_rlimits()
         stage = "working directory"
         workdir = _open_workdir(os.fsencode(process.cwd))
         argv, env = _words(process, who.home)
         stage = "standard streams"
         sock, workdir = _arrange_descriptors(assignment, sock, workdir)
         stage = "user"
-        # While CAP_SETPCAP is there; leaving user 0 takes all capabilities away.
-        keep = capabilities.mask(capabilities.DEFAULT)
-        capabilities.drop_bounding(keep)
-        if not assignment.single_id:
-            os.setgroups(who.groups)
-        os.setresgid(who.gid, who.gid, who.gid)
-        os.setresuid(who.uid, who.uid, who.uid)
+        _take_identity(who, single_id=assignment.single_id)
         stage = "working directory"
         os.fchdir(workdir)
         os.close(workdir)
         stage = "hardening"
-        os.umask(0o022)
-        reset_signals()
-        linux.keyctl_join_session_keyring()
-        linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-        held = 0 if who.uid else keep
-        capabilities.set_all(held, held, 0)
-        seccomp.install(assignment.seccomp_program)
+        _harden(0 if who.uid else _KEPT, assignment.seccomp_program)
         stage = "execute"
         _execute(argv, env)
     except identity.UnknownUser as error:
@@ -148,7 +136,11 @@ def _forbid_imports() -> None:
     sys.addaudithook(refuse)
 
 
-def _join(namespaces: Namespaces) -> None:
+def _join(assignment: Assignment) -> None:
+    """Join what is not joined yet, and be root inside: the ids so far belong to no file here."""
+    namespaces = assignment.namespaces
+    if not assignment.single_id:
+        linux.setns(namespaces.user, linux.CLONE_NEWUSER)
     linux.setns(namespaces.ipc, linux.CLONE_NEWIPC)
     linux.setns(namespaces.uts, linux.CLONE_NEWUTS)
     if namespaces.net is not None:
@@ -156,6 +148,10 @@ def _join(namespaces: Namespaces) -> None:
     linux.setns(namespaces.mnt, linux.CLONE_NEWNS)
     linux.unshare(linux.CLONE_NEWCGROUP)
     os.setsid()
+    if not assignment.single_id:
+        os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
 
 
 def _resolve_user(user: str, *, single_id: bool) -> identity.Identity:
@@ -167,11 +163,27 @@ def _resolve_user(user: str, *, single_id: bool) -> identity.Identity:
     return who._replace(groups=[gid for gid in who.groups if gid < userns.RANGE_SIZE])
 
 
-def _set_rlimits() -> None:
+def _take_identity(who: identity.Identity, *, single_id: bool) -> None:
+    """Drop the bounding set, while CAP_SETPCAP is there, and take the ids."""
+    capabilities.drop_bounding(_KEPT)
+    if not single_id:
+        os.setgroups(who.groups)
+    os.setresgid(who.gid, who.gid, who.gid)
+    os.setresuid(who.uid, who.uid, who.uid)
+
+
+def _harden(held: int, seccomp_program: bytes) -> None:
+    """Keep the capabilities ``held`` at most; the filter comes last, it allows none of this."""
+    os.umask(0o022)
+    reset_signals()
     for kind, wanted in _RLIMITS:
         _, hard = resource.getrlimit(kind)
         value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(kind, (value, value))
+    linux.keyctl_join_session_keyring()
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    capabilities.set_all(held, held, 0)
+    seccomp.install(seccomp_program)
 
 
 def _open_workdir(path: bytes) -> int:

@@ -39,7 +39,8 @@ class BlobWriter:
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
         except OSError as error:
-            raise _full(error) from error
+            _raise_if_full(error)
+            raise
 
     def commit(self) -> None:
         """Make the blob visible, durably. Raises DigestMismatch, StoreFull."""
@@ -59,7 +60,8 @@ class BlobWriter:
             self._path.rename(self._target)
             sync_directory(self._target.parent)
         except OSError as error:
-            raise _full(error) from error
+            _raise_if_full(error)
+            raise
 
 
 class Blobs:
@@ -101,7 +103,8 @@ class Blobs:
             with self._staging.file() as (fd, path):
                 yield BlobWriter(fd, path, self.path(digest), digest, size)
         except OSError as error:
-            raise _full(error) from error
+            _raise_if_full(error)
+            raise
 
     def discard(self, digest: Digest) -> int:
         """Remove the blob and return its size in bytes; for the garbage collector alone."""
@@ -114,8 +117,9 @@ class Blobs:
         return size
 
 
-def _full(error: OSError) -> OSError | StoreFull:
-    """Return what to raise: lack of room is the user's to mend, all else the system's to tell."""
+def _raise_if_full(error: OSError) -> None:
+    """Raise StoreFull for a lack of room, which is the user's to mend."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return StoreFull("no space left in the store: remove images with rmi, or make room")
-    return error
+        raise StoreFull(
+            "no space left in the store: remove images with rmi, or make room"
+        ) from error
