@@ -20,12 +20,15 @@ def contestants(
     stack: ExitStack, directory: Path, image: str, docker: Docker | None
 ) -> list[Contestant]:
     """Return everything that can start a container here; the image is pulled beforehand."""
-    home = directory / "store"
-    engine = stack.enter_context(Engine.open(home))
+    engine = stack.enter_context(Engine.open(directory / "live"))
     engine.pull(image)
+    # A store of its own: the command starts a spawner and dismisses it, the live engine has one.
+    home = directory / "command"
+    with Engine.open(home) as other:
+        other.pull(image)
     found = [
         Contestant("engine.run, in process", lambda: engine.run(image, ["true"]).check()),
-        Contestant("cellblock run", _command(_cellblock(home, image))),
+        Contestant("cellblock run, whole process", _command(_cellblock(home, image))),
     ]
     if docker is not None:
         # Pulled, not imported: pulls are measured later, and docker would find its layer there.

@@ -29,6 +29,7 @@ def main() -> int:
     client = NotebookClient(
         notebook,
         timeout=arguments.timeout,
+        extra_arguments=["--log-level=ERROR"],  # else it warns of what every local kernel does
         resources={"metadata": {"path": str(arguments.notebook.parent)}},
     )
     failure: CellExecutionError | None = None

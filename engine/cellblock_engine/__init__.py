@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .progress import Progress, PullEvent
     from .request import Bind, ExecRequest, RunRequest
     from .runtime.attached import Attached, Exit
+    from .signals import parse_signal
     from .units import format_bytes
 
 _HOMES = {
@@ -92,6 +93,7 @@ _HOMES = {
     "progress": ("Progress", "PullEvent"),
     "request": ("Bind", "ExecRequest", "RunRequest"),
     "runtime.attached": ("Attached", "Exit"),
+    "signals": ("parse_signal",),
     "units": ("format_bytes",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -148,6 +150,7 @@ __all__ = [
     "format_bytes",
     "parse_bytes",
     "parse_seconds",
+    "parse_signal",
 ]
 
 

@@ -6,7 +6,6 @@ Pure planning: nothing is made here, and what is decided here the monitor does n
 from __future__ import annotations
 
 import os
-import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from .linux.cgroups import Limits as KernelLimits
 from .oci.config import ImageConfig
 from .request import HOST_IMAGE, ExecRequest, RunRequest
 from .runtime.spec import BindSpec, OverlaySpec, ProcessSpec, StartSpec
+from .signals import parse_signal
 from .store import Store
 from .store.containers import ContainerConfig, upper
 
@@ -86,7 +86,7 @@ def configure(request: RunRequest, base: Base, identifier: str, name: str) -> Co
         cpus=request.limits.cpus,
         pids=request.limits.pids,
         timeout_s=request.timeout_s,
-        stop_signal=_stop_signal(config.stop_signal),
+        stop_signal=parse_signal(config.stop_signal or "TERM"),
         labels={**config.labels, **request.labels},
         created_at=time.time(),
         remove=request.remove,
@@ -174,23 +174,6 @@ def _argv(request: RunRequest, config: ImageConfig) -> tuple[str, ...]:
     if not argv or not argv[0]:
         raise InvalidInput(f"image {request.image!r} names no command: give one after the image")
     return argv
-
-
-def _stop_signal(text: str) -> int:
-    if not text:
-        return signal.SIGTERM
-    return parse_signal(text)
-
-
-def parse_signal(text: str) -> int:
-    """Return the number of ``SIGTERM``, ``TERM`` or ``15``. Raises InvalidInput."""
-    if text.isdigit() and int(text) in signal.valid_signals():
-        return int(text)
-    name = text.upper()
-    try:
-        return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
-    except KeyError:
-        raise InvalidInput(f"{text!r} is not a signal: give a name like SIGTERM") from None
 
 
 def _text(path: Path) -> str:

@@ -99,7 +99,7 @@ class Container:
         """The name it was given, or got."""
         return self._config.name
 
-    def info(self) -> ContainerInfo:
+    def inspect(self) -> ContainerInfo:
         """Return what is known of it now."""
         return describe(self._config, self._directory)
 

@@ -170,8 +170,8 @@ class PidsExceeded(Verdict):
     def __init__(self, *, limit: int, refused: int) -> None:
         self.limit, self.refused = limit, refused
         super().__init__(
-            f"pids limit: {refused} attempts to start a process or thread beyond the limit of "
-            f"{limit} were refused; raise it with --pids-limit"
+            f"pids limit: beyond the limit of {limit}, starting a process or thread was refused "
+            f"{refused} time{'s' * (refused != 1)}; raise it with --pids-limit"
         )
 
 

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         format_bytes,
         parse_bytes,
         parse_seconds,
+        parse_signal,
     )
 
     __version__: str
@@ -120,6 +121,7 @@ __all__ = [
     "load_ipython_extension",
     "parse_bytes",
     "parse_seconds",
+    "parse_signal",
     "unload_ipython_extension",
 ]
 

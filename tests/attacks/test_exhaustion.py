@@ -34,7 +34,7 @@ def test_21_fork_and_thread_bombs(base_engine: Engine, base_image: str, bomb: st
         started = time.monotonic()
         base_engine.run(base_image, ["true"]).check()
         assert time.monotonic() - started < ANSWER_S
-        assert attached.container.info().status == "running"
+        assert attached.container.inspect().status == "running"
         started = time.monotonic()
         attached.kill()
         ended = attached.wait(timeout_s=20)
@@ -67,6 +67,6 @@ def test_22_memory_bombs(base_engine: Engine, base_image: str, kind: str) -> Non
     assert isinstance(done.verdict, errors.OutOfMemory), (done.verdict, done.stderr)
     assert done.verdict.limit_bytes == 48 << 20
     assert done.verdict.own
-    assert sibling.info().status == "running"
+    assert sibling.inspect().status == "running"
     assert sibling.exec(["true"]).exit_code == 0
     sibling.remove(force=True)

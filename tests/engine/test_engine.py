@@ -140,7 +140,7 @@ def test_the_wall_clock_limit_interrupts_then_kills(engine):
 
 def test_a_lasting_container_runs_logs_executes_and_stops(engine):
     container = engine.start(RunRequest(argv=sh("echo hello; exec sleep 100"), name="lab"))
-    info = container.info()
+    info = container.inspect()
     assert (info.name, info.status, info.image) == ("lab", "running", "host")
     assert Path(f"/proc/{info.pid}").exists()
     inside = container.exec(sh("echo $$; cat; exit 4"), stdin=b"in")
@@ -167,7 +167,7 @@ def test_what_was_written_stays_until_it_is_removed(engine):
     assert result.exit_code == 0
     directory = engine.info().home / "containers" / result.container_id
     assert (directory / "upper0/fs/root/file").read_text() == "kept\n"
-    assert engine.container("keeper").info().status == "exited"
+    assert engine.container("keeper").inspect().status == "exited"
     engine.container(result.container_id[:10]).remove()
     assert not directory.exists()
 
@@ -229,7 +229,7 @@ def test_several_names_for_one_container(engine):
 
 def test_a_foreground_container_ends_when_it_is_closed(engine):
     with engine.spawn(RunRequest(argv=("sleep", "100"), remove=True)) as attached:
-        pid = attached.container.info().pid
+        pid = attached.container.inspect().pid
     deadline = time.monotonic() + 5
     while engine.containers() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -292,7 +292,7 @@ def test_an_exec_that_is_given_up_ends_alone(engine):
         while Path(f"/proc/{host_pid}").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         assert not Path(f"/proc/{host_pid}").exists()
-        assert container.info().status == "running"
+        assert container.inspect().status == "running"
         with pytest.raises(CommandNotFound):
             container.exec(["nosuch"])
         timed_out = container.exec(["sleep", "99"], timeout=0.2)
@@ -327,7 +327,7 @@ def test_output_beyond_the_cap_is_dropped_not_kept(engine, monkeypatch):
 
 def test_killing_the_monitor_ends_the_container_and_the_next_start_sweeps(engine):
     attached = engine.spawn(RunRequest(argv=("sleep", "100"), name="victim"))
-    info = attached.container.info()
+    info = attached.container.inspect()
     status = Path(f"/proc/{info.pid}/status").read_text()
     monitor = int(status.partition("PPid:")[2].split()[0])
     groups = list(Path("/sys/fs/cgroup").glob(f"*/**/cellblock-{info.id[:12]}"))
@@ -340,7 +340,7 @@ def test_killing_the_monitor_ends_the_container_and_the_next_start_sweeps(engine
         time.sleep(0.01)
     assert not Path(f"/proc/{info.pid}").exists()
     attached.close()
-    found = engine.container("victim").info()
+    found = engine.container("victim").inspect()
     assert (found.status, found.exit_code) == ("exited", 137)
     assert "monitor" in found.verdict
     while any(group.exists() for group in groups) and time.monotonic() < deadline:

@@ -161,7 +161,7 @@ def test_the_tree_has_the_places_of_a_root_file_system(machine, layout):
         "": 0o755,
         "tmp": 0o1777,
         "var/tmp": 0o1777,
-        "root": 0o700,
+        "root": 0o755,
         "home": 0o755,
         "proc": 0o755,
         "usr": 0o755,

@@ -124,7 +124,7 @@ def wait_for_pid(engine: Engine, container_id: str) -> int:
     """Return the host pid of a container that is starting."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        info = engine.container(container_id).info()
+        info = engine.container(container_id).inspect()
         if info.status == "running" and info.pid:
             return int(info.pid)
         time.sleep(0.01)
@@ -391,7 +391,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     with Engine.open(base_home) as engine:
         container = engine.container(container_id)
         try:
-            assert container.info().status == "running"
+            assert container.inspect().status == "running"
         finally:
             container.remove(force=True)
 

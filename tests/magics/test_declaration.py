@@ -98,3 +98,17 @@ def test_bad_words_are_one_line(line, form, message):
 def test_flags_are_not_abbreviated():
     with pytest.raises(InvalidInput, match="unknown flag --mem"):
         parse("run --mem 64m IMAGE")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("run -it IMAGE", "argument -i/--interactive takes no value, it was given 't'"),
+        ("run --rm=no IMAGE", "argument --rm takes no value, it was given 'no'"),
+        ("run --net none IMAGE", "unknown flag --net; did you mean --network?"),
+    ],
+)
+def test_common_slips_are_named(line: str, message: str):
+    with pytest.raises(InvalidInput) as caught:
+        parse(line)
+    assert str(caught.value) == f"{message}; see cellblock run --help"

@@ -109,7 +109,7 @@ class Container:
     def name(self) -> str:
         return self.facts.name
 
-    def info(self) -> ContainerInfo:
+    def inspect(self) -> ContainerInfo:
         return self.facts
 
     def wait(self, timeout_s: float | None = None) -> Exit:

@@ -145,8 +145,7 @@ def _make_directories(tree: Path, places: Places, seen: _Seen) -> None:
         _directory(tree / name, 0o755)
     for name in _STICKY:
         _directory(tree / name, 0o1777)
-    below_root = any(p.startswith("/root/") for p in (*places.trees, *dict(places.links)))
-    _directory(tree / "root", 0o755 if below_root else 0o700)
+    _directory(tree / "root", 0o755)  # where commands start, whatever user they run as
     for target in places.trees:
         _directory(Path(f"{tree}{target}"), 0o755)
     for path, target in (*_VAR_LINKS, *places.links):

@@ -95,18 +95,6 @@ def names(mask: int) -> frozenset[str]:
     return frozenset(name(bit) for bit in range(mask.bit_length()) if mask >> bit & 1)
 
 
-def last_capability() -> int:
-    """Return the highest number this kernel knows, found by asking it (needs no /proc)."""
-    for candidate in range(_HIGHEST_CONCEIVABLE + 1):
-        try:
-            syscalls.prctl(syscalls.PR_CAPBSET_READ, candidate)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            return candidate - 1
-    return _HIGHEST_CONCEIVABLE
-
-
 def drop_bounding(keep: int) -> None:
     """Drop all from the bounding set but ``keep``; needs CAP_SETPCAP while it drops.
 

@@ -45,7 +45,6 @@ _SIGCHLD = 17
 CLOSE_RANGE_MAX = 0xFFFFFFFF
 
 AT_FDCWD = -100
-AT_SYMLINK_NOFOLLOW = 0x100
 AT_RECURSIVE = 0x8000
 AT_EMPTY_PATH = 0x1000
 OPEN_TREE_CLONE = 1
@@ -56,7 +55,6 @@ FSOPEN_CLOEXEC = 1
 FSMOUNT_CLOEXEC = 1
 FSCONFIG_SET_FLAG = 0
 FSCONFIG_SET_STRING = 1
-FSCONFIG_SET_FD = 5
 FSCONFIG_CMD_CREATE = 6
 MOUNT_ATTR_RDONLY = 0x01
 MOUNT_ATTR_NOSUID = 0x02
@@ -68,18 +66,14 @@ MS_REC = 0x4000
 MS_PRIVATE = 0x40000
 MNT_DETACH = 2
 
-RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
-RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_CAPBSET_READ = 23
 PR_CAPBSET_DROP = 24
-PR_SET_NAME = 15
-PR_SET_MM = 35
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
@@ -205,11 +199,6 @@ def fsconfig_string(fd: int, key: bytes, value: bytes) -> None:
 def fsconfig_flag(fd: int, key: bytes) -> None:
     """Set an option without value. fsconfig(2)."""
     _check(_syscall(_NR_FSCONFIG, fd, FSCONFIG_SET_FLAG, key, None, 0), key)
-
-
-def fsconfig_fd(fd: int, key: bytes, value: int) -> None:
-    """Set an option to a descriptor. fsconfig(2)."""
-    _check(_syscall(_NR_FSCONFIG, fd, FSCONFIG_SET_FD, key, None, value), key)
 
 
 def fsconfig_create(fd: int) -> None:

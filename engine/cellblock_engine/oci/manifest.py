@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 
 from ..errors import InvalidAnswer, InvalidDigest
 from .digest import Digest
@@ -31,19 +31,20 @@ INDEX_TYPES: Final = frozenset({OCI_INDEX, DOCKER_LIST})
 MANIFEST_TYPES: Final = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 CONFIG_TYPES: Final = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 
-Compression = Literal["none", "gzip", "zstd"]
-LAYER_COMPRESSION: Final[Mapping[str, Compression]] = {
-    OCI_LAYER: "none",
-    f"{OCI_LAYER}+gzip": "gzip",
-    f"{OCI_LAYER}+zstd": "zstd",
-    OCI_FOREIGN_LAYER: "none",
-    f"{OCI_FOREIGN_LAYER}+gzip": "gzip",
-    f"{OCI_FOREIGN_LAYER}+zstd": "zstd",
-    DOCKER_LAYER: "none",
-    f"{DOCKER_LAYER}.gzip": "gzip",
-    f"{DOCKER_LAYER}.zstd": "zstd",
-    f"{DOCKER_FOREIGN_LAYER}.gzip": "gzip",
-}
+LAYER_TYPES: Final = frozenset(
+    {
+        OCI_LAYER,
+        f"{OCI_LAYER}+gzip",
+        f"{OCI_LAYER}+zstd",
+        OCI_FOREIGN_LAYER,
+        f"{OCI_FOREIGN_LAYER}+gzip",
+        f"{OCI_FOREIGN_LAYER}+zstd",
+        DOCKER_LAYER,
+        f"{DOCKER_LAYER}.gzip",
+        f"{DOCKER_LAYER}.zstd",
+        f"{DOCKER_FOREIGN_LAYER}.gzip",
+    }
+)
 
 MAX_MANIFEST_BYTES: Final = 4 * 2**20  # what distribution-spec asks registries to accept
 MAX_LAYERS: Final = 500  # OVL_MAX_STACK of the kernel's overlayfs

@@ -7,7 +7,7 @@ Docker Hub, no namespace there means ``library``, no tag means ``latest``) are D
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..errors import InvalidDigest, InvalidReference
 from .digest import Digest
@@ -73,10 +73,6 @@ class Reference:
             if _split_registry(short) == (self.registry, self.repository):
                 return short + self._suffix
         return str(self)
-
-    def pinned(self, digest: Digest) -> Reference:
-        """Return the reference to this content in the same repository, without the tag."""
-        return replace(self, tag=None, digest=digest)
 
     @property
     def _suffix(self) -> str:

@@ -14,7 +14,7 @@ from ..oci.config import MAX_CONFIG_BYTES, ImageDocument, parse_config
 from ..oci.digest import Digest
 from ..oci.manifest import (
     CONFIG_TYPES,
-    LAYER_COMPRESSION,
+    LAYER_TYPES,
     MANIFEST_TYPES,
     Descriptor,
     Index,
@@ -107,7 +107,7 @@ def _check_kind(manifest: Manifest, reference: Reference) -> None:
     """Refuse what is no image to run (charts, signatures, models) before anything is loaded."""
     for descriptor, known in (
         (manifest.config, CONFIG_TYPES),
-        *((layer, LAYER_COMPRESSION) for layer in manifest.layers),
+        *((layer, LAYER_TYPES) for layer in manifest.layers),
     ):
         if descriptor.media_type not in known:
             raise InvalidAnswer(

@@ -20,16 +20,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import InvalidLayer
 from .directories import Directories, is_opaque, is_whiteout
 
-if TYPE_CHECKING:
-    from .layers import LayerRecord
-
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAME = "chain.json"
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """What unpacking a layer found out; paths are as in the tree, ``size_bytes`` sums up files."""
+
+    size_bytes: int
+    entries: int
+    implied: tuple[str, ...]
+    links: tuple[tuple[str, str], ...]
+    opaque: bool
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Collector:
         """
         living = {tuple(map(str, stack)) for stack in stacks}
         for container in self._containers():
-            layers = container.get("layers") or ()
+            layers = container.get("layers", [])
             if not isinstance(layers, list):
                 raise StoreError(f"the config of container {container.get('id')} is damaged")
             living.add(tuple(map(str, layers)))
@@ -73,7 +73,7 @@ class Collector:
                 continue  # its maker holds the lock, or it is being removed
             except ValueError as error:
                 raise StoreError(
-                    f"the config of container {path.name} is damaged: remove the container"
+                    f"the config of container {path.name} is damaged: remove {path}"
                 ) from error
             if isinstance(config, dict):
                 yield config

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import Conflict, ContainerNotFound, StoreFull
+from ..errors import Conflict, ContainerNotFound, StoreError, StoreFull
 from ..layout import Layout
 from .names import random_name
 from .trees import remove_tree
@@ -169,9 +169,15 @@ class Containers:
             text = (self.directory(identifier) / _CONFIG).read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
             return None
-        plain = json.loads(text)
-        sequences = {key: tuple(plain[key]) for key in ("layers", "argv", "env")}
-        return ContainerConfig(**{**plain, **sequences})
+        try:
+            plain = json.loads(text)
+            sequences = {key: tuple(plain[key]) for key in ("layers", "argv", "env")}
+            return ContainerConfig(**{**plain, **sequences})
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"container {identifier[:12]} has a damaged config: remove "
+                f"{self.directory(identifier)}"
+            ) from error
 
 
 def upper(directory: Path, number: int) -> Path:

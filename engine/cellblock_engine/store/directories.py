@@ -25,6 +25,8 @@ _MAX_OPEN = 64
 _MAX_LINKS = 40  # MAXSYMLINKS of path_resolution(7)
 _MAX_STEPS = 20_000_000  # a layer has a handful a directory; hostile ones would take for ever
 _MAX_IMPLIED = 100_000
+_MAX_RECORDED_BYTES = 32 * 2**20  # ends in the layer's record, which the engine itself reads
+_MAX_DESCRIBED_BYTES = 256 * 2**20  # kept in memory until the end
 MAX_PATH_BYTES = 4095  # PATH_MAX without its NUL
 MADE = b""  # an obstacle was replaced by a directory; no symbolic link has this target
 
@@ -71,6 +73,7 @@ class Directories:
         self._open: OrderedDict[bytes, int] = OrderedDict()
         self._steps = 0
         self._implied = 0
+        self._recorded_bytes = self._described_bytes = 0
         self.described: dict[bytes, Attributes | None] = {b"": None}
 
     def close(self) -> None:
@@ -127,6 +130,12 @@ class Directories:
             self._implied += 1
             if self._implied > _MAX_IMPLIED:
                 raise InvalidLayer(f"the layer implies more than {_MAX_IMPLIED} directories")
+            self.record(len(path))
+        else:
+            xattrs = attributes.xattrs
+            self._described_bytes += sum(map(len, (path, *xattrs, *xattrs.values())))
+            if self._described_bytes > _MAX_DESCRIBED_BYTES:
+                raise InvalidLayer("the layer's directories have too long names and attributes")
         try:
             os.mkdir(name, 0o755, dir_fd=fd)
         except FileExistsError:
@@ -135,6 +144,14 @@ class Directories:
                 os.mkdir(name, 0o755, dir_fd=fd)
                 self.set_opaque(fd, name)
         self.described[path] = attributes
+
+    def record(self, size_bytes: int) -> None:
+        """Account for so many bytes of paths in the layer's record. Raises InvalidLayer."""
+        self._recorded_bytes += size_bytes
+        if self._recorded_bytes > _MAX_RECORDED_BYTES:
+            raise InvalidLayer(
+                "the layer implies too many directories and links to files of other layers"
+            )
 
     def set_opaque(self, fd: int, name: bytes) -> None:
         """Hide what lower layers have in the directory ``name`` of ``fd`` (``.`` is itself)."""

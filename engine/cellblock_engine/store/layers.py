@@ -11,37 +11,16 @@ import errno
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InvalidLayer, StoreError
 from ..layout import Layout
 from ..oci.digest import Digest
+from ..oci.manifest import LAYER_TYPES
 from . import chains
+from .chains import LayerRecord
 from .staging import Staging, make_private, sync_directory
 from .unpacking import Caps, Unpackers
-
-_TYPES = tuple(
-    f"{prefix}{suffix}"
-    for prefix in (
-        "application/vnd.oci.image.layer.v1.tar",
-        "application/vnd.oci.image.layer.nondistributable.v1.tar",
-        "application/vnd.docker.image.rootfs.diff.tar",
-        "application/vnd.docker.image.rootfs.foreign.diff.tar",
-    )
-    for suffix in ("", "+gzip", ".gzip", "+zstd", ".zstd")
-)
-
-
-@dataclass(frozen=True)
-class LayerRecord:
-    """What unpacking found out. ``size_bytes`` sums up file sizes; paths are as in the tree."""
-
-    size_bytes: int
-    entries: int
-    implied: tuple[str, ...]
-    links: tuple[tuple[str, str], ...]
-    opaque: bool
 
 
 class Layers:
@@ -99,7 +78,7 @@ class Layers:
         do the same layer at once, the first to end keeps its work. Raises InvalidLayer when the
         archive is refused or has another diffID, StoreFull, StoreError; nothing then stays.
         """
-        if media_type not in _TYPES:
+        if media_type not in LAYER_TYPES:
             raise InvalidLayer(f"a layer of the type {media_type[:80]!r} is not supported")
         if self.has(diffid):
             return

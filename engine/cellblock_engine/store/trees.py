@@ -20,7 +20,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 def remove_tree(path: Path | str | bytes) -> None:
     """Remove the file or directory ``path`` and all below it; nothing there is no error.
 
-    Mount points below fail with OSError (EBUSY), as in rmdir(2).
+    Two may remove the same tree at once, as a container's monitor and its owner do. Mount points below fail with OSError (EBUSY), as in rmdir(2).
     """
     parent, name = os.path.split(os.fsencode(path).rstrip(b"/"))
     try:
@@ -46,9 +46,15 @@ def remove_at(parent_fd: int, name: bytes) -> None:
 def _remove_directory(parent_fd: int, name: bytes) -> None:
     try:
         os.rmdir(name, dir_fd=parent_fd)
+    except FileNotFoundError:
+        return
     except OSError:
-        current = _open(parent_fd, name)
+        pass
     else:
+        return
+    try:
+        current = _open(parent_fd, name)
+    except FileNotFoundError:
         return
     try:
         # One element a level: its identity, its name in its parent, what is left to do in it.
@@ -57,7 +63,10 @@ def _remove_directory(parent_fd: int, name: bytes) -> None:
             _, inside, directories = levels[-1]
             if directories:
                 child = directories.pop()
-                below = _open(current, child)
+                try:
+                    below = _open(current, child)
+                except FileNotFoundError:
+                    continue
                 os.close(current)
                 current = below
                 levels.append((_identity(current), child, _clear(current)))
@@ -69,10 +78,17 @@ def _remove_directory(parent_fd: int, name: bytes) -> None:
                 current = above
                 if _identity(current) != levels[-1][0]:
                     raise OSError(errno.ESTALE, "the directory was moved while it was removed")
-                os.rmdir(inside, dir_fd=current)
+                _rmdir(current, inside)
     finally:
         os.close(current)
-    os.rmdir(name, dir_fd=parent_fd)
+    _rmdir(parent_fd, name)
+
+
+def _rmdir(parent_fd: int, name: bytes) -> None:
+    try:
+        os.rmdir(name, dir_fd=parent_fd)
+    except FileNotFoundError:
+        return
 
 
 def _identity(fd: int) -> tuple[int, int]:
@@ -83,15 +99,22 @@ def _identity(fd: int) -> tuple[int, int]:
 def _clear(fd: int) -> list[bytes]:
     """Unlink all but directories; return the names of those that are not empty."""
     directories = []
-    with os.scandir(fd) as found:
-        entries = [(os.fsencode(e.name), e.is_dir(follow_symlinks=False)) for e in found]
+    try:
+        with os.scandir(fd) as found:
+            entries = [(os.fsencode(e.name), e.is_dir(follow_symlinks=False)) for e in found]
+    except FileNotFoundError:  # the directory itself is gone
+        return []
     for name, is_directory in entries:
-        if not is_directory:
-            os.unlink(name, dir_fd=fd)
-            continue
         try:
-            os.rmdir(name, dir_fd=fd)
+            if is_directory:
+                os.rmdir(name, dir_fd=fd)
+            else:
+                os.unlink(name, dir_fd=fd)
+        except FileNotFoundError:
+            continue
         except OSError:
+            if not is_directory:
+                raise
             directories.append(name)
     return directories
 

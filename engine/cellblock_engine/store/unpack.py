@@ -265,6 +265,7 @@ class _Layer:
 
     def _record_link(self, target: bytes, path: bytes) -> None:
         """Put a whiteout where the chain of layers will put a copy of a lower file."""
+        self._directories.record(len(target) + len(path))
         fd, real, name = self._directories.parent(path)
         self._directories.remove(fd, real, name)
         os.mknod(name, stat.S_IFCHR, WHITEOUT, dir_fd=fd)

@@ -39,6 +39,13 @@ def style(call: Call) -> Literal["text", "wide", "json"]:
     return "wide" if call.arguments.no_trunc else "text"
 
 
+def quiet(call: Call) -> bool:
+    """Tell whether the call wants identifiers only. Raises InvalidInput if it wants JSON too."""
+    if call.arguments.quiet and call.arguments.json:
+        raise InvalidInput("-q and --json exclude each other: JSON has the identifiers")
+    return bool(call.arguments.quiet)
+
+
 def environment(call: Call) -> dict[str, str]:
     """Return the variables of ``-e``; one that the caller does not have is left out."""
     given: dict[str, str] = {}

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from cellblock_engine import InvalidInput
+from cellblock_engine import InvalidInput, parse_signal
 
 from ..tables import Column, Table, View, duration
-from .common import CONTAINER, CONTAINERS, JSON, NO_TRUNC, QUIET, each, style
+from .common import CONTAINER, CONTAINERS, JSON, NO_TRUNC, QUIET, each, quiet, style
 from .declaration import Argument, Call, Verb
 from .outcome import Acknowledged, Identifiers, Listing, Records
 
@@ -88,7 +88,7 @@ def ps(call: Call) -> Listing | Identifiers:
     found = [
         row(info) for info in call.engine.containers() if everything or info.status == "running"
     ]
-    if call.arguments.quiet:
+    if quiet(call):
         width = None if call.arguments.no_trunc else 12
         return Identifiers(tuple(row.container_id[:width] for row in found))
     return Listing(Table(ContainerRow, _COLUMNS, tuple(found)), style(call))
@@ -154,17 +154,6 @@ def last_lines(records: Sequence[LogRecord], count: int) -> tuple[LogRecord, ...
     return tuple(reversed(kept))
 
 
-def _signal(text: str) -> signal.Signals:
-    """Return the signal of a number or a name, ``9``, ``KILL`` or ``SIGKILL``."""
-    name = text.upper()
-    try:
-        if text.isdecimal():
-            return signal.Signals(int(text))
-        return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
-    except (KeyError, ValueError) as error:
-        raise InvalidInput(f"{text!r} is not a signal: write KILL, TERM, INT, ...") from error
-
-
 def _count(text: str) -> int | None:
     if text == "all":
         return None
@@ -224,7 +213,7 @@ VERBS = (
                 ("-s", "--signal"),
                 "name or number (KILL)",
                 metavar="SIGNAL",
-                convert=_signal,
+                convert=parse_signal,
                 default=signal.SIGKILL,
                 values=("KILL", "TERM", "INT", "HUP", "QUIT", "USR1", "USR2"),
             ),

@@ -114,7 +114,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean ...?"`` where a known word is close, else an empty string."""
     import difflib  # noqa: PLC0415 - only for mistakes
 
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    known = sorted(known)
+    # an abbreviation means what it begins, though another word may be closer
+    begun = [name for name in known if len(word) > 2 and name.startswith(word)]
+    close = begun or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
 
 
@@ -152,6 +155,8 @@ class _Parser(argparse.ArgumentParser):
         self.known += argument.names if argument.is_flag else ()
 
     def error(self, message: str) -> NoReturn:
+        # argparse's words for -it and --rm=no
+        message = message.replace(": ignored explicit argument", " takes no value, it was given")
         raise InvalidInput(f"{message}; see {self.prog} --help")
 
     def refuse(self, stranger: str) -> NoReturn:

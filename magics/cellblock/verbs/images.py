@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ..tables import Column, Table, size
-from .common import JSON, NO_TRUNC, QUIET, each, style
+from .common import JSON, NO_TRUNC, QUIET, each, quiet, style
 from .declaration import Argument, Call, Verb
 from .outcome import Acknowledged, Identifiers, Listing
 
@@ -63,7 +63,7 @@ def images(call: Call) -> Listing | Identifiers:
     """List the images of the store, by name."""
     found = [row for image in call.engine.images() for row in rows(image)]
     found.sort(key=lambda row: (row.repository is None, row.repository or "", row.tag or ""))
-    if call.arguments.quiet:
+    if quiet(call):
         ids = dict.fromkeys(row.image_id for row in found)
         return Identifiers(tuple(ids) if call.arguments.no_trunc else tuple(map(_short, ids)))
     names = (_REPOSITORY, _TAG, _DIGEST) if call.arguments.digests else (_REPOSITORY, _TAG)
@@ -71,7 +71,7 @@ def images(call: Call) -> Listing | Identifiers:
 
 
 def pull(call: Call) -> Acknowledged:
-    """Get an image from its registry; the line is its full reference."""
+    """Get an image from its registry; the line is its name and its manifest's digest."""
     with call.progress() as progress:
         image = call.engine.pull(
             call.arguments.image, platform=call.arguments.platform, progress=progress

@@ -43,7 +43,7 @@ def run_request(call: Call) -> RunRequest:
     given = call.arguments
     cell = "command" not in given
     return RunRequest(
-        image=given.image or HOST_IMAGE,
+        image=HOST_IMAGE if given.image is None else given.image,
         argv=() if cell else tuple(given.command),
         entrypoint=None if cell else given.entrypoint,
         env=environment(call),

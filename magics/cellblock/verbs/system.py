@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import platform
+import os
+import sys
 from contextlib import suppress
 
 from cellblock_engine import ContainerNotFound, ImageNotFound, NotFound
@@ -20,7 +21,7 @@ def inspect(call: Call) -> Inspection:
 
 def _inspect(call: Call, name: str) -> dict[str, object]:
     with suppress(ContainerNotFound):
-        return record(call.engine.container(name).info())
+        return record(call.engine.container(name).inspect())
     try:
         return record(call.engine.image(name))
     except ImageNotFound as error:
@@ -40,9 +41,9 @@ def version(call: Call) -> Facts:
 
     facts = {
         "cellblock": __version__,
-        "python": platform.python_version(),
-        "kernel": platform.release(),
-        "architecture": platform.machine(),
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "kernel": os.uname().release,
+        "architecture": os.uname().machine,
     }
     return Facts(facts, "json" if call.arguments.json else "text")
 

@@ -204,6 +204,13 @@ def test_containers_keep_their_layers(store: Store, layout: Layout, make: Make):
     assert set(store.images.collect()[0]) == set(image.layers)
 
 
+def test_a_container_of_the_host_image_keeps_nothing(store: Store, layout: Layout, make: Make):
+    store.images.add(ref("a"), make(BASE))
+    container(layout, image_id=None, layers=[])
+    assert store.images.remove("a").deleted
+    assert not store.layers.has(Digest.of(BASE))
+
+
 def test_nothing_is_collected_past_a_config_that_cannot_be_read(
     store: Store, layout: Layout, make: Make
 ):

@@ -2,6 +2,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,25 @@ def test_closed_directories_as_an_ordinary_user():
                 os._exit(int(tree.exists()))
         assert os.waitpid(pid, 0)[1] == 0
         assert os.listdir(directory) == []
+
+
+def test_two_may_remove_the_same_tree_at_once(tmp_path: Path):
+    tree = tmp_path / "tree"
+    for outer in range(12):
+        for inner in range(12):
+            (tree / str(outer) / str(inner) / "deep").mkdir(parents=True)
+            for number in range(6):
+                (tree / str(outer) / str(inner) / "deep" / str(number)).touch()
+    barrier = threading.Barrier(4)
+
+    def remove() -> None:
+        barrier.wait()
+        remove_tree(tree)
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(remove) for _ in range(4)]:
+            done.result()
+    assert not tree.exists()
 
 
 def test_it_imports_little():

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cellblock_engine.errors import InvalidLayer
+from cellblock_engine.store import directories
 from cellblock_engine.store.tar import Stream
 from cellblock_engine.store.unpack import unpack as unpack_into
 from support import tars
@@ -343,6 +344,39 @@ def test_hostile_resolution_takes_bounded_time(unpack: Unpack):
     with pytest.raises(InvalidLayer):
         unpack(tars.archive(*links, tars.file(b"l0/x")))
     assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize("kind", ["links", "implied", "described"])
+def test_what_a_layer_makes_the_engine_remember_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    monkeypatch.setattr(directories, "_MAX_RECORDED_BYTES", 20_000)
+    monkeypatch.setattr(directories, "_MAX_DESCRIBED_BYTES", 20_000)
+    long = b"/".join([b"d" * 90] * 10)
+
+    def entry(number: int) -> bytes:
+        name = b"%d/" % number + long
+        if kind == "links":
+            records = {b"path": b"%d" % number, b"linkpath": name}
+            return tars.pax(records) + tars.hard_link(b"a", b"b")
+        if kind == "implied":
+            return tars.pax({b"path": name}) + tars.file(b"f", b"")
+        return tars.pax({b"path": b"%d" % number, b"SCHILY.xattr.user.x": long}) + tars.directory(
+            b"d", 0o755
+        )
+
+    def unpack_entries(count: int) -> None:
+        place = tmp_path / str(count)
+        place.mkdir()
+        root = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            unpack_into(Stream([tars.archive(*map(entry, range(count)))]), root, max_entries=10_000)
+        finally:
+            os.close(root)
+
+    unpack_entries(3)
+    with pytest.raises(InvalidLayer, match="the layer's? (implies|directories)"):
+        unpack_entries(60)
 
 
 def test_an_ordinary_user_owns_everything_and_gets_no_devices():
