@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,8 +96,7 @@ def base_engine(base_home: Path) -> Iterator[Engine]:
 
     with Engine.open(base_home) as opened:
         yield opened
-        for container in opened.containers():
-            opened.container(container.id).remove(force=True)
+        _remove_all(opened)
 
 
 @pytest.fixture
@@ -127,15 +127,23 @@ def ordinary_user() -> Iterator[OrdinaryUser]:
         yield user
 
 
+def _remove_all(engine: Engine) -> None:
+    from cellblock_engine import ContainerNotFound
+
+    for container in engine.containers():
+        with suppress(ContainerNotFound):  # it was removing itself
+            engine.container(container.id).remove(force=True)
+
+
 def _end(home: Path) -> None:
-    """Remove the store's containers, and see its spawner leave."""
+    """Remove the store's containers, and see its spawner leave, whoever started it."""
     from cellblock_engine import Engine
     from cellblock_engine.layout import Layout
+    from cellblock_engine.runtime import launcher
     from support import leaks
 
-    with Engine.open(home) as engine:
-        for container in engine.containers():
-            engine.container(container.id).remove(force=True)
+    _remove_all(Engine.open(home))
     layout = Layout.default(home)
+    launcher.dismiss(layout)
     leaks.quiet(layout.home, layout.run, processes=0)
     shutil.rmtree(layout.run, ignore_errors=True)

@@ -17,7 +17,7 @@ from .layout import Layout
 from .linux.cgroups import Limits as KernelLimits
 from .oci.config import ImageConfig
 from .request import HOST_IMAGE, ExecRequest, RunRequest
-from .runtime.spec import BindSpec, OverlaySpec, ProcessSpec, StartSpec
+from .runtime.spec import BindSpec, FileSpec, OverlaySpec, ProcessSpec, StartSpec
 from .signals import parse_signal
 from .store import Store
 from .store.containers import ContainerConfig, upper
@@ -119,10 +119,7 @@ def start_spec(
     foreground: bool,
 ) -> StartSpec:
     """Return the order to the monitor."""
-    files = tuple(
-        BindSpec(os.fspath(directory / name), f"/etc/{name}", writable=False)
-        for name in network_files(config)
-    )
+    files = tuple(FileSpec(f"/etc/{name}", text) for name, text in network_files(config).items())
     binds = tuple(
         BindSpec(os.fspath(bind.source), bind.target, bind.writable) for bind in request.binds
     )
@@ -142,7 +139,8 @@ def start_spec(
             )
             for number, tree in enumerate(base.trees)
         ),
-        binds=files + binds,
+        files=files,
+        binds=binds,
         limits=KernelLimits(config.memory_bytes, config.cpus, config.pids),
         timeout_s=config.timeout_s,
         stop_signal=config.stop_signal,

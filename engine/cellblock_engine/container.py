@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .assembly import exec_spec
-from .errors import Conflict, ContainerNotFound, TimedOut, Verdict
+from .errors import Conflict, ContainerNotFound, Verdict
 from .layout import Layout
 from .limits import Limits
 from .request import ExecRequest
 from .runtime import logs, state, wire
 from .runtime.attached import Attached, Exit, Pipes, await_exit
 from .runtime.spec import dump
+from .runtime.sweep import settle
 from .runtime.verdicts import verdict_of
 from .store.containers import ContainerConfig, Containers
 
@@ -150,14 +151,9 @@ class Container:
         begun = time.monotonic()
         with self.spawn_exec(request) as attached:
             content = stdin.encode() if isinstance(stdin, str) else stdin
-            try:
-                stdout, stderr, end = attached.communicate(
-                    content, most_bytes=CAPTURE_BYTES, timeout_s=timeout
-                )
-            except TimeoutError:
-                attached.kill()
-                stdout, stderr, end = attached.communicate(None, most_bytes=CAPTURE_BYTES)
-                end = Exit(end.exit_code, TimedOut(limit_s=timeout or 0))
+            stdout, stderr, end = attached.communicate(
+                content, most_bytes=CAPTURE_BYTES, timeout_s=timeout
+            )
         duration_s = time.monotonic() - begun
         return Result(end.exit_code, stdout, stderr, end.verdict, duration_s, self.id)
 
@@ -191,7 +187,10 @@ class Container:
         return Attached(sock, pipes)
 
     def logs(self) -> Iterator[LogRecord]:
-        """Yield what its first command wrote, oldest first (the last 16 to 32 MiB of it)."""
+        """Yield what its first command wrote, oldest first (the last 16 to 32 MiB of it).
+
+        What came faster than the log takes it is left out; a line of its own says how much.
+        """
         for entry in logs.read(os.fspath(self._directory)):
             stream: Literal["stdout", "stderr"] = "stderr" if entry.stream == "stderr" else "stdout"
             yield LogRecord(_moment(entry.time_ns / 1e9), stream, entry.data)
@@ -208,20 +207,16 @@ class Container:
                 )
             with suppress(ContainerNotFound):  # it removed itself
                 self.stop(0)
+        # Left by a monitor that was killed, and known nowhere else.
+        settle(os.fspath(self._directory), os.fspath(self._layout.monitor_socket(self.id)))
         self._containers.remove(self._config)
 
     def _open_connection(self) -> socket.socket | None:
         """Return a connection to its monitor, None when that has ended."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            sock.connect(os.fspath(self._layout.monitor_socket(self.id)))
+            return wire.connect(os.fspath(self._layout.monitor_socket(self.id)))
         except (FileNotFoundError, ConnectionRefusedError):
-            sock.close()
             return None
-        except BaseException:
-            sock.close()
-            raise
-        return sock
 
     def _connect(self) -> _MaybeSocket:
         return _MaybeSocket(self._open_connection())

@@ -61,6 +61,7 @@ class Engine:
         self._layout = layout
         self._store = Store(layout)
         self._containers = Containers(layout)
+        self._started_spawner = False
 
     @classmethod
     def open(cls, home: Path | None = None) -> Engine:
@@ -71,8 +72,12 @@ class Engine:
         return cls(Layout.default(home))
 
     def close(self) -> None:
-        """Let the spawner of this store leave as soon as no container needs it."""
-        launcher.dismiss(self._layout)
+        """Let the store's spawner leave, if this engine started it, once no container needs it.
+
+        Otherwise it leaves by itself, after a minute without work.
+        """
+        if self._started_spawner:
+            launcher.dismiss(self._layout)
 
     def __enter__(self) -> Engine:
         """Return itself."""
@@ -228,9 +233,8 @@ class Engine:
             identifier, name = self._containers.reserve(request.name)
             try:
                 config = assembly.configure(request, base, identifier, name)
-                files = assembly.network_files(config)
                 tops = [tree.lowers[-1] for tree in base.trees]
-                directory = self._containers.create(config, tops, files)
+                directory = self._containers.create(config, tops)
             except BaseException:
                 self._containers.release(name)
                 raise
@@ -238,11 +242,12 @@ class Engine:
             spec = assembly.start_spec(
                 self._layout, config, base, directory, request, foreground=foreground
             )
-            sock = launcher.launch(self._layout, spec, streams)
+            launched = launcher.launch(self._layout, spec, streams)
         except BaseException:
             self._containers.remove(config)
             raise
-        return self._held(config), sock
+        self._started_spawner |= launched.started_spawner
+        return self._held(config), launched.sock
 
     def _refuse_unenforceable(self, limits: Limits) -> None:
         wanted = cgroups.Limits(limits.memory_bytes, limits.cpus, limits.pids)

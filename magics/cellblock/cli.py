@@ -45,10 +45,8 @@ def command(words: Sequence[str], open_engine: Callable[[], Engine]) -> int:
     """Do what ``words`` say with the engine that ``open_engine`` gives; return the exit status."""
     try:
         status = _do(words, open_engine)
-        sys.stdout.flush()
-    except HelpRequested as help_:
-        print(help_, end="")
-        return 0
+        if sys.stdout is not None:  # None: it was closed before we started
+            sys.stdout.flush()
     except BrokenPipeError:
         _silence_stdout()
         return _SIGPIPE_STATUS
@@ -72,11 +70,16 @@ def overview() -> str:
 def _do(words: Sequence[str], open_engine: Callable[[], Engine]) -> int:
     name, *rest = words or ["--help"]
     if name in ("-h", "--help", "help"):
-        raise HelpRequested(overview())
+        print(overview(), end="")
+        return 0
     verb = VERBS.get("version" if name == "--version" else name)
     if verb is None:
         raise InvalidInput(f"{name!r} is not a verb{did_you_mean(name, VERBS)}; see {_PROG} --help")
-    arguments = verb.parse(rest, prog=f"{_PROG} {verb.name}")
+    try:
+        arguments = verb.parse(rest, prog=f"{_PROG} {verb.name}")
+    except HelpRequested as help_:
+        print(help_, end="")
+        return 0
     from .terminal import render  # noqa: PLC0415 - help does without it
 
     with open_engine() as engine:

@@ -43,7 +43,10 @@ def pump(attached: Attached, stdout: Sink, stderr: Sink) -> None:
             selector.register(source, selectors.EVENT_READ, sink)
         while selector.get_map():
             for key, _ in selector.select():
-                chunk = os.read(key.fd, CHUNK_BYTES)
+                try:
+                    chunk = os.read(key.fd, CHUNK_BYTES)
+                except BlockingIOError:  # the container has read back what it had written
+                    continue
                 try:
                     key.data(chunk)
                 except BrokenPipeError:

@@ -68,7 +68,10 @@ def render(outcome: Outcome) -> int:
 
 def complain(error: Exception) -> int:
     """Say what went wrong on one line of stderr; return the exit status that goes with it."""
-    print(f"cellblock: {plain(str(error))}", file=sys.stderr, flush=True)
+    words = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        words = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+    print(f"cellblock: {plain(words)}", file=sys.stderr, flush=True)
     return error.exit_status if isinstance(error, CellblockError) else CellblockError.exit_status
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import signal
 import threading
 import time
@@ -30,6 +31,11 @@ from cellblock_engine import (
 )
 
 pytestmark = pytest.mark.usefixtures("root")
+
+
+def read_some(fd: int) -> bytes:
+    select.select([fd], [], [], 10)
+    return os.read(fd, 100)
 
 
 def sh(text: str) -> tuple[str, str, str]:
@@ -240,7 +246,7 @@ def test_a_foreground_container_ends_when_it_is_closed(engine):
 def test_signals_reach_the_command(engine):
     argv = sh("trap 'echo got; exit 7' USR1; echo ready; while :; do sleep 0.05; done")
     with engine.spawn(RunRequest(argv=argv, remove=True)) as attached:
-        assert os.read(attached.stdout, 100) == b"ready\n"
+        assert read_some(attached.stdout) == b"ready\n"
         attached.signal(signal.SIGUSR1)
         out, _, end = attached.communicate(None, most_bytes=1000, timeout_s=10)
     assert (out, end.exit_code, end.verdict) == (b"got\n", 7, None)
@@ -255,7 +261,7 @@ def test_an_interrupt_reaches_what_the_command_started(engine):
         "print(child.wait())"
     )
     with engine.spawn(RunRequest(argv=("python3", "-c", program), remove=True)) as attached:
-        assert os.read(attached.stdout, 100) == b"ready\n"
+        assert read_some(attached.stdout) == b"ready\n"
         attached.interrupt()
         out, _, end = attached.communicate(None, most_bytes=100, timeout_s=10)
     assert (out, end.exit_code) == (b"-2\n", 0)
@@ -266,7 +272,7 @@ def test_channels_are_descriptors_three_and_four(engine):
     request = RunRequest(argv=argv, channels=("in", "out"), remove=True)
     with engine.spawn(request) as attached:
         os.write(attached.channels[0], b"through")
-        assert os.read(attached.channels[1], 100) == b"THROUGH"
+        assert read_some(attached.channels[1]) == b"THROUGH"
         assert attached.wait(10).exit_code == 0
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from cellblock_engine import Engine, RunRequest, errors
 from cellblock_engine.layout import Layout
+from cellblock_engine.runtime import launcher
 from support import leaks
 
 
@@ -22,7 +23,7 @@ def unchanged(base_engine: Engine, base_home: Path, base_image: str):
     def check(work: Callable[[], None]) -> None:
         layout = Layout.default(base_home)
         base_engine.run(base_image, ["true"]).check()  # starts the spawner
-        before = leaks.quiet(layout.home, layout.run, processes=1)
+        before = leaks.quiet(layout.home, layout.run, processes=2)
         work()
         after = leaks.settled(before, layout.home, layout.run)
         assert before.difference(after) == {}
@@ -35,7 +36,7 @@ def test_the_count_sees_a_running_container(
 ) -> None:
     layout = Layout.default(base_home)
     base_engine.run(base_image, ["true"]).check()
-    before = leaks.snapshot(layout.home, layout.run)
+    before = leaks.quiet(layout.home, layout.run, processes=2)
     with base_engine.spawn(RunRequest(image=base_image, argv=("sleep", "60"))) as attached:
         during = leaks.snapshot(layout.home, layout.run)
         attached.kill()
@@ -75,7 +76,7 @@ def test_20_at_once(base_engine: Engine, base_image: str, unchanged) -> None:
 def test_20_processes_at_once(base_engine: Engine, base_image: str, base_home: Path) -> None:
     layout = Layout.default(base_home)
     base_engine.run(base_image, ["true"]).check()
-    base_engine.close()  # the spawner leaves: the processes come to none, and leave none
+    launcher.dismiss(layout)  # the spawner leaves: the processes come to none, and leave none
     before = leaks.quiet(layout.home, layout.run, processes=0)
     argv = [sys.executable, "-c", CLIENT, str(base_home), base_image]
     clients = [subprocess.Popen(argv, stdout=-1, stderr=-1, text=True) for _ in range(20)]

@@ -80,3 +80,51 @@ def test_writes_to_the_system_stay_inside(ordinary_user: OrdinaryUser) -> None:
     assert int(done.stdout) > 10, done.stderr
     look = ordinary_user.run(["ls", "/usr/bin/cellblock-was-here", "/cellblock-was-here"])
     assert look.returncode != 0
+
+
+EVERYWHERE = """
+import os, shutil, subprocess
+from pathlib import Path
+
+true = shutil.which("true")
+Path("/srv/script").write_text("#!/bin/sh\\nexec true\\n")
+for place in ("/srv/true", "/mnt/true"):
+    shutil.copy(true, place)
+os.chmod("/srv/script", 0o755)
+memfd = os.memfd_create("true")
+os.write(memfd, Path(true).read_bytes())
+opened = os.open("/srv/true", os.O_RDONLY)
+os.link("/srv/true", "/opt/true")
+os.rename("/srv/true", "/opt/true-moved")
+for program in ("true", true, "/srv/script", "/opt/true", "/opt/true-moved", "/mnt/true",
+                "/mnt/script", f"/proc/self/fd/{memfd}", f"/proc/self/fd/{opened}"):
+    status = subprocess.run([program], pass_fds=[memfd, opened]).returncode
+    print(program, status)
+os.mkdir("/mnt/folder")
+os.rename("/mnt/true", "/mnt/folder/true")
+print("moved", subprocess.run(["/mnt/folder/true"]).returncode)
+"""
+WITH_FOLDER = """
+import sys
+from pathlib import Path
+from cellblock_engine import Bind, Engine, RunRequest
+folder = Path("folder").absolute()
+folder.mkdir()
+(folder / "script").write_text("#!/bin/sh\\nexec true\\n")
+(folder / "script").chmod(0o755)
+argv = (sys.executable, "-c", {program!r})
+with Engine.open() as engine:
+    bind = Bind(folder, "/mnt", writable=True)
+    container = engine.start(RunRequest(argv=argv, binds=(bind,)))
+    container.wait(timeout_s=30)
+    print(b"".join(record.data for record in container.logs()).decode())
+    container.remove()
+"""
+
+
+def test_programs_run_from_everywhere_inside(ordinary_user: OrdinaryUser) -> None:
+    done = ordinary_user.run_python(WITH_FOLDER.format(program=EVERYWHERE))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.strip().splitlines()
+    assert len(lines) == 10, done
+    assert [line for line in lines if not line.endswith(" 0")] == []

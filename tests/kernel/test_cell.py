@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import struct
 import subprocess
@@ -277,6 +278,59 @@ def test_control_sequences_stay_inside():
     assert "\x1b]" not in events[2].traceback
     assert "\x1b[1mbold" in events[2].traceback
     assert str(outcome) == "Ex: bold"
+
+
+def test_a_cell_shows_so_many_outputs_and_its_end():
+    source = "for n in range(50): display(n)\nprint('text')\n1/0"
+    events, outcome = run(source, limits=OutputLimits(outputs=10))
+    assert [event.bundle["text/plain"] for event in events[:10]] == [str(n) for n in range(10)]
+    assert [type(event) for event in events[10:]] == [Error, Stream]
+    assert events[-1] == Stream(
+        "stderr", "cellblock: 41 more outputs were left out: a cell shows 10\n"
+    )
+    assert isinstance(outcome, CellFailed)
+    _, outcome = run("for n in range(50): display(n)\n7", limits=OutputLimits(outputs=10))
+    assert outcome.result == Result({"text/plain": "7"})
+
+
+def test_text_that_hops_between_streams_is_many_outputs_and_other_text_is_one():
+    hop = "import sys\nfor n in range(50): print('o'); print('e', file=sys.stderr)"
+    events, _ = run(hop, limits=OutputLimits(outputs=10))
+    assert sum(event == Stream("stdout", "o\n") for event in events) == 5
+    assert events[-1].text.startswith("cellblock: ")
+    stay = "for n in range(50): print(n, flush=True)"
+    events, _ = run(stay, limits=OutputLimits(outputs=1))
+    assert text(events) == "".join(f"{n}\n" for n in range(50))
+    assert text(events, "stderr") == ""
+
+
+class ReadyEngine(FakeEngine):
+    """Returns once frames and raw output are there; the near ends do not block."""
+
+    def spawn(self, request: RunRequest) -> FakeAttached:
+        attached = super().spawn(request)
+        _, frames, raw, _ = attached.channels
+        for fd in (frames, raw):
+            os.set_blocking(fd, False)
+            assert select.select([fd], [], [], 20)[0]
+        return attached
+
+
+def test_output_that_the_container_takes_back_is_waited_for_no_longer():
+    head = b'{"kind":"stream","name":"stdout"}'
+    frame = struct.pack("!II", len(head), 5) + head + b"frame"
+    code = f"import os, time; os.write(5, b'stolen'); os.write(4, {frame!r}); time.sleep(0.5); "
+    code += "os.write(5, b' raw')"
+    engine = ReadyEngine([sys.executable, "-c", code])
+    events = []
+
+    def steal_then_note(event) -> None:
+        if not events:  # between the poll that announced it and the read
+            assert os.read(engine.attached[0].channels[2], 100) == b"stolen"
+        events.append(event)
+
+    run_cell(engine, RunRequest(remove=True), "", steal_then_note)
+    assert text(events) == "frame raw"
 
 
 # interrupts

@@ -63,6 +63,13 @@ def test_hello_is_kept_and_unknown_kinds_are_noted():
     assert decoder.ignored == {"comm_open"}
 
 
+def test_frames_that_show_nothing_are_numbered():
+    decoder = FrameDecoder(1 << 20)
+    with pytest.raises(FrameError, match="show nothing"):
+        list(decoder.feed(frame({"kind": "clear"}) * 20_000))
+    assert list(FrameDecoder(1 << 20).feed(STREAM * 20_000)) == [Stream("stdout", "text")] * 20_000
+
+
 def test_unknown_kinds_do_not_pile_up():
     decoder = FrameDecoder(1 << 20)
     for number in range(1000):

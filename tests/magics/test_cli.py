@@ -161,3 +161,17 @@ def test_a_table_nobody_reads_is_no_error():
     done = subprocess.run(argv, stdout=write_end, stderr=subprocess.PIPE, timeout=60, check=False)
     os.close(write_end)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("words", [("--help",), ("run", "--help"), ("version",)])
+def test_output_that_cannot_be_written_is_one_line(words: tuple[str, ...]):
+    with open("/dev/full", "w") as full:
+        argv = [sys.executable, "-m", "cellblock", *words]
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, check=False, timeout=30)
+    assert (done.returncode, done.stderr) == (125, b"cellblock: No space left on device\n")
+
+
+def test_a_closed_stdout_is_no_error():
+    argv = ["sh", "-c", '"$0" -m cellblock version >&-', sys.executable]
+    done = subprocess.run(argv, stderr=subprocess.PIPE, check=False, timeout=30)
+    assert (done.returncode, done.stderr) == (0, b"")

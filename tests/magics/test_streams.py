@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import threading
 from contextlib import closing
 
@@ -53,6 +54,25 @@ def test_feeding_survives_a_command_that_reads_nothing():
             source.write(b"unread")
         thread.join(timeout=10)
         assert not thread.is_alive()
+
+
+def test_output_that_the_container_takes_back_does_not_stop_the_pump():
+    got = []
+    with shell("printf one; printf two >&2; sleep 0.5; printf three >&2") as attached:
+        for fd in (attached.stdout, attached.stderr):
+            os.set_blocking(fd, False)
+            assert select.select([fd], [], [], 20)[0]
+
+        def steal_from(fd: int):
+            def sink(chunk: bytes) -> None:
+                if not got:  # between the poll that announced it and the read
+                    assert os.read(fd, 100) in (b"one", b"two")
+                got.append(chunk)
+
+            return sink
+
+        pump(attached, steal_from(attached.stderr), steal_from(attached.stdout))
+    assert b"".join(got) in (b"onethree", b"twothree")
 
 
 def test_hanging_up_keeps_the_number():

@@ -74,7 +74,7 @@ def settled(before: Snapshot, home: Path, run: Path, timeout_s: float = SETTLE_S
 def quiet(home: Path, run: Path, *, processes: int, timeout_s: float = SETTLE_S) -> Snapshot:
     """Count once nothing changes any more: what ran before may still be on its way out.
 
-    ``processes`` is how many are to be left: 1 is a spawner, 0 is none after an engine's close.
+    ``processes`` is how many are to be left: 2 are a spawner and its spare monitor, 0 is none.
     """
     deadline = time.monotonic() + timeout_s
     last = snapshot(home, run)
@@ -117,7 +117,8 @@ def _mounts(pid: int, home: Path, run: Path) -> int:
         lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
     except OSError:
         return 0
-    return sum(str(home) in line or str(run) in line or "cellblock" in line for line in lines)
+    words = (str(home), str(run), "cellblock", " - overlay ")
+    return sum(any(word in line for word in words) for line in lines)
 
 
 def _cgroups() -> Iterator[Path]:

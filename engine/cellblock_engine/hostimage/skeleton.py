@@ -21,7 +21,8 @@ from pathlib import Path
 from ..errors import StoreFull
 from ..layout import Layout
 from ..linux import syscalls
-from ..store.staging import Staging, make_private
+from ..private import make_private
+from ..store.staging import Staging
 from . import etc
 from .interpreter import Places
 

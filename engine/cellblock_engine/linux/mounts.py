@@ -15,6 +15,7 @@ from . import syscalls as sys
 
 _NULL_DEVICE = os.makedev(1, 3)
 _MOST_COMPONENTS = 128
+_MOST_LINKS = 40  # as the kernel's own path resolution
 
 
 def clone_tree(path: bytes, *, recursive: bool, attributes: int, userns_fd: int | None) -> int:
@@ -119,22 +120,38 @@ def ensure_directory(root_fd: int, path: bytes, *, mode: int = 0o755, follow: bo
 
 
 def ensure_file(root_fd: int, path: bytes) -> int:
-    """Return a descriptor of the non-directory ``path`` in the root, made empty if missing."""
-    try:
-        fd = open_in_root(root_fd, path)
-    except FileNotFoundError:
-        parent, name = _split(path)
-        parent_fd = ensure_directory(root_fd, parent)
-        flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY | os.O_CLOEXEC
+    """Return a descriptor of the non-directory ``path`` in the root, made empty if missing.
+
+    Where it is a symbolic link that leads nowhere (as ``/etc/resolv.conf`` into ``/run`` often
+    is), what it leads to is made. Raises IsADirectoryError.
+    """
+    place = path
+    for _ in range(_MOST_LINKS):
         try:
-            os.close(os.open(name, flags, 0o644, dir_fd=parent_fd))
-        finally:
-            os.close(parent_fd)
-        fd = open_in_root(root_fd, path)
-    if stat.S_ISDIR(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise IsADirectoryError(errno.EISDIR, "is a directory", path)
-    return fd
+            fd = open_in_root(root_fd, place)
+        except FileNotFoundError:
+            place = _make_file(root_fd, place) or place
+            continue
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise IsADirectoryError(errno.EISDIR, "is a directory", path)
+        return fd
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+
+
+def _make_file(root_fd: int, path: bytes) -> bytes | None:
+    """Make a file that is missing; return the place to look at instead if it is a link."""
+    parent, name = _split(path)
+    parent_fd = ensure_directory(root_fd, parent)
+    try:
+        flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY | os.O_CLOEXEC
+        os.close(os.open(name, flags, 0o644, dir_fd=parent_fd))
+    except FileExistsError:
+        target = os.readlink(name, dir_fd=parent_fd)
+        return target if target.startswith(b"/") else parent + b"/" + target
+    finally:
+        os.close(parent_fd)
+    return None
 
 
 def is_null_device(fd: int) -> bool:

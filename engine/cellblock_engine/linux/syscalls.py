@@ -30,6 +30,9 @@ _NR_CLONE3 = 435
 _NR_CLOSE_RANGE = 436
 _NR_OPENAT2 = 437
 _NR_MOUNT_SETATTR = 442
+_NR_LANDLOCK_CREATE_RULESET = 444
+_NR_LANDLOCK_ADD_RULE = 445
+_NR_LANDLOCK_RESTRICT_SELF = 446
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -81,6 +84,11 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 KEYCTL_JOIN_SESSION_KEYRING = 1
 SECCOMP_SET_MODE_FILTER = 1
+
+LANDLOCK_CREATE_RULESET_VERSION = 1
+LANDLOCK_RULE_PATH_BENEATH = 1
+LANDLOCK_ACCESS_FS_EXECUTE = 1 << 0
+LANDLOCK_ACCESS_FS_REFER = 1 << 13
 
 _CAPABILITY_VERSION_3 = 0x20080522
 
@@ -147,6 +155,36 @@ def seccomp_set_mode_filter(program: bytes) -> None:
     buffer = ctypes.create_string_buffer(program, len(program))
     fprog = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
     _check(_syscall(_NR_SECCOMP, SECCOMP_SET_MODE_FILTER, 0, fprog), "seccomp")
+
+
+def landlock_abi() -> int:
+    """Return the version of Landlock's interface. landlock_create_ruleset(2)."""
+    no_size, flags = ctypes.c_size_t(0), LANDLOCK_CREATE_RULESET_VERSION
+    return _check(_syscall(_NR_LANDLOCK_CREATE_RULESET, None, no_size, flags), "landlock")
+
+
+def landlock_create_ruleset(handled_access_fs: int) -> int:
+    """Return a ruleset: what it handles is forbidden but by rule. landlock_create_ruleset(2)."""
+    attributes = struct.pack("Q", handled_access_fs)
+    size = ctypes.c_size_t(len(attributes))
+    return _check(_syscall(_NR_LANDLOCK_CREATE_RULESET, attributes, size, 0), "landlock")
+
+
+def landlock_add_rule(ruleset: int, allowed_access: int, parent_fd: int) -> None:
+    """Allow accesses to the files at and below ``parent_fd``. landlock_add_rule(2)."""
+    rule = struct.pack("=Qi", allowed_access, parent_fd)
+    what = LANDLOCK_RULE_PATH_BENEATH
+    _check(_syscall(_NR_LANDLOCK_ADD_RULE, ruleset, what, rule, 0), "landlock")
+
+
+def landlock_restrict_self(ruleset: int) -> None:
+    """Put the calling thread under a ruleset, for good. landlock_restrict_self(2)."""
+    _check(_syscall(_NR_LANDLOCK_RESTRICT_SELF, ruleset, 0), "landlock")
+
+
+def personality(persona: int) -> None:
+    """Set the execution domain; 0 is plain Linux, addresses randomised. personality(2)."""
+    _check(_libc.personality(ctypes.c_ulong(persona)), "personality")
 
 
 def pivot_root(new_root: bytes, put_old: bytes) -> None:

@@ -84,6 +84,10 @@ class _Transfer:
         missing = [job for job in jobs if not self._is_there(job)]
         if not missing:
             return
+        descriptors = [job.descriptor for job in missing]
+        self._store.blobs.check_room(
+            sum(each.size for each in descriptors if not self._store.blobs.has(each.digest))
+        )
         with (
             self._store.layers.warm(),
             ThreadPoolExecutor(_EXTRACTIONS, "cellblock-extract") as extractions,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import selectors
-import signal
 import socket
 import threading
 import time
@@ -13,13 +12,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
-from ..errors import Killed, StartFailed, Verdict
+from ..errors import Killed, StartFailed, TimedOut, Verdict
 from . import state, wire
-from .streams import pipe_for_container
+from .streams import INWARD, OUTWARD, pipe_for_container
 from .verdicts import error_of, verdict_of
 
 _CHUNK = 1 << 16
 _UNWINDING_S = 60.0
+_LAST_OUTPUT_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,11 @@ class Pipes:
             raise
 
     def _pipe(self, name: str, *, inward: bool) -> int:
-        read_end, write_end = pipe_for_container()
+        read_end, write_end = pipe_for_container(INWARD if inward else OUTWARD)
         near, far = (write_end, read_end) if inward else (read_end, write_end)
+        if not inward:
+            # What poll(2) announced may have been taken by somebody inside (where ids are shared).
+            os.set_blocking(near, False)
         self.far.append((name, far))
         return near
 
@@ -76,8 +79,9 @@ class Attached:
 
     ``stdin`` is the end to write to (None without ``interactive``), ``stdout`` and ``stderr``
     are ends to read from, ``channels`` the near ends of the channels that were asked for. They
-    are blocking descriptors and belong to this object; give ``stdin`` its end of file with
-    :meth:`close_stdin`. Output must be read, or the command waits for its reader.
+    belong to this object; those to read from do not block, so poll first and expect
+    BlockingIOError even then. Give ``stdin`` its end of file with :meth:`close_stdin`. Output must
+    be read, or the command waits for its reader.
     """
 
     def __init__(self, sock: socket.socket, pipes: Pipes) -> None:
@@ -127,8 +131,8 @@ class Attached:
         self._send({"op": "interrupt"})
 
     def kill(self) -> None:
-        """End the command at once."""
-        self.signal(signal.SIGKILL)
+        """End the command at once, with what it started in its process group."""
+        self._send({"op": "kill"})
 
     def wait(self, timeout_s: float | None = None) -> Exit:
         """Return how the command ended, once all that belonged to it is gone.
@@ -145,18 +149,22 @@ class Attached:
     ) -> tuple[bytes, bytes, Exit]:
         """Write ``stdin``, gather both outputs, and return them with how the command ended.
 
-        Of each output the first ``most_bytes`` are kept; the rest is read and dropped. Raises
-        TimeoutError.
+        Of each output the first ``most_bytes`` are kept; the rest is read and dropped. A command
+        that has not ended after ``timeout_s`` seconds is killed, and TimedOut is its verdict;
+        what escaped the kill and still writes is not waited for.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         kept = {self.stdout: bytearray(), self.stderr: bytearray()}
-        pump(self, kept_by(kept, most_bytes), stdin, deadline)
-        left_s = None if deadline is None else max(0.01, deadline - time.monotonic())
-        return bytes(kept[self.stdout]), bytes(kept[self.stderr]), self.wait(left_s)
-
-    def _send(self, message: dict[str, Any]) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # all that ran there is gone
-            wire.send(self._sock, message)
+        sink = _keep(kept, most_bytes)
+        try:
+            deadline = None if timeout_s is None else time.monotonic() + timeout_s
+            pump(self, sink, stdin, deadline)
+            end = self.wait(None if deadline is None else max(0.01, deadline - time.monotonic()))
+        except TimeoutError:
+            self.kill()
+            with suppress(TimeoutError):
+                pump(self, sink, None, time.monotonic() + _LAST_OUTPUT_S)
+            end = Exit(self.wait(_UNWINDING_S).exit_code, TimedOut(limit_s=timeout_s or 0))
+        return bytes(kept[self.stdout]), bytes(kept[self.stderr]), end
 
     def close(self) -> None:
         """Give everything back; a command that still runs is ended."""
@@ -171,14 +179,16 @@ class Attached:
         """Close."""
         self.close()
 
+    def _send(self, message: dict[str, Any]) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # all that ran there is gone
+            wire.send(self._sock, message)
+
 
 Sink = Callable[[int, bytes], None]
 """Called with a descriptor of an Attached and what was read from it."""
 
 
-def kept_by(buffers: dict[int, bytearray], most_bytes: int) -> Sink:
-    """Return a sink that keeps the first ``most_bytes`` of each descriptor."""
-
+def _keep(buffers: dict[int, bytearray], most_bytes: int) -> Sink:
     def keep(fd: int, data: bytes) -> None:
         buffers[fd] += data[: most_bytes - len(buffers[fd])]
 
@@ -210,7 +220,12 @@ def pump(
                     if not pending:
                         selector.unregister(key.fd)
                         attached.close_stdin()
-                elif data := os.read(key.fd, _CHUNK):
+                    continue
+                try:
+                    data = os.read(key.fd, _CHUNK)
+                except BlockingIOError:
+                    continue
+                if data:
                     sink(key.fd, data)
                 else:
                     selector.unregister(key.fd)

@@ -33,11 +33,10 @@ class CommandLine(NamedTuple):
             fields = file.read().rpartition(b")")[2].split()
         return cls(int(fields[45]), int(fields[46]))
 
-    def overwrite(self) -> None:
-        """Leave ``init`` in their place; /proc/1/cmdline would show the host's interpreter."""
-        name = b"init\0"
+    def overwrite(self, name: bytes) -> None:
+        """Leave ``name`` in their place; /proc/PID/cmdline would show paths of the host."""
         size = self.end - self.start
-        if size >= len(name):
+        if size > len(name):
             ctypes.memset(self.start, 0, size)
             ctypes.memmove(self.start, name, len(name))
 
@@ -84,7 +83,7 @@ def _forbid_user_namespaces() -> None:
 
 
 def _harden(sock: socket.socket, command_line: CommandLine) -> None:
-    command_line.overwrite()
+    command_line.overwrite(b"init")
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     # After the last change of credentials, which clears it.
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)

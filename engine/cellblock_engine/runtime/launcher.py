@@ -9,13 +9,13 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
-from ..errors import StartFailed
 from ..layout import Layout
+from ..private import make_runtime_directory
 from . import wire
 from .spec import PROTOCOL, StartSpec, dump
 
@@ -24,7 +24,14 @@ _ENGINE_PARENT = Path(__file__).parents[2]
 _PATIENCE_S = 40.0
 
 
-def launch(layout: Layout, spec: StartSpec, streams: list[tuple[str, int]]) -> socket.socket:
+class Launch(NamedTuple):
+    """The connection on which a container's monitor reports; whether its spawner is new."""
+
+    sock: socket.socket
+    started_spawner: bool
+
+
+def launch(layout: Layout, spec: StartSpec, streams: list[tuple[str, int]]) -> Launch:
     """Start a container and return the connection on which its monitor reports.
 
     ``streams`` are ``stdin``, ``stdout``, ``stderr`` and ``channel`` descriptors for the first
@@ -34,15 +41,15 @@ def launch(layout: Layout, spec: StartSpec, streams: list[tuple[str, int]]) -> s
     try:
         named = [("client", pidfd), *streams]
         request = {"start": dump(spec), "fds": [name for name, _ in named]}
-        sock = _connect(layout)
+        launched = _connect(layout)
         try:
-            wire.send(sock, request, [fd for _, fd in named])
+            wire.send(launched.sock, request, [fd for _, fd in named])
         except BaseException:
-            sock.close()
+            launched.sock.close()
             raise
     finally:
         os.close(pidfd)
-    return sock
+    return launched
 
 
 def dismiss(layout: Layout) -> None:
@@ -64,36 +71,27 @@ def dismiss(layout: Layout) -> None:
         os.close(lock)
 
 
-def _connect(layout: Layout) -> socket.socket:
+def _connect(layout: Layout) -> Launch:
     path = os.fspath(layout.spawner_socket(PROTOCOL))
     try:
-        return _connect_to(path)
+        return Launch(_connect_to(path), started_spawner=False)
     except (FileNotFoundError, ConnectionRefusedError):
         pass
-    layout.run.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check_private(layout.run)
+    make_runtime_directory(layout.run)
     lock = os.open(layout.spawner_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            return _connect_to(path)  # somebody else was first
+            return Launch(_connect_to(path), started_spawner=False)  # somebody else was first
         except (FileNotFoundError, ConnectionRefusedError):
             _start(layout, path)
-            return _connect_to(path)
+            return Launch(_connect_to(path), started_spawner=True)
     finally:
         os.close(lock)
 
 
 def _connect_to(path: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        sock.settimeout(_PATIENCE_S)
-        sock.connect(path)
-        _check_peer(sock, path)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+    return wire.connect(path, timeout_s=_PATIENCE_S)
 
 
 def _start(layout: Layout, path: str) -> None:
@@ -117,20 +115,3 @@ def _start(layout: Layout, path: str) -> None:
                 start_new_session=True,
                 check=True,
             )
-
-
-def _check_peer(sock: socket.socket, path: str) -> None:
-    """Refuse a spawner of another user: it would be given our streams and obeyed."""
-    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    if uid != os.geteuid():
-        raise StartFailed(f"{path} belongs to user {uid}: remove it")
-
-
-def _check_private(directory: Path) -> None:
-    """Refuse a runtime directory that somebody else made ready for us."""
-    status = directory.lstat()
-    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise StartFailed(
-            f"{directory} is not private to user {os.geteuid()}: remove it, or set its owner and "
-            "mode 0700"
-        )

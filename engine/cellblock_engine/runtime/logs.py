@@ -2,7 +2,8 @@
 
 Each line is ``<RFC 3339 time> stdout|stderr F|P <bytes>``: F ends a line of the command's
 output, P is a part of one. (Kubernetes design proposal "kubelet CRI logging".) The log is bounded:
-one file of LARGEST_FILE bytes and the one before it.
+one file of LARGEST_FILE bytes and the one before it. So is its making, as a line of one byte costs
+forty in the log: BURST_BYTES at once, then BYTES_PER_S; a line says how much output was left out.
 """
 
 from __future__ import annotations
@@ -13,6 +14,13 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 LARGEST_FILE = 16 << 20
+
+BURST_BYTES = 32 << 20
+"""How much may be logged at once, as formatted: all that the two files can hold."""
+
+BYTES_PER_S = 4 << 20
+"""How much more may be logged with each second: some percent of a core, and a slow disk's pace."""
+
 _NAME = "log"
 _LONGEST_LINE = 1 << 20
 
@@ -32,28 +40,56 @@ class LogWriter:
         self._path = f"{directory}/{_NAME}"
         self._file: BinaryIO | None = None
         self._size = 0
+        self._budget = float(BURST_BYTES)
+        self._counted_at = time.monotonic()
+        self._left_out_bytes = 0
 
     def write(self, stream: str, data: bytes) -> None:
-        """Append output as it came. What the disk has no room for is not kept."""
-        stamp = _format_time(time.time_ns())
-        prefix = f"{stamp} {stream} ".encode()
+        """Append output as it came. What the budget or the disk has no room for is not kept."""
+        now = time.monotonic()
+        earned = (now - self._counted_at) * BYTES_PER_S
+        self._budget, self._counted_at = min(BURST_BYTES, self._budget + earned), now
+        # Once something was left out, a second's worth goes together, with one line about it.
+        if self._left_out_bytes and self._budget < BYTES_PER_S:
+            self._left_out_bytes += len(data)
+            return
+        prefix = _prefix(stream)
+        cost = len(data) + (data.count(b"\n") + 1) * (len(prefix) + len(b"F \n"))
+        if cost > self._budget:
+            self._left_out_bytes += len(data)
+            return
+        self._budget -= cost
+        self._admit()
         parts = data.split(b"\n")
         lines = [prefix + b"F " + part + b"\n" for part in parts[:-1]]
         if parts[-1]:
             lines.append(prefix + b"P " + parts[-1] + b"\n")
-        block = b"".join(lines)
-        try:
-            self._open().write(block)
-        except OSError:
-            self.close()  # a full disk must not end the container
-            return
-        self._size += len(block)
-        if self._size >= LARGEST_FILE:
-            self.close()
-            os.replace(self._path, f"{self._path}.1")
+        self._append(b"".join(lines))
 
     def close(self) -> None:
         """Close the file."""
+        self._admit()
+        self._close_file()
+
+    def _admit(self) -> None:
+        """Write down how much was left out, if anything was."""
+        if self._left_out_bytes:
+            text = f"[cellblock: {self._left_out_bytes} bytes of output were not logged]\n"
+            self._left_out_bytes = 0
+            self._append(_prefix("stderr") + b"F " + text.encode())
+
+    def _append(self, block: bytes) -> None:
+        try:
+            self._open().write(block)
+        except OSError:
+            self._close_file()  # a full disk must not end the container
+            return
+        self._size += len(block)
+        if self._size >= LARGEST_FILE:
+            self._close_file()
+            os.replace(self._path, f"{self._path}.1")
+
+    def _close_file(self) -> None:
         if self._file is not None:
             file, self._file = self._file, None
             file.close()
@@ -79,6 +115,10 @@ def read(directory: str) -> Iterator[Entry]:
                     stamp, stream, tag, data = fields
                     kept = data if tag == b"F" else data[:-1]
                     yield Entry(_parse_time(stamp.decode()), stream.decode(), kept)
+
+
+def _prefix(stream: str) -> bytes:
+    return f"{_format_time(time.time_ns())} {stream} ".encode()
 
 
 def _format_time(time_ns: int) -> str:

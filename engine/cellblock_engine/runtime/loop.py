@@ -14,6 +14,8 @@ from collections.abc import Callable
 READ = select.POLLIN
 WRITE = select.POLLOUT
 
+_LONGEST_POLL_MS = 3_600_000.0  # poll(2) counts milliseconds in an int
+
 
 class Timer:
     """A deadline that can be called off."""
@@ -69,7 +71,8 @@ class Loop:
     def _timeout_ms(self) -> float | None:
         if not self._timers:
             return None
-        return max(0.0, (self._timers[0][0] - time.monotonic()) * 1000 + 1)
+        left_ms = (self._timers[0][0] - time.monotonic()) * 1000 + 1
+        return min(max(0.0, left_ms), _LONGEST_POLL_MS)
 
     def _call_due(self) -> None:
         while self._running and self._timers and self._timers[0][0] <= time.monotonic():

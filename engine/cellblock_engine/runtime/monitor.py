@@ -7,7 +7,6 @@ connection is closed last of all, so that its end of file means: nothing is left
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import socket
@@ -17,68 +16,35 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import CellblockError
-from ..linux.cgroups import Counters
 from ..store.trees import remove_tree
 from . import state, verdicts, wire
+from .commands import Commands, signal_name
+from .descriptors import Descriptors
 from .failures import as_error
 from .logs import LogWriter
 from .loop import Loop, Timer
 from .process import Process, StageFailed
 from .sandbox import Sandbox, Surroundings
-from .spec import ProcessSpec, StartSpec, load_process, load_start
-from .streams import Relay, pipe_for_container
+from .spec import StartSpec, load_start
+from .streams import OUTWARD, Relay, pipe_for_container
 
 _REQUEST_PATIENCE_S = 10.0
 _INTERRUPT_GRACE_S = 2.0
 _DELIVERY_PATIENCE_S = 10.0
-
-
-class Streams:
-    """The descriptors a request brought, by name; closed by :meth:`close` unless taken."""
-
-    def __init__(self, names: list[str], fds: list[int]) -> None:
-        self._fds = list(zip(names, fds, strict=True))
-
-    def take(self, name: str) -> int | None:
-        """Hand over the next descriptor of this name, None if there is none."""
-        for index, (held, fd) in enumerate(self._fds):
-            if held == name:
-                del self._fds[index]
-                return fd
-        return None
-
-    def take_all(self, name: str) -> tuple[int, ...]:
-        """Hand over all of this name, in order."""
-        taken = tuple(fd for held, fd in self._fds if held == name)
-        self._fds = [(held, fd) for held, fd in self._fds if held != name]
-        return taken
-
-    def close(self) -> None:
-        """Close what nobody took."""
-        while self._fds:
-            os.close(self._fds.pop()[1])
-
-
-class Command:
-    """A further command in the running container, for the client of one connection."""
-
-    def __init__(self, process: Process, client: socket.socket, before: Counters) -> None:
-        self.process, self.client, self.before = process, client, before
+_ACCEPT_AGAIN_S = 1.0
 
 
 class Monitor:
     """Serves one container on one loop."""
 
-    def __init__(
-        self, spec: StartSpec, client: socket.socket, stack: ExitStack, last: ExitStack
-    ) -> None:
-        self._spec, self._client, self._stack, self._last = spec, client, stack, last
+    def __init__(self, spec: StartSpec, client: socket.socket, stack: ExitStack) -> None:
+        self._spec, self._client, self._stack = spec, client, stack
         self._loop = Loop()
         self._log = LogWriter(spec.directory)
-        self._stack.callback(self._log.close)
+        stack.callback(self._log.close)
         self._state = state.State()
+        self._clients: set[socket.socket] = set()
         self._waiters: list[socket.socket] = []
-        self._commands: list[Command] = []
         self._relays: list[Relay] = []
         self._signals: set[int] = set()
         self._killed: str | None = None
@@ -86,36 +52,34 @@ class Monitor:
         self._deadline: Timer | None = None
         self._result: dict[str, Any] = {}
 
-    def start(self, client_pid: int, around: Surroundings, streams: Streams) -> None:
-        """Bring the first command to run. Raises what :func:`.failures.as_error` understands."""
-        spec, stack = self._spec, self._stack
-        stack.callback(os.close, state.hold_lock(spec.directory))
+    def start(self, client_pid: int, around: Surroundings, fds: Descriptors) -> None:
+        """Bring the first command to run. Raises StageFailed, CellblockError, OSError."""
+        spec = self._spec
+        lock = state.hold_lock(spec.directory)
+        self._stack.callback(os.close, lock)
+        self.sandbox = Sandbox(spec, client_pid, around, self._stack)
+        state.note_cgroups(lock, self.sandbox.group.paths)
+        self._commands = Commands(self._loop, self.sandbox)
+        # While init builds the root.
         self._listen()
-        self._sandbox = Sandbox(spec, client_pid, around, stack)
-        self._state = state.State(cgroups=self._sandbox.group.paths)
-        state.write(spec.directory, self._state)
         with ExitStack() as given:
-            stdin = streams.take("stdin")
-            if stdin is None:
-                stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+            stdin = fds.take_stdin()
             given.callback(os.close, stdin)
-            outputs = [self._output(name, streams.take(name)) for name in ("stdout", "stderr")]
-            channels = streams.take_all("channel")
+            outputs = [self._output(name, fds.take(name)) for name in ("stdout", "stderr")]
+            channels = fds.take_all("channel")
             for fd in (*outputs, *channels):
                 given.callback(os.close, fd)
             stdio = (stdin, outputs[0], outputs[1])
             try:
-                self._first = Process(self._sandbox.assignment(spec.process, stdio, channels))
+                self._first = Process(
+                    self.sandbox.assignment(spec.process, stdio, channels, occupied=False)
+                )
             except StageFailed:
-                self._sandbox.wait_ready()  # if init has failed, that is the reason
+                self.sandbox.wait_ready()  # if init has failed, that is the reason
                 raise
-        try:
-            self._sandbox.wait_ready()
-            self._first.release()
-            self._first.confirm()
-        except BaseException:
-            self._first.abandon()
-            raise
+        self.sandbox.wait_ready()
+        self._first.release()
+        self._first.confirm()
         self._state = replace(
             self._state, status="running", pid=self._first.pid, started_at=time.time()
         )
@@ -126,7 +90,7 @@ class Monitor:
 
     def serve(self, client_pidfd: int | None) -> None:
         """Answer until the container has ended and its output is delivered."""
-        _send(self._client, {"event": "started", "pid": self._first.pid})
+        wire.tell(self._client, {"event": "started", "pid": self._first.pid})
         if self._spec.foreground:
             self._loop.watch(self._client.fileno(), self._on_client)
             if client_pidfd is not None:
@@ -134,10 +98,30 @@ class Monitor:
                 self._loop.watch(client_pidfd, self._on_client_death)
         self._loop.run()
 
+    def record(self, afterwards: ExitStack) -> None:
+        """Leave the final state on disk, or nothing at all where that was asked for.
+
+        What was written in a container is deleted ``afterwards``, when nobody waits any more.
+        """
+        if self._spec.remove:
+            afterwards.callback(self._delete, put_aside(self._spec))
+        else:
+            state.write(self._spec.directory, self._state)
+
     def farewell(self) -> None:
-        """Tell everybody how it ended; their connections are closed by the unwinding."""
+        """Tell everybody how it ended."""
         for client in (self._client, *self._waiters):
-            _send(client, self._result)
+            wire.tell(client, self._result)
+
+    def close(self) -> None:
+        """Close the connections, which tells the clients that nothing is left."""
+        for client in (*self._clients, self._client):
+            client.close()
+
+    def _delete(self, directory: str) -> None:
+        # Its lock file notes the groups that the next sweep has yet to remove.
+        if self.sandbox.is_gone:
+            remove_tree(directory)
 
     def _listen(self) -> None:
         path = self._spec.socket
@@ -151,7 +135,7 @@ class Monitor:
         self._loop.watch(listener.fileno(), lambda: self._accept(listener))
 
     def _output(self, stream: str, sink: int | None) -> int:
-        source, write_end = pipe_for_container()
+        source, write_end = pipe_for_container(OUTWARD)
         relay = Relay(self._loop, self._log, stream, source, sink)
         relay.on_end = self._on_delivered
         self._relays.append(relay)
@@ -165,37 +149,49 @@ class Monitor:
             client, _ = listener.accept()
         except BlockingIOError:
             return
+        except OSError:
+            # Out of descriptors: whoever waits gets in when some have been given back.
+            self._loop.unwatch(listener.fileno())
+            again = lambda: self._loop.watch(listener.fileno(), lambda: self._accept(listener))  # noqa: E731
+            self._loop.after(_ACCEPT_AGAIN_S, again)
+            return
         client.settimeout(_REQUEST_PATIENCE_S)
-        self._last.callback(client.close)
+        self._clients.add(client)
         self._loop.watch(client.fileno(), lambda: self._on_request(client))
 
     def _on_request(self, client: socket.socket) -> None:
         try:
-            message, fds = wire.receive(client)
-        except (OSError, ValueError):
+            message, received = wire.receive(client)
+        except (OSError, ValueError, KeyError, TypeError):
             self._drop(client)
             return
         try:
-            streams = Streams(message.get("fds", []), fds)
+            fds = Descriptors(message.get("fds", []), received)
             try:
-                self._answer(client, message, streams)
+                self._answer(client, message, fds)
             finally:
-                streams.close()
+                fds.close()
+        except (StageFailed, OSError) as error:
+            failure = as_error(error, self._spec.process)
+            wire.tell(client, {"event": "failed", "error": failure})
         except (KeyError, TypeError, ValueError) as error:
             kind = type(error).__name__
             text = f"the request is not understood ({kind}): engine and monitor may differ"
-            _send(client, {"event": "failed", "error": {"kind": "StartFailed", "message": text}})
+            failure = {"kind": "StartFailed", "message": text}
+            wire.tell(client, {"event": "failed", "error": failure})
 
-    def _answer(self, client: socket.socket, message: dict[str, Any], streams: Streams) -> None:
-        command = self._command_of(client)
+    def _answer(self, client: socket.socket, message: dict[str, Any], fds: Descriptors) -> None:
+        command = self._commands.of(client)
         match message["op"]:
             case "signal" if command is not None:
                 command.process.signal(int(message["signal"]))
             case "interrupt" if command is not None:
                 command.process.interrupt()
+            case "kill" if command is not None:
+                command.process.kill_group()
             case "signal":
                 self._signal(int(message["signal"]))
-                _send(client, {"event": "signalled"})
+                wire.tell(client, {"event": "signalled"})
             case "wait":
                 self._waiters.append(client)
             case "stop":
@@ -203,22 +199,18 @@ class Monitor:
                 self._signal(self._spec.stop_signal)
                 self._loop.after(float(message["grace_s"]), lambda: self._signal(signal.SIGKILL))
             case "exec":
-                self._execute(client, message, streams)
+                self._commands.start(client, message["process"], fds)
             case other:
                 raise ValueError(other)
 
     def _drop(self, client: socket.socket) -> None:
         """Its client went away: a further command ends with it."""
         self._loop.unwatch(client.fileno())
+        self._clients.discard(client)
         if client in self._waiters:
             self._waiters.remove(client)
-        command = self._command_of(client)
-        if command is not None:
-            command.process.signal(signal.SIGKILL)
+        self._commands.drop(client)
         client.close()
-
-    def _command_of(self, client: socket.socket) -> Command | None:
-        return next((command for command in self._commands if command.client is client), None)
 
     def _on_client(self) -> None:
         try:
@@ -234,6 +226,8 @@ class Monitor:
             case "interrupt":
                 self._signals.add(signal.SIGINT)
                 self._first.interrupt()
+            case "kill":
+                self._signal(signal.SIGKILL)
 
     def _on_client_death(self) -> None:
         self._loop.unwatch(self._client.fileno())
@@ -241,61 +235,6 @@ class Monitor:
             relay.abandon_client()
         self._killed = "the process that ran it ended"
         self._first.signal(signal.SIGKILL)
-
-    # Further commands
-
-    def _execute(self, client: socket.socket, message: dict[str, Any], streams: Streams) -> None:
-        spec = load_process(message["process"])
-        before = self._sandbox.group.counters()
-        with ExitStack() as given:
-            stdin = streams.take("stdin")
-            if stdin is None:
-                stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-            outputs = (streams.take("stdout"), streams.take("stderr"))
-            channels = streams.take_all("channel")
-            for fd in (stdin, *outputs, *channels):
-                if fd is not None:
-                    given.callback(os.close, fd)
-            stdout, stderr = outputs
-            if stdout is None or stderr is None:
-                raise ValueError("stdout and stderr are needed")
-            assignment = self._sandbox.assignment(spec, (stdin, stdout, stderr), channels)
-            try:
-                process = Process(assignment)
-            except (StageFailed, OSError) as error:
-                _send(client, {"event": "failed", "error": as_error(error, spec)})
-                return
-        process.release()
-        command = Command(process, client, before)
-        self._commands.append(command)
-        # Not awaited here: a command in a throttled cgroup must not hold up the others.
-        self._loop.watch(process.fileno(), lambda: self._on_confirmed(command, spec))
-        self._loop.watch(process.pidfd, lambda: self._on_command_exit(command))
-
-    def _on_confirmed(self, command: Command, spec: ProcessSpec) -> None:
-        self._loop.unwatch(command.process.fileno())
-        try:
-            command.process.confirm()
-            _send(command.client, {"event": "started", "pid": command.process.pid})
-        except (StageFailed, OSError) as error:
-            _send(command.client, {"event": "failed", "error": as_error(error, spec)})
-
-    def _on_command_exit(self, command: Command) -> None:
-        self._loop.unwatch(command.process.pidfd)
-        self._loop.unwatch(command.process.fileno())
-        self._loop.unwatch(command.client.fileno())
-        self._commands.remove(command)
-        exit_code = command.process.reap()
-        counters = self._sandbox.group.counters()
-        verdict = verdicts.decide(
-            exit_code=exit_code,
-            counters=counters.since(command.before),
-            limits=self._sandbox.limits,
-            timed_out_s=None,
-            killed=None,
-        )
-        _send(command.client, {"event": "exited", "exit_code": exit_code, "verdict": verdict})
-        command.client.close()
 
     # The end
 
@@ -313,18 +252,16 @@ class Monitor:
         if self._deadline is not None:
             self._deadline.cancel()
         exit_code = self._first.reap()
-        self._sandbox.kill()
-        for command in list(self._commands):
-            self._on_command_exit(command)
-        self._sandbox.end()
-        counters = self._sandbox.group.counters()
+        self.sandbox.kill()
+        self._commands.reap_all()
+        self.sandbox.end()
         killed = self._killed
         if killed is None and exit_code - 128 in self._signals:
-            killed = f"by {signal.Signals(exit_code - 128).name}, as asked"
+            killed = f"by {signal_name(exit_code - 128)}, as asked"
         verdict = verdicts.decide(
             exit_code=exit_code,
-            counters=counters,
-            limits=self._sandbox.limits,
+            counters=self.sandbox.group.counters(),
+            limits=self.sandbox.limits,
             timed_out_s=self._spec.timeout_s if self._timed_out else None,
             killed=killed,
         )
@@ -335,7 +272,6 @@ class Monitor:
             finished_at=time.time(),
             exit_code=exit_code,
             verdict=verdict,
-            cgroups=(),
         )
         self._result = {"event": "exited", "exit_code": exit_code, "verdict": verdict}
         self._loop.after(_DELIVERY_PATIENCE_S, self._loop.stop)
@@ -345,55 +281,55 @@ class Monitor:
         if self._state.status == "exited" and all(relay.done for relay in self._relays):
             self._loop.stop()
 
-    def record(self) -> None:
-        """Leave the final state on disk, or nothing at all where that was asked for."""
-        if self._spec.remove:
-            remove_container(self._spec)
-        else:
-            state.write(self._spec.directory, self._state)
 
+def run(client: socket.socket, client_pid: int, around: Surroundings) -> bool:
+    """Be the monitor of the container that ``client`` asks for.
 
-def run(client: socket.socket, client_pid: int, around: Surroundings) -> None:
-    """Be the monitor of the container that ``client`` asks for. Returns when nothing is left."""
+    Returns when nothing is left, and True; False where something is left for a sweep.
+    """
     client.settimeout(_REQUEST_PATIENCE_S)
     try:
-        message, fds = wire.receive(client)
+        message, received = wire.receive(client)
     except wire.Disconnected:
-        return
-    with ExitStack() as last:
-        last.callback(client.close)
-        streams = Streams(message["fds"], fds)
-        last.callback(streams.close)
+        return True
+    with ExitStack() as afterwards, ExitStack() as last:
+        fds = Descriptors(message["fds"], received)
+        last.callback(fds.close)
         spec = load_start(message["start"])
-        try:
-            with ExitStack() as stack:
-                monitor = Monitor(spec, client, stack, last)
-                client_pidfd = streams.take("client")
-                if client_pidfd is not None:
-                    last.callback(os.close, client_pidfd)
-                monitor.start(client_pid, around, streams)
-                monitor.serve(client_pidfd)
-                monitor.record()
-                monitor.farewell()
-        except (StageFailed, CellblockError, OSError) as error:
-            remove_container(spec)
-            _send(client, {"event": "failed", "error": as_error(error, spec.process)})
+        # What a process list shows of it, and what a container sees of a command on its way in.
+        around.command_line.overwrite(b"cellblock-monitor " + spec.id[:12].encode())
+        with ExitStack() as stack:
+            monitor = Monitor(spec, client, stack)
+            last.callback(monitor.close)
+            client_pidfd = fds.take("client")
+            if client_pidfd is not None:
+                last.callback(os.close, client_pidfd)
+            try:
+                monitor.start(client_pid, around, fds)
+            except (StageFailed, CellblockError, OSError) as error:
+                afterwards.callback(remove_tree, put_aside(spec))
+                failure = as_error(error, spec.process)
+                wire.tell(client, {"event": "failed", "error": failure})
+                return True
+            monitor.serve(client_pidfd)
+            monitor.record(afterwards)
+            monitor.farewell()
+    return monitor.sandbox.is_gone
 
 
-def remove_container(spec: StartSpec) -> None:
-    """Take the container's directory and name away."""
-    if os.path.islink(spec.name_link):
-        _unlink(spec.name_link)
-    remove_tree(spec.directory)
+def put_aside(spec: StartSpec) -> str:
+    """Take the container's directory and name out of sight; return where the directory is now.
 
-
-def _send(client: socket.socket, message: dict[str, Any]) -> None:
-    """Send to a client that may be gone; that is its own affair."""
-    try:
-        wire.send(client, message)
-    except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF):
-            raise
+    Should the monitor be killed before it is removed, the next sweep does it.
+    """
+    parent, _, name = spec.directory.rpartition("/")
+    with suppress(OSError):
+        if os.readlink(spec.name_link) == name:
+            os.unlink(spec.name_link)
+    aside = f"{parent}/.{name}"
+    with suppress(FileNotFoundError):
+        os.rename(spec.directory, aside)
+    return aside
 
 
 def _unlink(path: str) -> None:

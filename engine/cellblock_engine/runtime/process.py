@@ -40,7 +40,8 @@ class Process:
         ours.settimeout(_PATIENCE_S)
         self._sock = ours
         with theirs:
-            start = _start_by_helper if assignment.single_id else _start_directly
+            by_helper = assignment.single_id or assignment.occupied
+            start = _start_by_helper if by_helper else _start_directly
             self.pid, self.pidfd = start(assignment, ours, theirs)
 
     def fileno(self) -> int:
@@ -76,18 +77,18 @@ class Process:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGINT)
 
+    def kill_group(self) -> None:
+        """Kill it and what it started in its process group; nothing if it has ended."""
+        self.signal(signal.SIGKILL)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
     def reap(self) -> int:
         """Return its exit status as a shell would say it (128 + signal), once it has ended."""
         _, status = os.waitpid(self.pid, 0)
         os.close(self.pidfd)
         code = os.waitstatus_to_exitcode(status)
         return code if code >= 0 else 128 - code
-
-    def abandon(self) -> None:
-        """End and reap one that was never confirmed, whatever state it is in."""
-        self._sock.close()
-        self.signal(signal.SIGKILL)
-        self.reap()
 
 
 def _start_directly(

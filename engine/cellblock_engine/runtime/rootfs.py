@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 from ..linux import mounts
 from ..linux import syscalls as sys
-from .spec import StartSpec
+from .spec import FileSpec, StartSpec
 
 # Where the staging tree is attached in init's own mount namespace: any directory that every
 # user can reach and that no source lies under any more (sources are opened before).
@@ -187,6 +187,35 @@ class Bind:
 
 
 @dataclass(frozen=True)
+class Files:
+    """Small files of the container's own, in a file system in memory; they can be written."""
+
+    files: tuple[FileSpec, ...]
+    sources = ()
+
+    def describe(self) -> str:
+        """Return the step in one line."""
+        return f"files {' '.join(file.target for file in self.files)}"
+
+    def execute(self, root: Root) -> None:
+        """Make them in one file system of the staging tree and attach a clone of each."""
+        tree = mounts.new_filesystem(b"tmpfs", [(b"mode", b"755"), (b"size", b"256k")], _QUIET)
+        os.mkdir(b"files")
+        sys.move_mount(tree, sys.AT_FDCWD, b"files")
+        for number, file in enumerate(self.files):
+            name = b"files/%d" % number
+            fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+            os.write(fd, file.text.encode("utf-8", "surrogateescape"))
+            os.close(fd)
+            clone = sys.open_tree(sys.AT_FDCWD, name, sys.OPEN_TREE_CLONE | sys.OPEN_TREE_CLOEXEC)
+            place = mounts.ensure_file(root.fd, os.fsencode(file.target))
+            sys.move_mount(clone, place)
+            os.close(place)
+            os.close(clone)
+        os.close(tree)
+
+
+@dataclass(frozen=True)
 class FileSystem:
     """A new file system of the kernel's, at a place that must be a true directory."""
 
@@ -326,6 +355,7 @@ def plan(spec: StartSpec) -> tuple[Operation, ...]:
         FileSystem("/dev/shm", "tmpfs", (("mode", "1777"), ("size", "64m"))),  # noqa: S108
         FileSystem("/dev/mqueue", "mqueue"),
     ]
+    operations.append(Files(spec.files))
     operations += [
         Bind(bind.target, Source(bind.source, "no", writable=bind.writable)) for bind in spec.binds
     ]

@@ -6,9 +6,11 @@ Everything acquired sits on the caller's ExitStack and is given back in reverse 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 from ..linux import cgroups, userns
@@ -21,6 +23,7 @@ DEFAULT_PIDS = 4096
 """Processes and threads where no limit was asked for and one can be set: a bound for fork bombs."""
 
 _PATIENCE_S = 30.0
+_LOOK_AGAIN_S = 0.02
 _NAMESPACES = (
     linux.CLONE_NEWUSER
     | linux.CLONE_NEWNS
@@ -49,6 +52,7 @@ class Sandbox:
         Raises StageFailed, LimitNotEnforceable, OSError.
         """
         self._spec, self._around, self._stack = spec, around, stack
+        self.is_gone = False
         base: int | None = None
         if spec.id_ranges is not None:
             base, lock_fd = userns.acquire_range(spec.id_ranges, around.allotted_slots)
@@ -70,7 +74,7 @@ class Sandbox:
         if spec.limits.pids is None and "pids" not in controllers.missing():
             self.limits = spec.limits._replace(pids=DEFAULT_PIDS)
         self.group = controllers.create(f"cellblock-{spec.id[:12]}", self.limits)
-        group_stack.callback(self.group.remove)
+        group_stack.callback(self._remove_group)
         self._tasks = self.group.tasks_fds()
         for fd in self._tasks:
             stack.callback(os.close, fd)
@@ -82,13 +86,22 @@ class Sandbox:
             raise StageFailed.of(message)
 
     def assignment(
-        self, process: ProcessSpec, stdio: tuple[int, int, int], channels: tuple[int, ...]
+        self,
+        process: ProcessSpec,
+        stdio: tuple[int, int, int],
+        channels: tuple[int, ...],
+        *,
+        occupied: bool,
     ) -> workload.Assignment:
-        """Return what a command needs to enter; the descriptors stay the caller's."""
+        """Return what a command needs to enter; the descriptors stay the caller's.
+
+        ``occupied`` says that code of the image may be inside already, and watch it come.
+        """
         return workload.Assignment(
             process,
             self.namespaces,
             self._spec.id_ranges is None,
+            occupied,
             self._tasks,
             stdio,
             channels,
@@ -102,12 +115,26 @@ class Sandbox:
     def end(self) -> None:
         """Kill init, and with it everything inside; return when all of it is gone.
 
-        The monitor reaps its own commands first: the kernel keeps init until they are.
+        The kernel keeps init until every command inside is reaped: those that the monitor has
+        not reaped itself are reaped here. Raises TimeoutError.
         """
-        if self._init_pid:
-            self.kill()
-            os.waitpid(self._init_pid, 0)
-            self._init_pid = 0
+        if not self._init_pid:
+            return
+        self.kill()
+        deadline = time.monotonic() + _PATIENCE_S
+        while self._init_pid:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+            if pid == self._init_pid:
+                self._init_pid = 0
+            elif not pid:
+                if time.monotonic() > deadline:
+                    raise TimeoutError("the container's processes do not end")
+                select.select([self._init_pidfd], [], [], _LOOK_AGAIN_S)
+
+    def _remove_group(self) -> None:
+        with suppress(OSError):  # somebody else put a process or group into it
+            self.group.remove()
+            self.is_gone = True
 
     def _start_init(self) -> tuple[int, int, socket.socket]:
         ours, theirs = wire.pair()

@@ -10,12 +10,14 @@ from __future__ import annotations
 import fcntl
 import gc
 import os
+import resource
 import select
 import signal
 import socket
 import struct
 import sys
 import time
+from contextlib import suppress
 from typing import NoReturn
 
 from ..linux import seccomp, userns
@@ -41,10 +43,12 @@ class Spawner:
         self._lock = lock
         self._places = (containers, names, os.path.dirname(self._path))
         self._monitors: set[int] = set()
+        self._spare: tuple[int, socket.socket] | None = None
         self._around = Surroundings(
             init.CommandLine.own(), userns.allotted_slots(), seccomp.host_filter()
         )
         linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+        _forget_caller()
         self._wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -59,6 +63,7 @@ class Spawner:
         gc.freeze()  # a collection in a child would copy every page it looks at
         busy_until = time.monotonic() + _IDLE_S
         while True:
+            self._spare = self._spare or self._fork_spare()
             ready = {fd for fd, _ in self._poll.poll(_TICK_S * 1000)}
             if self._wake in ready:
                 os.read(self._wake, 4096)
@@ -77,28 +82,42 @@ class Spawner:
             client, _ = self._listener.accept()
         except BlockingIOError:
             return False
-        with client:
-            pid = os.fork()
-            if pid == 0:
-                self._be_monitor(client)
-            self._monitors.add(pid)
+        pid, line = self._spare or self._fork_spare()
+        self._spare = None
+        # Should the spare have been killed, the client finds its connection closed.
+        with client, line, suppress(BrokenPipeError):
+            socket.send_fds(line, [b"!"], [client.fileno()])
+        self._monitors.add(pid)
         return True
 
-    def _be_monitor(self, client: socket.socket) -> NoReturn:
+    def _fork_spare(self) -> tuple[int, socket.socket]:
+        """Fork the next monitor before it is asked for; it waits for its client on the line."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            self._be_monitor(theirs)
+        theirs.close()
+        return pid, ours
+
+    def _be_monitor(self, line: socket.socket) -> NoReturn:
         status = 1
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._listener.close()
-            credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            client_pid, uid, _ = struct.unpack("3i", credentials)
-            if uid in (0, os.geteuid()):
-                monitor.run(client, client_pid, self._around)
-            status = 0
+            _, fds, _, _ = socket.recv_fds(line, 1, 1)
+            line.close()
+            status = 0 if not fds or self._monitor(socket.socket(fileno=fds[0])) else 2
         finally:
-            if status:
+            if status == 1:
                 sys.excepthook(*sys.exc_info())
             os._exit(status)
+
+    def _monitor(self, client: socket.socket) -> bool:
+        credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        client_pid, uid, _ = struct.unpack("3i", credentials)
+        return uid not in (0, os.geteuid()) or monitor.run(client, client_pid, self._around)
 
     def _reap(self) -> bool:
         """Reap whoever ended; tell whether a monitor did not end in order."""
@@ -110,6 +129,9 @@ class Spawner:
                 return disorder
             if pid == 0:
                 return disorder
+            if self._spare is not None and pid == self._spare[0]:
+                self._spare[1].close()
+                self._spare = None
             if pid in self._monitors:
                 self._monitors.remove(pid)
                 disorder |= status != 0
@@ -134,5 +156,24 @@ class Spawner:
             os.close(lock)
         while self._accept():
             pass
-        while self._monitors:
-            self._monitors.discard(os.wait()[0])
+        if self._spare is not None:
+            self._spare[1].close()
+        with suppress(ChildProcessError):
+            while True:
+                os.wait()
+
+
+def _forget_caller() -> None:
+    """Shed what the first caller happened to have: it would reach the containers of all others."""
+    os.umask(0o022)
+    linux.personality(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with suppress(PermissionError):  # an ordinary user may not take niceness back
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+    with open("/proc/self/oom_score_adj", "rb") as file:
+        spared = int(file.read()) < 0
+    if spared:
+        with open("/proc/self/oom_score_adj", "wb") as file:
+            file.write(b"0")

@@ -38,6 +38,14 @@ class BindSpec:
 
 
 @dataclass(frozen=True)
+class FileSpec:
+    """A small file of the container's own at ``target``, kept in memory."""
+
+    target: str
+    text: str
+
+
+@dataclass(frozen=True)
 class ProcessSpec:
     """A command. ``user`` is ``[name|uid][:group|gid]``, resolved against the container's files."""
 
@@ -65,6 +73,7 @@ class StartSpec:
     hostname: str
     own_network: bool
     overlays: tuple[OverlaySpec, ...]
+    files: tuple[FileSpec, ...]
     binds: tuple[BindSpec, ...]
     limits: Limits
     timeout_s: float | None
@@ -100,6 +109,7 @@ def load_start(plain: dict[str, Any]) -> StartSpec:
             "overlays": tuple(
                 OverlaySpec(o["target"], tuple(o["lowers"]), o["upper"]) for o in plain["overlays"]
             ),
+            "files": tuple(FileSpec(**file) for file in plain["files"]),
             "binds": tuple(BindSpec(**bind) for bind in plain["binds"]),
             "limits": Limits(*plain["limits"]),
             "process": load_process(plain["process"]),

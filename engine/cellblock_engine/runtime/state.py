@@ -2,11 +2,12 @@
 
 ``state.json`` is written by the monitor alone and replaced atomically. ``lock`` is flocked by
 the monitor for as long as it lives, so a state that says "running" beside a free lock is a
-container whose monitor was killed.
+container whose monitor was killed. What must then be undone is noted in the lock's own file.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -26,8 +27,7 @@ _ATTEMPT_S = 0.01
 class State:
     """Times are seconds since the epoch; ``pid`` is the first command's, as the host counts.
 
-    ``verdict`` and ``error`` are as :mod:`.verdicts` makes them; ``cgroups`` are the
-    directories to remove should the monitor not live to do it.
+    ``verdict`` is as :mod:`.verdicts` makes it.
     """
 
     status: Literal["created", "running", "exited"] = "created"
@@ -36,36 +36,49 @@ class State:
     finished_at: float | None = None
     exit_code: int | None = None
     verdict: dict[str, Any] | None = None
-    error: dict[str, Any] | None = None
-    cgroups: tuple[str, ...] = ()
 
 
 def write(directory: str, state: State) -> None:
-    """Replace the state; readers see the old or the new one."""
-    draft = f"{directory}/.{_STATE}"
-    with open(draft, "w", encoding="utf-8") as file:
-        json.dump(vars(state), file)
-    os.rename(draft, f"{directory}/{_STATE}")
+    """Replace the state; readers see the old or the new one.
+
+    On a full disk it is written over the old one, which needs no space.
+    """
+    path, draft = f"{directory}/{_STATE}", f"{directory}/.{_STATE}"
+    text = json.dumps(vars(state))
+    try:
+        with open(draft, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.rename(draft, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        with open(path, "r+", encoding="utf-8") as file:
+            file.write(text)
+            file.truncate()
 
 
 def read(directory: str) -> State:
-    """Return the state; one that claims to run without a living monitor has exited."""
+    """Return the state; one that claims to run without a living monitor has exited.
+
+    So has one whose record is damaged, as after a loss of power.
+    """
     live = is_live(directory)
     try:
         with open(f"{directory}/{_STATE}", encoding="utf-8") as file:
             plain = json.load(file)
+        state = State(**{name: plain[name] for name in State.__dataclass_fields__})
     except FileNotFoundError:
         return State()
-    state = State(**{**plain, "cgroups": tuple(plain["cgroups"])})
+    except (ValueError, TypeError, KeyError):
+        return _lost(State(), "its record is damaged")
     if state.status == "running" and not live:
-        return replace(
-            state,
-            status="exited",
-            pid=None,
-            exit_code=137,
-            verdict={"kind": "killed", "reason": MONITOR_KILLED},
-        )
+        return _lost(state, MONITOR_KILLED)
     return state
+
+
+def _lost(state: State, reason: str) -> State:
+    verdict = {"kind": "killed", "reason": reason}
+    return replace(state, status="exited", pid=None, exit_code=137, verdict=verdict)
 
 
 def hold_lock(directory: str) -> int:
@@ -84,6 +97,20 @@ def hold_lock(directory: str) -> int:
                 raise
             time.sleep(_ATTEMPT_S)
     return fd
+
+
+def note_cgroups(lock: int, paths: tuple[str, ...]) -> None:
+    """Note in the lock file which cgroups to remove should the monitor not live to do it."""
+    os.pwrite(lock, "\n".join(paths).encode(), 0)
+
+
+def noted_cgroups(directory: str) -> tuple[str, ...]:
+    """Return what :func:`note_cgroups` noted."""
+    try:
+        with open(f"{directory}/{_LOCK}", encoding="utf-8") as file:
+            return tuple(file.read().splitlines())
+    except FileNotFoundError:
+        return ()
 
 
 def is_live(directory: str) -> bool:

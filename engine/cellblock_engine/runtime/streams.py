@@ -13,13 +13,17 @@ _CHUNK = 1 << 16
 _MOST_QUEUED = 1 << 20
 
 
-def pipe_for_container() -> tuple[int, int]:
+OUTWARD, INWARD = 0o222, 0o444
+"""Modes of a container's pipes: what it writes to it may not open for reading, nor the reverse."""
+
+
+def pipe_for_container(mode: int) -> tuple[int, int]:
     """Return ``(read end, write end)`` of a pipe that any user inside may open by /dev/stdout.
 
     A pipe has no name outside /proc/PID/fd, so its mode lets nobody in who is not inside.
     """
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
-    os.fchmod(read_end, 0o666)
+    os.fchmod(read_end, mode)
     return read_end, write_end
 
 

@@ -10,7 +10,6 @@ import json
 import os
 import time
 from contextlib import suppress
-from dataclasses import replace
 
 from ..linux import cgroups
 from ..store.trees import remove_tree
@@ -20,45 +19,53 @@ _ABANDONED_S = 60.0
 
 
 def sweep(containers: str, names: str, run: str) -> bool:
-    """Set right every container of the store below ``containers``. Raises OSError.
+    """Set right every container of the store below ``containers``.
 
     Returns whether that is all: processes of a killed monitor may still be on their way out.
+    What cannot be removed (a file made immutable, say) stays, and keeps nobody from starting.
     """
     done = True
     for identifier in _entries(containers):
         directory = f"{containers}/{identifier}"
         if not state.is_live(directory):
-            done &= _settle(directory, f"{run}/{identifier[:12]}.sock")
+            with suppress(OSError):
+                done &= settle(directory, f"{run}/{identifier[:12]}.sock")
     for name in _entries(names):
         link = f"{names}/{name}"
-        if os.path.islink(link) and not os.path.exists(f"{containers}/{os.readlink(link)}"):
+        if _is_abandoned(link) and not os.path.exists(f"{containers}/{os.readlink(link)}"):
             _unlink(link)
     return done
 
 
-def _settle(directory: str, socket: str) -> bool:
-    try:
-        with open(f"{directory}/config.json", encoding="utf-8") as file:
-            throw_away = bool(json.load(file)["remove"])
-    except (FileNotFoundError, ValueError, KeyError):
-        throw_away = True  # its maker was killed before it was one
-    now = state.read(directory)
-    if now.cgroups:
-        left = cgroups.remove_stale(now.cgroups, "cellblock-")
-        state.write(directory, replace(now, cgroups=left))
-        if left:
-            return False
-    if now.status == "created" and not _is_abandoned(directory):
-        return True  # its maker may be about to start it
+def settle(directory: str, socket: str) -> bool:
+    """Set right one container without a monitor; False while its processes are still ending.
+
+    One whose maker was killed before it was one is removed, when it is clearly abandoned.
+    """
+    if cgroups.remove_stale(state.noted_cgroups(directory), "cellblock-"):
+        return False
     _unlink(socket)
-    if throw_away or now.status == "created":
+    aside = directory.rpartition("/")[2].startswith(".")
+    never_ran = state.read(directory).status == "created" and _is_abandoned(directory)
+    if aside or never_ran or _is_throw_away(directory):
         remove_tree(directory)
     return True
 
 
-def _is_abandoned(directory: str) -> bool:
+def _is_throw_away(directory: str) -> bool:
+    """Tell whether it has ended and was to leave nothing. What cannot be read is kept."""
+    if state.read(directory).status != "exited":
+        return False
     try:
-        age_s = time.time() - os.stat(directory).st_ctime
+        with open(f"{directory}/config.json", encoding="utf-8") as file:
+            return json.load(file)["remove"] is True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _is_abandoned(path: str) -> bool:
+    try:
+        age_s = time.time() - os.lstat(path).st_ctime
     except FileNotFoundError:
         return False
     return age_s > _ABANDONED_S or age_s < -_ABANDONED_S

@@ -12,8 +12,12 @@ import array
 import json
 import os
 import socket
+import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
+
+from ..errors import StartFailed
 
 _SHORT = 60_000
 _LONGEST = 16 << 20
@@ -28,6 +32,23 @@ class Disconnected(ConnectionError):
 def pair() -> tuple[socket.socket, socket.socket]:
     """Return two connected ends."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def connect(path: str, *, timeout_s: float | None = None) -> socket.socket:
+    """Return a connection to who listens at ``path``, with this time-out in seconds.
+
+    Raises StartFailed for a listener of another user, which would get our streams and be
+    believed, FileNotFoundError and ConnectionRefusedError where there is none, TimeoutError.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        sock.settimeout(timeout_s)
+        sock.connect(path)
+        _check_peer(sock, path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def send(sock: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
@@ -51,6 +72,12 @@ def send(sock: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) 
         _send_packet(sock, b"+", rest[start : start + _FDS_PER_PACKET])
 
 
+def tell(sock: socket.socket, message: dict[str, Any]) -> None:
+    """Send to somebody who may be gone; that is their own affair."""
+    with suppress(OSError):
+        send(sock, message)
+
+
 def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]]:
     """Return the next message and its descriptors (close-on-exec), which the caller owns.
 
@@ -69,6 +96,12 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]]:
             os.close(fd)
         raise
     return message, fds
+
+
+def _check_peer(sock: socket.socket, path: str) -> None:
+    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if uid != os.geteuid():
+        raise StartFailed(f"{path} belongs to user {uid}: remove it")
 
 
 def _read_long(memfd: int) -> bytes:

@@ -17,12 +17,11 @@ import socket
 import sys
 from typing import Any, NamedTuple, NoReturn
 
-from ..linux import capabilities, mounts, seccomp, userns
+from ..linux import capabilities, landlock, mounts, seccomp, userns
 from ..linux import syscalls as linux
 from . import identity, wire
 from .spec import ProcessSpec
 
-_OUT_OF_THE_WAY = 200
 _DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _KEPT = capabilities.mask(capabilities.DEFAULT)
 _RLIMITS = (
@@ -45,11 +44,15 @@ class Namespaces(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """All a command needs, prepared while the host's files were still in reach."""
+    """All a command needs, prepared while the host's files were still in reach.
+
+    ``occupied``: the root is ready, and code of the image may be inside.
+    """
 
     process: ProcessSpec
     namespaces: Namespaces
     single_id: bool
+    occupied: bool
     cgroup_tasks: tuple[int, ...]
     stdio: tuple[int, int, int]
     channels: tuple[int, ...]
@@ -57,16 +60,21 @@ class Assignment(NamedTuple):
 
 
 def enter_by_helper(assignment: Assignment, sock: socket.socket) -> NoReturn:
-    """Join the user and pid namespaces, and leave the command to a child inside them.
+    """Join namespaces from outside the pid namespace; leave the command to a child born inside.
 
-    For a monitor without privileges: only inside its user namespace may it join the pid
-    namespace, and a monitor must stay outside. The child is born a sibling (CLONE_PARENT), so its
-    exit status goes to the monitor. Its pid and pidfd are sent on ``sock``.
+    Needed where the monitor may not join the pid namespace itself: an ordinary user's may only
+    from inside the user namespace. And where code of the image is inside already: /proc shows it
+    the mounts and the network of every process there, so a command must have none of the host's
+    when it appears. The child is born a sibling (CLONE_PARENT), so its exit status goes to the
+    monitor. Its pid and pidfd are sent on ``sock``.
     """
     try:
         linux.prctl(linux.PR_SET_DUMPABLE, 0)
         linux.setns(assignment.namespaces.user, linux.CLONE_NEWUSER)
         linux.setns(assignment.namespaces.pid, linux.CLONE_NEWPID)
+        if assignment.occupied:
+            _join(assignment.namespaces)
+            _join_mounts(assignment.namespaces)
         pid, pidfd = linux.clone3(linux.CLONE_PARENT)
         if pid == 0:
             become(assignment, sock)
@@ -90,11 +98,21 @@ def become(assignment: Assignment, sock: socket.socket) -> NoReturn:
         # The kernel checks who opened a v1 tasks file, not who writes to it.
         for fd in assignment.cgroup_tasks:
             os.write(fd, b"0")
+        stage = "namespaces"
+        if not assignment.occupied:
+            if not assignment.single_id:
+                linux.setns(assignment.namespaces.user, linux.CLONE_NEWUSER)
+            _join(assignment.namespaces)
+        linux.unshare(linux.CLONE_NEWCGROUP)
+        os.setsid()
+        stage = "hardening"
+        _become_root_inside(single_id=assignment.single_id)
+        _restrict()
         if not sock.recv(1):
             os._exit(125)  # the monitor gave up
         stage = "namespaces"
-        _forbid_imports()
-        _join(assignment)
+        if not assignment.occupied:
+            _join_mounts(assignment.namespaces)
         stage = "user"
         process = assignment.process
         who = _resolve_user(process.user, single_id=assignment.single_id)
@@ -104,12 +122,18 @@ def become(assignment: Assignment, sock: socket.socket) -> NoReturn:
         stage = "standard streams"
         sock, workdir = _arrange_descriptors(assignment, sock, workdir)
         stage = "user"
-        _take_identity(who, single_id=assignment.single_id)
+        _take_ids(who, single_id=assignment.single_id)
         stage = "working directory"
         os.fchdir(workdir)
         os.close(workdir)
         stage = "hardening"
-        _harden(0 if who.uid else _KEPT, assignment.seccomp_program)
+        held = 0 if who.uid else _KEPT
+        capabilities.set_all(held, held, 0)
+        # Root inside owns the host's files here, among them the interpreter that is still ours.
+        if assignment.single_id and landlock.available():
+            landlock.confine_execution()
+        # The filter comes last: it allows none of the above.
+        seccomp.install(assignment.seccomp_program)
         stage = "execute"
         _execute(argv, env)
     except identity.UnknownUser as error:
@@ -128,27 +152,28 @@ def report(sock: socket.socket, stage: str, error: OSError) -> None:
     wire.send(sock, {"stage": stage, "errno": error.errno or 0, "text": text})
 
 
-def _forbid_imports() -> None:
+def _join(namespaces: Namespaces) -> None:
+    """Join all but the mount namespace, whose root may not be ready."""
+    linux.setns(namespaces.ipc, linux.CLONE_NEWIPC)
+    linux.setns(namespaces.uts, linux.CLONE_NEWUTS)
+    if namespaces.net is not None:
+        linux.setns(namespaces.net, linux.CLONE_NEWNET)
+
+
+def _join_mounts(namespaces: Namespaces) -> None:
+    """Join the mount namespace; every file is the image's now, and none is imported."""
+
     def refuse(event: str, _: tuple[Any, ...]) -> None:
         if event == "import":
             raise OSError(errno.EPERM, "an import from the container's own files was refused")
 
     sys.addaudithook(refuse)
-
-
-def _join(assignment: Assignment) -> None:
-    """Join what is not joined yet, and be root inside: the ids so far belong to no file here."""
-    namespaces = assignment.namespaces
-    if not assignment.single_id:
-        linux.setns(namespaces.user, linux.CLONE_NEWUSER)
-    linux.setns(namespaces.ipc, linux.CLONE_NEWIPC)
-    linux.setns(namespaces.uts, linux.CLONE_NEWUTS)
-    if namespaces.net is not None:
-        linux.setns(namespaces.net, linux.CLONE_NEWNET)
     linux.setns(namespaces.mnt, linux.CLONE_NEWNS)
-    linux.unshare(linux.CLONE_NEWCGROUP)
-    os.setsid()
-    if not assignment.single_id:
+
+
+def _become_root_inside(*, single_id: bool) -> None:
+    """Take ids of the container: those until now are the monitor's and belong to no file there."""
+    if not single_id:
         os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
@@ -163,17 +188,8 @@ def _resolve_user(user: str, *, single_id: bool) -> identity.Identity:
     return who._replace(groups=[gid for gid in who.groups if gid < userns.RANGE_SIZE])
 
 
-def _take_identity(who: identity.Identity, *, single_id: bool) -> None:
-    """Drop the bounding set, while CAP_SETPCAP is there, and take the ids."""
-    capabilities.drop_bounding(_KEPT)
-    if not single_id:
-        os.setgroups(who.groups)
-    os.setresgid(who.gid, who.gid, who.gid)
-    os.setresuid(who.uid, who.uid, who.uid)
-
-
-def _harden(held: int, seccomp_program: bytes) -> None:
-    """Keep the capabilities ``held`` at most; the filter comes last, it allows none of this."""
+def _restrict() -> None:
+    """Give up what the root's files have no say in, while init is still building it."""
     os.umask(0o022)
     reset_signals()
     for kind, wanted in _RLIMITS:
@@ -182,8 +198,14 @@ def _harden(held: int, seccomp_program: bytes) -> None:
         resource.setrlimit(kind, (value, value))
     linux.keyctl_join_session_keyring()
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-    capabilities.set_all(held, held, 0)
-    seccomp.install(seccomp_program)
+    capabilities.drop_bounding(_KEPT)
+
+
+def _take_ids(who: identity.Identity, *, single_id: bool) -> None:
+    if not single_id:
+        os.setgroups(who.groups)
+    os.setresgid(who.gid, who.gid, who.gid)
+    os.setresuid(who.uid, who.uid, who.uid)
 
 
 def _open_workdir(path: bytes) -> int:
@@ -215,7 +237,8 @@ def _arrange_descriptors(
     """
     passed = [*assignment.stdio, *assignment.channels]
     everything = [*passed, sock.fileno(), workdir]
-    aside = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY) for fd in everything]
+    # Beyond the places they will take.
+    aside = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, len(everything)) for fd in everything]
     for number, fd in enumerate(aside):
         os.dup2(fd, number, inheritable=number < len(passed))
     linux.close_range(len(aside), linux.CLOSE_RANGE_MAX)

@@ -12,7 +12,9 @@ from pathlib import Path
 from ..errors import DigestMismatch, StoreError, StoreFull
 from ..layout import Layout
 from ..oci.digest import Digest
-from .staging import Staging, make_private, sync_directory
+from ..private import make_private
+from ..units import format_bytes
+from .staging import Staging, sync_directory
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -92,6 +94,17 @@ class Blobs:
         if Digest.of(data) != digest:
             raise DigestMismatch(f"blob {digest.short} is damaged on disk: remove and pull again")
         return data
+
+    def check_room(self, size_bytes: int) -> None:
+        """Raise StoreFull if the store's file system has less room than that."""
+        status = os.statvfs(self._layout.home)
+        blocks = status.f_bfree if os.geteuid() == 0 else status.f_bavail
+        free_bytes = blocks * status.f_frsize
+        if status.f_blocks and size_bytes > free_bytes:  # without blocks, it does not tell
+            raise StoreFull(
+                f"no space for {format_bytes(size_bytes)} of layers in {self._layout.home}, which "
+                f"has {format_bytes(free_bytes)} free: remove images with rmi, or make room"
+            )
 
     @contextmanager
     def writer(self, digest: Digest, size: int) -> Iterator[BlobWriter]:

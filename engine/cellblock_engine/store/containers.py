@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..errors import Conflict, ContainerNotFound, StoreError, StoreFull
 from ..layout import Layout
+from ..private import make_private
 from .names import random_name
 from .trees import remove_tree
 
@@ -65,7 +66,7 @@ class Containers:
         Whoever reserves either makes the container or calls :meth:`release`.
         """
         identifier = secrets.token_hex(32)
-        self._layout.names.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self._layout.home, self._layout.names)
         for _ in range(_ATTEMPTS):
             candidate = name or random_name()
             try:
@@ -86,23 +87,21 @@ class Containers:
         """Give a name back."""
         (self._layout.names / name).unlink(missing_ok=True)
 
-    def create(self, config: ContainerConfig, tops: Sequence[Path], files: dict[str, str]) -> Path:
-        """Make the directory, an empty upper over each of ``tops``, and small ``files`` in it.
+    def create(self, config: ContainerConfig, tops: Sequence[Path]) -> Path:
+        """Make the directory and in it an empty upper over each of ``tops``.
 
         A merged directory has its upper's attributes, so each upper takes those of the layer
         below it. Raises StoreFull, OSError; then nothing stays.
         """
         directory = self.directory(config.id)
         try:
-            directory.mkdir(mode=0o700, parents=True)
+            make_private(self._layout.home, directory.parent)
+            directory.mkdir(mode=0o700)
             for number, top in enumerate(tops):
                 tree = upper(directory, number)
                 tree.mkdir(mode=0o755)
                 (tree / "work").mkdir(mode=0o700)
                 _make_like(tree / "fs", top)
-            for name, text in files.items():
-                (directory / name).write_text(text, encoding="utf-8")
-                (directory / name).chmod(0o644)
             draft = directory / f".{_CONFIG}"
             draft.write_text(json.dumps(vars(config)), encoding="utf-8")
             draft.rename(directory / _CONFIG)
@@ -122,7 +121,7 @@ class Containers:
         except FileNotFoundError:
             return
         for identifier in identifiers:
-            config = self._read(identifier)
+            config = None if identifier.startswith(".") else self._read(identifier)
             if config is not None:
                 yield config
 

@@ -17,11 +17,12 @@ from ..oci.config import MAX_CONFIG_BYTES, ImageDocument, parse_config
 from ..oci.digest import Digest
 from ..oci.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from ..oci.reference import Reference
+from ..private import make_private
 from .blobs import Blobs
 from .collector import Collector
 from .layers import Layers
 from .locks import Kind, locked
-from .staging import Staging, make_private
+from .staging import Staging
 
 _ID = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})")
 _GC_WAIT_S = 5.0

@@ -17,9 +17,10 @@ from ..errors import InvalidLayer, StoreError
 from ..layout import Layout
 from ..oci.digest import Digest
 from ..oci.manifest import LAYER_TYPES
+from ..private import make_private
 from . import chains
 from .chains import LayerRecord
-from .staging import Staging, make_private, sync_directory
+from .staging import Staging, sync_directory
 from .unpacking import Caps, Unpackers
 
 

@@ -16,6 +16,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..private import make_private
 from .locks import Kind, try_lock
 from .trees import remove_at
 
@@ -25,13 +26,6 @@ _ATTEMPTS = 100
 
 _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602  # linux/fs.h, 64-bit
 _FS_TOPDIR_FL = 0x00020000
-
-
-def make_private(*directories: Path) -> None:
-    """Make these directories, in this order, for their owner only; existing ones are left."""
-    for directory in directories:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        directory.mkdir(mode=0o700, exist_ok=True)
 
 
 class Staging:

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..layout import Layout
+from ..private import make_private
 from .blobs import Blobs
 from .collector import Collector
 from .images import Images
 from .layers import Layers
 from .locks import Kind, locked
-from .staging import Staging, make_private
+from .staging import Staging
 from .unpacking import Caps
 
 _WAIT_S = 30.0

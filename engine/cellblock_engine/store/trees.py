@@ -20,7 +20,8 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 def remove_tree(path: Path | str | bytes) -> None:
     """Remove the file or directory ``path`` and all below it; nothing there is no error.
 
-    Two may remove the same tree at once, as a container's monitor and its owner do. Mount points below fail with OSError (EBUSY), as in rmdir(2).
+    Two may remove the same tree at once, as a container's monitor and its owner do. Mount points
+    below fail with OSError (EBUSY), as in rmdir(2).
     """
     parent, name = os.path.split(os.fsencode(path).rstrip(b"/"))
     try:

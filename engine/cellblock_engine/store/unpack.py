@@ -60,7 +60,7 @@ def unpack(stream: tar.Stream, root: int, *, max_entries: int) -> Unpacked:
 
 
 def _refused(error: OSError, name: bytes) -> CellblockError:
-    shown = f"{name[-80:]!r}"
+    shown = repr(os.fsdecode(name[-80:]))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreFull(f"no space left for {shown} of the layer: remove images, or make room")
     if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EMLINK, errno.ENOENT):

@@ -42,10 +42,14 @@ _FD_NAMES: tuple[StreamName, StreamName] = ("stdout", "stderr")
 
 @dataclass(frozen=True)
 class OutputLimits:
-    """How much a cell may send: in one frame, and in all."""
+    """How much a cell may send in one frame and in all, and how many outputs it may show.
+
+    An output is what a notebook keeps as one: a display, or a stretch of text on one stream.
+    """
 
     frame_bytes: int = 64 << 20
     total_bytes: int = 256 << 20
+    outputs: int = 10_000
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,9 @@ class _Run:
         self._refused: str | None = None
         self._frames = FrameDecoder(limits.frame_bytes)
         self._received_bytes = 0
+        self._outputs = 0
+        self._left_out = 0
+        self._stretch: StreamName | None = None  # the stream of the output shown last
         self._cleaners = {name: TextCleaner() for name in _FD_NAMES}
         self._decoders = {
             name: codecs.getincrementaldecoder("utf-8")("replace") for name in _FD_NAMES
@@ -150,7 +157,10 @@ class _Run:
                     if not unsent:
                         selector.unregister(to_cell)
                 for fd in [fd for fd in sources if fd in ready]:
-                    data = os.read(fd, _READ_BYTES)
+                    try:
+                        data = os.read(fd, _READ_BYTES)
+                    except BlockingIOError:  # the cell has read back what it had written
+                        continue
                     self._take(sources[fd], data)
                     if not data:
                         selector.unregister(fd)
@@ -158,6 +168,14 @@ class _Run:
         for name in _FD_NAMES:
             self._show([Stream(name, self._decoders[name].decode(b"", final=True))])
             self._emit(Stream(name, self._cleaners[name].finish()))
+        if self._left_out:
+            self._on_event(
+                Stream(
+                    "stderr",
+                    f"cellblock: {self._left_out} more outputs were left out: "
+                    f"a cell shows {self._limits.outputs}\n",
+                )
+            )
         return self._exit()
 
     def judge(self, exit_: Exit, image: str) -> None:
@@ -273,14 +291,28 @@ class _Run:
             self._emit(Stream(name, self._cleaners[name].feed("".join(texts))))
 
     def _emit(self, event: Event) -> None:
+        first = False
         match event:
             case Stream(text=""):
                 return
             case Result():
-                self.result = event
+                first, self.result = self.result is None, event
             case Error():
-                self._error = event
-        self._on_event(event)
+                first, self._error = self._error is None, event
+        if self._has_room(event, at_the_end=first):
+            self._on_event(event)
+
+    def _has_room(self, event: Event, *, at_the_end: bool) -> bool:
+        """Tell whether to show it; what a cell ends with is shown whatever came before."""
+        stretch = event.name if isinstance(event, Stream) else None
+        if stretch is not None and stretch == self._stretch:
+            return True
+        if self._outputs >= self._limits.outputs and not at_the_end:
+            self._left_out += 1
+            return False
+        self._outputs += 1
+        self._stretch = stretch
+        return True
 
 
 def _send(fd: int, unsent: memoryview) -> memoryview:

@@ -19,6 +19,7 @@ from .events import Display, Error, Event, Result, Stream
 _LENGTHS = struct.Struct("!II")
 _MAX_HEADER_BYTES = 1 << 16
 _MAX_PARTS = 64
+_MAX_UNSHOWN = 10_000
 _MAX_NAME = 200
 _MAX_EVALUE = 4096
 _MIME = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*/[A-Za-z0-9][A-Za-z0-9!#$&^_.+;= -]*")
@@ -54,6 +55,7 @@ class FrameDecoder:
         self.hello: Hello | None = None
         self.ignored: set[str] = set()
         self._max_frame_bytes = max_frame_bytes
+        self._unshown = 0
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Event]:
@@ -73,6 +75,10 @@ class FrameDecoder:
             )
             if event is not None:
                 yield event
+            else:
+                self._unshown += 1
+                if self._unshown > _MAX_UNSHOWN:
+                    raise FrameError(f"more than {_MAX_UNSHOWN} frames show nothing")
             start = end
         del self._buffer[:start]
 

@@ -1,5 +1,6 @@
 import _thread
 import json
+import os
 import signal
 import threading
 import time
@@ -14,6 +15,7 @@ from cellblock_engine.errors import (
     InvalidLayer,
     PlatformNotFound,
     RegistryUnavailable,
+    StoreFull,
 )
 from cellblock_engine.layout import Layout
 from cellblock_engine.oci import manifest as m
@@ -128,6 +130,29 @@ def test_a_new_image_fetches_only_what_is_new(fake, get):
         layer.digest for layer in parts.layers if any(layer.digest in p for p in fake.paths())
     ]
     assert fetched == [parts.layers[2].digest]
+
+
+def test_what_does_not_fit_is_refused_before_it_is_fetched(fake, get, store, monkeypatch):
+    get(fake.serve(an_image(layers=2)))
+    parts = an_image(layers=4)
+    reference = fake.serve(parts, tag="next")
+    needed = sum(len(layer.raw) for layer in parts.layers[2:])
+    room = {"free": needed - 1}
+    here = os.statvfs(store.blobs.path(Digest.of(b"")).parents[2])
+
+    def statvfs(_path):
+        fields = list(here)
+        fields[1] = 1  # f_frsize
+        fields[3] = fields[4] = room["free"]  # f_bfree, f_bavail
+        return os.statvfs_result(fields)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    fake.seen.clear()
+    with pytest.raises(StoreFull, match=rf"no space for {needed} B .* {needed - 1} B free"):
+        get(reference)
+    assert not any(layer.digest in path for layer in parts.layers for path in fake.paths())
+    room["free"] = needed
+    assert len(get(reference).layers) == 4
 
 
 def test_progress_tells_every_step_of_every_layer(fake, get):

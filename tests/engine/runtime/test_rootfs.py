@@ -6,6 +6,7 @@ from cellblock_engine.linux.cgroups import Limits
 from cellblock_engine.runtime import rootfs
 from cellblock_engine.runtime.spec import (
     BindSpec,
+    FileSpec,
     OverlaySpec,
     ProcessSpec,
     StartSpec,
@@ -27,7 +28,8 @@ def spec(*, own_network=True, id_ranges="/run/ids"):
             OverlaySpec("/", ("/l/1", "/l/2"), "/d/upper0"),
             OverlaySpec("/usr", ("/usr",), "/d/upper1"),
         ),
-        binds=(BindSpec("/d/hosts", "/etc/hosts", writable=False),),
+        files=(FileSpec("/etc/hosts", "127.0.0.1 localhost\n"),),
+        binds=(BindSpec("/d/data", "/data", writable=False),),
         limits=Limits(1 << 26, 0.5, None),
         timeout_s=1.5,
         stop_signal=15,
@@ -48,7 +50,8 @@ def test_the_plan_reads_as_the_order_in_which_things_happen():
         "overlay of 1 layers on /usr",
         "proc on /proc ()",
     ]
-    assert "bind /d/hosts on /etc/hosts (ro)" in lines
+    assert "files /etc/hosts" in lines
+    assert "bind /d/data on /data (ro)" in lines
     assert lines.index("tmpfs on /dev (mode=755,size=64k)") < lines.index("mask /proc/kcore")
     assert "read-only /proc/sys" in lines
 
@@ -61,7 +64,7 @@ def test_sources_are_cloned_bottom_layer_first_and_only_the_upper_is_writable():
         "/d/upper0",
         "/usr",
         "/d/upper1",
-        "/d/hosts",
+        "/d/data",
     ]
     assert [source.path for source in sources if source.writable] == ["/d/upper0", "/d/upper1"]
 

@@ -12,9 +12,7 @@ def test_a_directory_without_state_is_a_container_that_was_created(tmp_path):
 
 
 def test_a_state_comes_back_as_it_was_written(tmp_path):
-    written = state.State(
-        status="exited", exit_code=3, finished_at=1.5, verdict={"kind": "oom"}, cgroups=("/a",)
-    )
+    written = state.State(status="exited", exit_code=3, finished_at=1.5, verdict={"kind": "oom"})
     state.write(str(tmp_path), written)
     assert state.read(str(tmp_path)) == written
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 
 import pytest
 
+from cellblock_engine.errors import StartFailed
 from cellblock_engine.runtime import wire
 
 
@@ -63,3 +66,36 @@ def test_what_is_no_message_is_refused_and_leaks_no_descriptor(ends, packet):
     with pytest.raises((ValueError, KeyError)):
         wire.receive(right)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_listener_is_met_by_its_own_user_alone(tmp_path, monkeypatch):
+    path = str(tmp_path / "s")
+    with pytest.raises(FileNotFoundError):
+        wire.connect(path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(path)
+        with pytest.raises(ConnectionRefusedError):
+            wire.connect(path)
+        listener.listen()
+        with wire.connect(path, timeout_s=3) as sock:
+            assert sock.gettimeout() == 3
+        monkeypatch.setattr(os, "geteuid", lambda: 54321)
+        with pytest.raises(StartFailed, match="belongs to user"):
+            wire.connect(path)
+
+
+@pytest.mark.usefixtures("root")
+def test_a_container_does_not_believe_a_monitor_of_another_user(engine, tmp_path):
+    engine.run("host", ["true"], name="over", remove=False)
+    container = engine.container("over")
+    path = engine.info().run / f"{container.id[:12]}.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(os.fspath(path))
+        code = f"import socket; socket.socket(fileno={listener.fileno()}).listen()"
+        argv = ["/usr/bin/env", "python3", "-c", code]
+        subprocess.run(argv, user=54321, pass_fds=[listener.fileno()], check=True)
+        try:
+            with pytest.raises(StartFailed, match="belongs to user 54321"):
+                container.wait(5)
+        finally:
+            path.unlink()

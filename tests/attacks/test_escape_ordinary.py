@@ -1,0 +1,83 @@
+"""What code in an ordinary user's container tries: root inside is the owner of files outside."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from cellblock_engine.linux import landlock
+from support.ordinary import OrdinaryUser
+
+# Tried first: descriptors for reading and the changes an owner may make even to a running program.
+EVIL = """#!/proc/self/exe
+import os
+os.chmod("/proc/self/exe", 0o777)
+os.utime("/proc/self/exe", (1, 1))
+print("pwned")
+"""
+ATTACK = """
+import json
+from cellblock_engine import Engine, RunRequest, errors
+
+evil = {evil!r}
+tries = (
+    ["/evil"],
+    ["/link"],
+    ["/proc/self/exe", "-c", evil],
+    ["/proc/thread-self/exe", "-c", evil],
+    ["exe", "-c", evil],
+)
+outcome = []
+with Engine.open() as engine:
+    container = engine.start(RunRequest(image="host", argv=("sleep", "60")))
+    place = "cat > /evil && chmod +x /evil && ln -s /proc/self/exe /link"
+    container.exec(["sh", "-c", place], stdin=evil).check()
+    for argv in tries:
+        try:
+            # Else it may look for its library where only the host has it, and do nothing.
+            done = container.exec(argv, env={{"PYTHONHOME": "/usr", "PATH": "/proc/self"}})
+            outcome.append(str(done))
+        except errors.StartFailed as error:
+            outcome.append(type(error).__name__ + ": " + str(error))
+    container.remove(force=True)
+print(json.dumps(outcome))
+"""
+
+
+@pytest.fixture
+def own_interpreter(ordinary_user: OrdinaryUser) -> Path:
+    """A Python that belongs to the user, as in everybody's own virtual environment."""
+    folder = ordinary_user.home / "own"
+    make = [ordinary_user.python, "-m", "venv", "--copies", "--without-pip", folder]
+    assert ordinary_user.run(make).returncode == 0
+    return folder / "bin/python"
+
+
+def facts(path: Path) -> tuple[int, int, int, str]:
+    """Return the owner, the mode, the time of the last change and the hash of a file."""
+    status = path.stat()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return status.st_uid, status.st_mode, status.st_mtime_ns, digest
+
+
+@pytest.mark.skipif(not landlock.available(), reason="needs Landlock (ABI 2, Linux 5.19)")
+def test_07_executing_the_engines_program_leaves_it_unchanged(
+    ordinary_user: OrdinaryUser, own_interpreter: Path
+) -> None:
+    packages = ordinary_user.run_python("import sysconfig; print(sysconfig.get_path('purelib'))")
+    before = facts(own_interpreter)
+    assert before[0] == ordinary_user.uid
+    done = ordinary_user.run(
+        [own_interpreter, "-c", ATTACK.format(evil=EVIL)],
+        env={"PYTHONPATH": packages.stdout.strip()},
+    )
+    assert done.returncode == 0, done.stderr
+    assert facts(own_interpreter) == before
+    outcome = json.loads(done.stdout)
+    assert len(outcome) == 5
+    for line in outcome:
+        assert line.startswith("CommandNotExecutable: command "), outcome
+        assert line.endswith("Permission denied"), outcome

@@ -1,0 +1,163 @@
+"""The spawner and its monitors, as their callers and their killers see them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from cellblock_engine import Engine, ExecRequest, Killed, RunRequest
+from cellblock_engine.layout import Layout
+from cellblock_engine.runtime import launcher
+from support import leaks
+
+pytestmark = pytest.mark.usefixtures("root")
+
+
+@pytest.fixture
+def layout(engine: Engine) -> Layout:
+    info = engine.info()
+    return Layout(info.home, info.run)
+
+
+def pids(layout: Layout) -> list[int]:
+    return list(leaks.engine_pids(layout.home, layout.run))
+
+
+def eventually(condition, timeout_s: float = 10.0) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_it_serves_many_starts_and_leaves_when_dismissed(engine, layout):
+    for _ in range(3):
+        assert engine.run("host", ["true"]).exit_code == 0
+    assert eventually(lambda: len(pids(layout)) == 2)  # itself and the next monitor
+    launcher.dismiss(layout)
+    assert eventually(lambda: not pids(layout))
+    assert engine.run("host", ["true"]).exit_code == 0
+
+
+def test_closing_an_engine_that_did_not_start_it_leaves_it_to_the_others(engine, layout):
+    engine.run("host", ["true"])
+    before = pids(layout)[0]
+    with Engine.open(layout.home) as other:
+        other.run("host", ["true"])
+    time.sleep(0.3)
+    assert before in pids(layout)
+
+
+def test_a_killed_spawner_is_replaced_and_its_containers_live_on(engine, layout):
+    container = engine.start(RunRequest(argv=("sleep", "100"), name="survivor"))
+    for pid in pids(layout):
+        if b"spawn.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)
+    assert engine.run("host", ["echo", "again"]).stdout == b"again\n"
+    assert container.exec(["echo", "alive"]).stdout == b"alive\n"
+    assert container.stop(0).exit_code == 143
+    container.remove()
+
+
+def test_a_monitor_says_in_the_process_list_whose_it_is(engine):
+    with engine.spawn(RunRequest(argv=("sleep", "100"), remove=True)) as attached:
+        parent = Path(f"/proc/{attached.pid}/status").read_text().partition("PPid:")[2].split()[0]
+        words = Path(f"/proc/{parent}/cmdline").read_bytes().rstrip(b"\0")
+        assert words == b"cellblock-monitor " + attached.container.id[:12].encode()
+
+
+def test_a_damaged_record_neither_stops_others_nor_loses_what_was_written(engine, layout):
+    engine.run("host", ["sh", "-c", "echo kept > /root/f"], name="damaged", remove=False)
+    directory = layout.containers / engine.container("damaged").id
+    (directory / "state.json").write_bytes(b"")
+    launcher.dismiss(layout)
+    assert eventually(lambda: not pids(layout))
+    assert engine.run("host", ["true"]).exit_code == 0
+    info = engine.container("damaged").inspect()
+    assert (info.status, info.exit_code) == ("exited", 137)
+    assert "damaged" in info.verdict
+    assert (directory / "upper0/fs/root/f").read_text() == "kept\n"
+    engine.container("damaged").remove()
+
+
+def test_removing_a_container_of_a_killed_monitor_leaves_no_group_and_no_socket(engine, layout):
+    container = engine.start(RunRequest(argv=("sleep", "100"), name="orphan"))
+    pid = container.inspect().pid
+    monitor = int(Path(f"/proc/{pid}/status").read_text().partition("PPid:")[2].split()[0])
+    for each in (*pids(layout), monitor):
+        os.kill(each, signal.SIGKILL)
+    assert eventually(lambda: not Path(f"/proc/{pid}").exists())
+    assert isinstance(container.wait().verdict, Killed)
+    container.remove()
+    assert not list(Path("/sys/fs/cgroup").glob(f"*/**/cellblock-{container.id[:12]}"))
+    assert not layout.monitor_socket(container.id).exists()
+
+
+def test_a_timeout_beyond_what_poll_can_count_is_a_timeout_like_any_other(engine):
+    assert engine.run("host", ["true"], timeout=1e9).exit_code == 0
+
+
+def test_a_signal_that_has_only_a_number_ends_the_container_and_not_its_monitor(engine):
+    with engine.spawn(RunRequest(argv=("sleep", "100"), remove=True)) as attached:
+        attached.signal(40)
+        end = attached.wait(10)
+    assert end.exit_code == 168
+    assert str(end.verdict) == "killed: by signal 40, as asked"
+
+
+def test_an_exec_that_leaves_children_behind_times_out_all_the_same(engine):
+    with engine.spawn(RunRequest(argv=("sleep", "100"), remove=True)) as attached:
+        begun = time.monotonic()
+        result = attached.container.exec(["sh", "-c", "setsid sleep 50 & sleep 50"], timeout=0.5)
+        assert time.monotonic() - begun < 5
+        assert result.exit_code == 137
+        assert "timed out" in str(result.verdict)
+
+
+def test_a_command_on_its_way_in_shows_nothing_of_the_host(engine):
+    """Container root stops whoever comes and reads what /proc shows of it."""
+    watcher = (
+        "import os, signal, time\n"
+        "seen = {str(os.getpid()), '1'}\n"
+        "print('ready', flush=True)\n"
+        "end = time.monotonic() + 4\n"
+        "while time.monotonic() < end:\n"
+        "    for pid in set(filter(str.isdigit, os.listdir('/proc'))) - seen:\n"
+        "        try:\n"
+        "            os.kill(int(pid), signal.SIGSTOP)\n"
+        "            mounts = open(f'/proc/{pid}/mountinfo').read()\n"
+        "            words = open(f'/proc/{pid}/cmdline').read()\n"
+        "            devices = open(f'/proc/{pid}/net/dev').read()\n"
+        "            os.kill(int(pid), signal.SIGCONT)\n"
+        "        except OSError:\n"
+        "            continue\n"
+        "        own = open('/proc/self/mountinfo').read()\n"
+        "        print(mounts == own, devices.count(':'), words.split(chr(0))[0], flush=True)\n"
+        "        seen.add(pid)\n"
+    )
+    request = RunRequest(argv=("python3", "-c", watcher), remove=True)
+    with engine.spawn(request) as attached:
+        while b"ready" not in _read(attached):
+            pass
+        for _ in range(15):
+            attached.container.spawn_exec(ExecRequest(("sleep", "0.05"))).close()
+        out, _, _ = attached.communicate(None, most_bytes=100_000, timeout_s=20)
+    lines = [line.split() for line in out.decode().splitlines()]
+    assert len(lines) >= 5
+    assert {line[0] for line in lines} == {"True"}
+    assert {line[1] for line in lines} == {"1"}  # lo
+    assert {line[2] for line in lines} <= {"cellblock-monitor", "sleep"}
+
+
+def _read(attached) -> bytes:
+    try:
+        return os.read(attached.stdout, 100)
+    except BlockingIOError:
+        time.sleep(0.01)
+        return b""
