@@ -22,7 +22,7 @@ def contestants(
     """Return everything that can start a container here; the image is pulled beforehand."""
     engine = stack.enter_context(Engine.open(directory / "live"))
     engine.pull(image)
-    # A store of its own: the command starts a spawner and dismisses it, the live engine has one.
+    # A store of its own, so that neither finds what the other has warmed.
     home = directory / "command"
     with Engine.open(home) as other:
         other.pull(image)

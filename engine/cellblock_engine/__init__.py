@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from .oci.platform import Platform
     from .oci.reference import Reference
     from .progress import Progress, PullEvent
-    from .request import Bind, ExecRequest, RunRequest
+    from .request import HOST_IMAGE, NETWORKS, Bind, ExecRequest, RunRequest
     from .runtime.attached import Attached, Exit
     from .signals import parse_signal
     from .units import format_bytes
@@ -91,7 +91,7 @@ _HOMES = {
     "oci.platform": ("Platform",),
     "oci.reference": ("Reference",),
     "progress": ("Progress", "PullEvent"),
-    "request": ("Bind", "ExecRequest", "RunRequest"),
+    "request": ("HOST_IMAGE", "NETWORKS", "Bind", "ExecRequest", "RunRequest"),
     "runtime.attached": ("Attached", "Exit"),
     "signals": ("parse_signal",),
     "units": ("format_bytes",),
@@ -99,6 +99,8 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "HOST_IMAGE",
+    "NETWORKS",
     "AccessDenied",
     "Attached",
     "AttachedRun",

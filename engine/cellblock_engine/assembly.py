@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import InvalidInput, Unsupported
-from .hostimage import host_image
 from .image import Image
 from .layout import Layout
 from .linux.cgroups import Limits as KernelLimits
@@ -47,6 +46,8 @@ class Base:
 def find_base(layout: Layout, store: Store, name: str) -> Base:
     """Return what ``name`` stands for. Raises ImageNotFound, InvalidReference, OSError."""
     if name == HOST_IMAGE:
+        from .hostimage import host_image  # noqa: PLC0415 - other images do without
+
         host = host_image(layout)
         trees = (
             Tree("/", (host.skeleton,)),

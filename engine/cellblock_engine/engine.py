@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from .container import (
     Result,
     describe,
 )
-from .errors import LimitNotEnforceable
+from .errors import CellblockError, LimitNotEnforceable, StoreFull
 from .image import Image, RemovedImage
 from .layout import Layout
 from .limits import Limits
@@ -95,17 +96,23 @@ class Engine:
         """Fetch an image from its registry and unpack its layers; return it.
 
         ``platform`` is ``os/architecture[/variant]``, by default this machine's. Raises
-        InvalidReference, RegistryError and its kinds, ImageNotFound, StoreError and its kinds.
+        InvalidReference, RegistryError and its kinds, ImageNotFound, StoreError and its kinds;
+        after StoreFull nothing of the image stays, unless others are using the store.
         """
         from .registry.pull import pull  # noqa: PLC0415 - brings the HTTP library
 
         self._store.sweep()  # what a killed pull left half done
-        return pull(
-            Reference.parse(reference),
-            self._store,
-            platform=Platform.parse(platform) if platform else None,
-            progress=progress,
-        )
+        try:
+            return pull(
+                Reference.parse(reference),
+                self._store,
+                platform=Platform.parse(platform) if platform else None,
+                progress=progress,
+            )
+        except StoreFull:
+            with suppress(CellblockError, OSError):  # the lack of room is what is to be told
+                self._store.images.collect()
+            raise
 
     def images(self) -> tuple[Image, ...]:
         """Return the images in the store, newest first."""
@@ -250,6 +257,12 @@ class Engine:
         return self._held(config), launched.sock
 
     def _refuse_unenforceable(self, limits: Limits) -> None:
+        processors = os.cpu_count()
+        if limits.cpus is not None and processors is not None and limits.cpus > processors:
+            raise LimitNotEnforceable(
+                f"cpus limit {limits.cpus:g} is more than the {processors} "
+                f"processor{'s' * (processors != 1)} of this machine"
+            )
         wanted = cgroups.Limits(limits.memory_bytes, limits.cpus, limits.pids)
         if limits and (reason := cgroups.discover(os.getpid()).refused(wanted)):
             raise LimitNotEnforceable(reason)

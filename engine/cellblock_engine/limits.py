@@ -12,6 +12,7 @@ _UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)", re.IGNORECASE)
 _SECONDS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+MOST_PIDS = 2**22  # PID_MAX_LIMIT of a 64-bit kernel: proc_sys_kernel(5), pid_max
 SMALLEST_MEMORY_BYTES = 6 * 2**20  # Docker's floor: below it nothing starts
 
 
@@ -56,8 +57,8 @@ class Limits:
             raise InvalidInput(f"memory limit {self.memory} is too small: at least 6m")
         if self.cpus is not None and not (0.01 <= self.cpus < math.inf):
             raise InvalidInput(f"cpus limit {self.cpus} is out of range: at least 0.01")
-        if self.pids is not None and self.pids < 1:
-            raise InvalidInput(f"pids limit {self.pids} is out of range: at least 1")
+        if self.pids is not None and not 1 <= self.pids <= MOST_PIDS:
+            raise InvalidInput(f"pids limit {self.pids} is out of range: 1 to {MOST_PIDS}")
 
     @property
     def memory_bytes(self) -> int | None:

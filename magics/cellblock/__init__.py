@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from cellblock_engine import (
+        HOST_IMAGE,
+        NETWORKS,
         AccessDenied,
         Attached,
         AttachedRun,
@@ -64,14 +66,19 @@ if TYPE_CHECKING:
         parse_seconds,
         parse_signal,
     )
+    from cellblock_kernel import CellFailed, CellInterrupted, OutputRefused
 
     __version__: str
 
 __all__ = [
+    "HOST_IMAGE",
+    "NETWORKS",
     "AccessDenied",
     "Attached",
     "AttachedRun",
     "Bind",
+    "CellFailed",
+    "CellInterrupted",
     "CellblockError",
     "CommandNotExecutable",
     "CommandNotFound",
@@ -99,6 +106,7 @@ __all__ = [
     "LogRecord",
     "NotFound",
     "OutOfMemory",
+    "OutputRefused",
     "PidsExceeded",
     "Platform",
     "PlatformNotFound",
@@ -125,6 +133,8 @@ __all__ = [
     "unload_ipython_extension",
 ]
 
+_OF_CELLS = ("CellFailed", "CellInterrupted", "OutputRefused")
+
 
 def load_ipython_extension(ipython: InteractiveShell) -> None:
     """Add ``%container`` and ``%%container`` to the shell; IPython calls it for ``%load_ext``."""
@@ -145,6 +155,10 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version  # noqa: PLC0415 - reading metadata takes time
 
         return version("cellblock")
+    if name in _OF_CELLS:
+        import cellblock_kernel  # noqa: PLC0415 - as below
+
+        return getattr(cellblock_kernel, name)
     if name in __all__:
         import cellblock_engine  # noqa: PLC0415 - the door of a lower room, opened on demand
 

@@ -1,8 +1,8 @@
 """The ``cellblock`` command: words to a verb, its outcome to the terminal, errors to one line.
 
-Exit statuses are Docker's: the workload's own, 125 for what the engine could not do or the words
-do not say, 126 and 127 for commands that cannot be executed or found; 124 when the time was up.
-Help needs no engine and stays cheap.
+Exit statuses are Docker's: the workload's own, 125 (of any verb) for what the engine could not do
+or the words do not say, 126 and 127 for commands that cannot be executed or found; 124 when the
+time was up. Help needs no engine and stays cheap.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def _do(words: Sequence[str], open_engine: Callable[[], Engine]) -> int:
         return 0
     from .terminal import render  # noqa: PLC0415 - help does without it
 
-    with open_engine() as engine:
-        return render(verb.action(Call(engine, arguments, _progress, os.environ)))
+    # Not closed: that would take the spawner from the next command, and it leaves by itself.
+    return render(verb.action(Call(open_engine(), arguments, _progress, os.environ)))
 
 
 def _open_engine() -> Engine:

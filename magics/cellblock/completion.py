@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
-from cellblock_engine import CellblockError
+from cellblock_engine import HOST_IMAGE, CellblockError
 
 from .verbs import VERBS
 from .verbs.declaration import Argument, Form, Verb
-from .verbs.run import HOST_IMAGE
 
 if TYPE_CHECKING:
     from cellblock_engine import Engine

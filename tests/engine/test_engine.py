@@ -22,6 +22,7 @@ from cellblock_engine import (
     ImageNotFound,
     InvalidInput,
     Killed,
+    LimitNotEnforceable,
     Limits,
     OutOfMemory,
     PidsExceeded,
@@ -208,12 +209,19 @@ def test_a_name_in_use_is_a_conflict_and_changes_nothing(engine):
         lambda: Limits(memory="1k"),
         lambda: Limits(cpus=0),
         lambda: Limits(pids=0),
+        lambda: Limits(pids=4_194_305),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_one_line(request_of):
     with pytest.raises(InvalidInput) as refused:
         request_of()
     assert "\n" not in str(refused.value)
+
+
+def test_more_processors_than_there_are_is_refused_in_one_line(engine):
+    with pytest.raises(LimitNotEnforceable, match=r"^cpus limit 10000 is more than the \d+ proc"):
+        engine.run("host", ["true"], limits=Limits(cpus=10_000))
+    assert engine.containers() == ()
 
 
 def test_an_unknown_image_names_what_to_do(engine):

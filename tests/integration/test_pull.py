@@ -182,9 +182,7 @@ def test_disk_full(root: None, base_image: str, tmp_path: Path) -> None:
                 engine.pull(base_image)
             assert str(home) in one_line(raised) or "space" in one_line(raised)
             assert engine.images() == ()
-        layout = Layout.default(home)
-        assert list(layout.layers.glob("*")) == []
-        assert list(layout.staging.glob("*")) == []
+        assert left_over(home) == []
     finally:
         subprocess.run(["umount", "--lazy", home], check=True)
 

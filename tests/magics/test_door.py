@@ -7,17 +7,22 @@ import sys
 
 import cellblock
 import cellblock_engine
+import cellblock_kernel
+
+OF_CELLS = {"CellFailed", "CellInterrupted", "OutputRefused"}
 
 
-def test_all_is_sorted_and_complete():
-    assert cellblock.__all__ == sorted(cellblock.__all__)
+def test_all_is_complete():
+    assert len(cellblock.__all__) == len(set(cellblock.__all__))
     own = {"__version__", "load_ipython_extension", "unload_ipython_extension"}
-    assert set(cellblock.__all__) == own | set(cellblock_engine.__all__)
+    assert set(cellblock.__all__) == own | OF_CELLS | set(cellblock_engine.__all__)
 
 
-def test_every_name_is_the_engines_own():
+def test_every_name_is_the_lower_rooms_own():
     for name in set(cellblock.__all__) & set(cellblock_engine.__all__):
         assert getattr(cellblock, name) is getattr(cellblock_engine, name)
+    for name in OF_CELLS:
+        assert getattr(cellblock, name) is getattr(cellblock_kernel, name)
 
 
 def test_unknown_names_are_attribute_errors():
@@ -27,7 +32,7 @@ def test_unknown_names_are_attribute_errors():
 def test_importing_it_loads_nothing_heavy():
     heavy = ("IPython", "pandas", "ipywidgets", "rich", "urllib3", "argparse", "isal", "jupyter")
     code = (
-        "import sys, cellblock; cellblock.__version__; cellblock.Limits\n"
+        "import sys, cellblock; cellblock.__version__; cellblock.Limits; cellblock.CellFailed\n"
         f"print(*(name for name in {heavy} if name in sys.modules))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import StoreFull
 from ..layout import Layout
 from ..linux import syscalls
 from ..private import make_private
+from ..store.room import raise_if_full
 from ..store.staging import Staging
 from . import etc
 from .interpreter import Places
@@ -72,11 +72,7 @@ def skeleton(layout: Layout, root: Path, places: Places) -> Path:
     try:
         return _build(layout, root, places, record)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreFull(
-                f"no space left for the host image in {layout.host_images}: free some, or set "
-                "CELLBLOCK_HOME to a larger disk"
-            ) from error
+        raise_if_full(error, f"the host image in {layout.host_images}")
         raise
 
 

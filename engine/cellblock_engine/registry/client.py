@@ -146,7 +146,10 @@ class RegistryClient:
         if code == "NAME_UNKNOWN":
             return ImageNotFound(f"{server} has no image {self._name}: check the name")
         if status == 404 and not wanted.startswith("sha256:"):
-            return ImageNotFound(f"{self._name} has no tag {wanted!r} on {server}: check the tag")
+            # Also of a repository that does not exist many registries say MANIFEST_UNKNOWN.
+            return ImageNotFound(
+                f"{self._name} has no tag {wanted!r} on {server}: check the name and the tag"
+            )
         if status == 404:
             return ImageNotFound(f"{self._name} has no {wanted} on {server}: it may be deleted")
         return InvalidAnswer(

@@ -89,7 +89,7 @@ class Commands:
         exit_code = command.process.reap()
         verdict = verdicts.decide(
             exit_code=exit_code,
-            counters=self._sandbox.group.counters().since(command.before),
+            counters=lambda: self._sandbox.group.counters().since(command.before),
             limits=self._sandbox.limits,
             timed_out_s=None,
             killed=None,

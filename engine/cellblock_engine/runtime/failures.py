@@ -11,6 +11,7 @@ from .process import StageFailed
 from .spec import ProcessSpec
 
 _NOT_EXECUTABLE = (errno.EACCES, errno.ENOEXEC, errno.EISDIR, errno.EPERM, errno.ETXTBSY)
+_KERNEL_VIEWS = ("proc on /proc", "sysfs on /sys")
 
 
 def as_error(error: StageFailed | CellblockError | OSError, process: ProcessSpec) -> dict[str, Any]:
@@ -51,6 +52,13 @@ def _of_stage(error: StageFailed, process: ProcessSpec) -> dict[str, Any]:
         return _failed(f"cannot start as user {process.user!r}: {error.text}")
     if error.stage == "working directory":
         return _failed(f"cannot start in working directory {process.cwd!r}: {error.text}")
+    if (error.stage, error.code) == ("root file system", errno.EPERM) and any(
+        words in error.text for words in _KERNEL_VIEWS
+    ):
+        return _failed(  # mount_too_revealing() of the kernel's fs/namespace.c
+            "cannot start: this machine shows only part of /proc or /sys (is it a container "
+            "itself?), and the kernel then allows no new one; run it with both unmasked"
+        )
     return _failed(f"cannot start: {error.stage}: {error.text}")
 
 

@@ -42,27 +42,35 @@ class CommandLine(NamedTuple):
 
 
 def run(spec: StartSpec, sock: socket.socket, command_line: CommandLine) -> NoReturn:
-    """Be PID 1. The first message says that the ids are mapped, and brings the clones."""
-    stage = "ids"
+    """Be PID 1. The first message says that the ids are mapped, and brings the clones.
+
+    What needs no ids is done before, while the monitor prepares that message.
+    """
+    stage = "namespaces"
     try:
+        command_line.overwrite(b"init")
+        reset_signals()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        os.setsid()
+        if spec.own_network:
+            netlink.loopback_up()
+        socket.sethostname(spec.hostname)
+        rootfs.detach_from_host()
+        operations = rootfs.plan(spec)
+        stage = "ids"
         _, clones = wire.receive(sock)
         single_id = spec.id_ranges is None
         if not single_id:
             os.setgroups([])
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
-        stage = "namespaces"
         _forbid_user_namespaces()
-        if spec.own_network:
-            netlink.loopback_up()
-        socket.sethostname(spec.hostname)
         stage = "root file system"
-        operations = rootfs.plan(spec)
         if single_id:
             clones = [source.open(None) for source in rootfs.sources(operations)]
         rootfs.build(operations, clones)
         stage = "hardening"
-        _harden(sock, command_line)
+        _harden(sock)
         wire.send(sock, {"ready": True})
         sock.recv(1)
     except OSError as error:
@@ -82,14 +90,10 @@ def _forbid_user_namespaces() -> None:
         os.close(fd)
 
 
-def _harden(sock: socket.socket, command_line: CommandLine) -> None:
-    command_line.overwrite(b"init")
+def _harden(sock: socket.socket) -> None:
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     # After the last change of credentials, which clears it.
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-    reset_signals()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    os.setsid()
     keep = sock.fileno()
     linux.close_range(keep + 1, linux.CLOSE_RANGE_MAX)
     if keep:

@@ -260,7 +260,7 @@ class Monitor:
             killed = f"by {signal_name(exit_code - 128)}, as asked"
         verdict = verdicts.decide(
             exit_code=exit_code,
-            counters=self.sandbox.group.counters(),
+            counters=self.sandbox.group.counters,
             limits=self.sandbox.limits,
             timed_out_s=self._spec.timeout_s if self._timed_out else None,
             killed=killed,

@@ -369,12 +369,16 @@ def sources(operations: Sequence[Operation]) -> list[Source]:
     return [source for operation in operations for source in operation.sources]
 
 
+def detach_from_host() -> None:
+    """Keep this mount namespace's mounts to itself. Raises OSError."""
+    sys.mount(None, b"/", None, sys.MS_REC | sys.MS_PRIVATE, None)
+
+
 def build(operations: Sequence[Operation], clones: Sequence[int]) -> None:
     """Build the root from the plan and move into it; the host's tree is gone afterwards.
 
     Runs in the container's own mount namespace. Raises OSError, whose filename is the place.
     """
-    sys.mount(None, b"/", None, sys.MS_REC | sys.MS_PRIVATE, None)
     staging = mounts.new_filesystem(b"tmpfs", [(b"mode", b"700")])
     sys.move_mount(staging, sys.AT_FDCWD, _staging_place())
     os.fchdir(staging)

@@ -63,7 +63,6 @@ class Spawner:
         gc.freeze()  # a collection in a child would copy every page it looks at
         busy_until = time.monotonic() + _IDLE_S
         while True:
-            self._spare = self._spare or self._fork_spare()
             ready = {fd for fd, _ in self._poll.poll(_TICK_S * 1000)}
             if self._wake in ready:
                 os.read(self._wake, 4096)
@@ -71,6 +70,9 @@ class Spawner:
                 swept = sweep(*self._places)
             if self._listener.fileno() in ready:
                 self._accept()
+            else:
+                # Not right after a connection: its start has use for every processor.
+                self._spare = self._spare or self._fork_spare()
             if ready or self._monitors:
                 busy_until = time.monotonic() + _IDLE_S
             if time.monotonic() > busy_until or not self._is_reachable():

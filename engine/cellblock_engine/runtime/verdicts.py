@@ -5,6 +5,7 @@ In ``state.json`` and on sockets a verdict is a small JSON object; callers get t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import (
@@ -36,31 +37,33 @@ _ERRORS = {
 def decide(
     *,
     exit_code: int,
-    counters: Counters,
+    counters: Callable[[], Counters],
     limits: Limits,
     timed_out_s: float | None,
     killed: str | None,
 ) -> dict[str, Any] | None:
     """Return the verdict, None where the command ended by itself.
 
-    ``timed_out_s`` is the wall-clock limit if it struck, ``killed`` says who asked for the end.
-    A counter alone is no verdict: a command that coped with a refused fork ended by itself.
+    ``timed_out_s`` is the wall-clock limit if it struck, ``killed`` says who asked for the end,
+    ``counters`` reads the counters, where they have a say. A counter alone is no verdict: a
+    command that coped with a refused fork ended by itself.
     """
     if timed_out_s is not None:
         return {"kind": "timeout", "limit_s": timed_out_s}
     if exit_code == 0:
         return None
-    if counters.oom_kills:
+    counted = counters()
+    if counted.oom_kills:
         return {
             "kind": "oom",
             "limit_bytes": limits.memory_bytes,
-            "peak_bytes": counters.memory_peak_bytes or 0,
-            "own": counters.own_oom,
+            "peak_bytes": counted.memory_peak_bytes or 0,
+            "own": counted.own_oom,
         }
     if killed is not None:
         return {"kind": "killed", "reason": killed}
-    if counters.pids_refused and limits.pids is not None:
-        return {"kind": "pids", "limit": limits.pids, "refused": counters.pids_refused}
+    if counted.pids_refused and limits.pids is not None:
+        return {"kind": "pids", "limit": limits.pids, "refused": counted.pids_refused}
     return None
 
 

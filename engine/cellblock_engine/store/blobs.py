@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -14,8 +13,10 @@ from ..layout import Layout
 from ..oci.digest import Digest
 from ..private import make_private
 from ..units import format_bytes
+from .room import raise_if_full
 from .staging import Staging, sync_directory
 
+_ROOM_FOR = "an image in the store"
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -41,7 +42,7 @@ class BlobWriter:
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
         except OSError as error:
-            _raise_if_full(error)
+            raise_if_full(error, _ROOM_FOR)
             raise
 
     def commit(self) -> None:
@@ -62,7 +63,7 @@ class BlobWriter:
             self._path.rename(self._target)
             sync_directory(self._target.parent)
         except OSError as error:
-            _raise_if_full(error)
+            raise_if_full(error, _ROOM_FOR)
             raise
 
 
@@ -116,7 +117,7 @@ class Blobs:
             with self._staging.file() as (fd, path):
                 yield BlobWriter(fd, path, self.path(digest), digest, size)
         except OSError as error:
-            _raise_if_full(error)
+            raise_if_full(error, _ROOM_FOR)
             raise
 
     def discard(self, digest: Digest) -> int:
@@ -128,11 +129,3 @@ class Blobs:
         except FileNotFoundError:
             return 0
         return size
-
-
-def _raise_if_full(error: OSError) -> None:
-    """Raise StoreFull for a lack of room, which is the user's to mend."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        raise StoreFull(
-            "no space left in the store: remove images with rmi, or make room"
-        ) from error

@@ -44,14 +44,11 @@ class ChainRecord:
     """What is known of a stack.
 
     ``layers`` are diffIDs, bottom first; ``first`` counts those at the bottom that do not show;
-    ``mode``, ``uid`` and ``gid`` are the merged root's; ``fixed`` tells of a fix-up layer.
+    ``fixed`` tells of a fix-up layer.
     """
 
     layers: tuple[str, ...]
     first: int
-    mode: int
-    uid: int
-    gid: int
     fixed: bool
 
 
@@ -61,7 +58,7 @@ def read(directory: Path) -> ChainRecord | None:
         known = json.loads((directory / _NAME).read_bytes())
     except FileNotFoundError:
         return None
-    return ChainRecord(**{**known, "layers": tuple(known["layers"])})
+    return ChainRecord(tuple(known["layers"]), known["first"], known["fixed"])
 
 
 def build(
@@ -78,10 +75,7 @@ def build(
         fixed = bool(directories or links)
         if fixed:
             _write_fixes(merged, directories, links, target / "fs")
-        root = merged.attributes(b"")
-    record = ChainRecord(
-        tuple(diffids), first, stat.S_IMODE(root.st_mode), root.st_uid, root.st_gid, fixed
-    )
+    record = ChainRecord(tuple(diffids), first, fixed)
     with open(target / _NAME, "x") as file:
         json.dump(asdict(record), file)
         file.flush()

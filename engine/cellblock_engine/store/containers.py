@@ -6,7 +6,6 @@ belongs to the container's monitor (:mod:`..runtime.state`).
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import secrets
@@ -15,15 +14,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import Conflict, ContainerNotFound, StoreError, StoreFull
+from ..errors import Conflict, ContainerNotFound, StoreError
 from ..layout import Layout
 from ..private import make_private
 from .names import random_name
+from .room import raise_if_full
 from .trees import remove_tree
 
 _CONFIG = "config.json"
 _SHORTEST_PREFIX = 1
 _ATTEMPTS = 20
+_ROOM_FOR = "a container in the store"
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class Containers:
                     ) from None
                 continue
             except OSError as error:
-                raise _full(error) from error
+                raise_if_full(error, _ROOM_FOR)
+                raise
             return identifier, candidate
         raise Conflict("no free container name was found: choose one with --name")
 
@@ -107,7 +109,8 @@ class Containers:
             draft.rename(directory / _CONFIG)
         except OSError as error:
             remove_tree(directory)
-            raise _full(error) from error
+            raise_if_full(error, _ROOM_FOR)
+            raise
         return directory
 
     def directory(self, identifier: str) -> Path:
@@ -190,12 +193,3 @@ def _make_like(directory: Path, model: Path) -> None:
     if os.geteuid() == 0:
         os.chown(directory, status.st_uid, status.st_gid)
     directory.chmod(stat.S_IMODE(status.st_mode))
-
-
-def _full(error: OSError) -> OSError | StoreFull:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreFull(
-            f"no space left for a container below {error.filename}: free some, for example with "
-            "rm or rmi"
-        )
-    return error

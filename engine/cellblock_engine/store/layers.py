@@ -106,11 +106,6 @@ class Layers:
             paths.append(self._chain_directory(diffids) / "fs")
         return tuple(paths)
 
-    def root_attributes(self, diffids: Sequence[Digest]) -> tuple[int, int, int]:
-        """Return mode, uid and gid of the merged root. Raises InvalidLayer, StoreError."""
-        record = self._chain_record(diffids)
-        return record.mode, record.uid, record.gid
-
     def move(self, diffid: Digest, directory: Path) -> None:
         """Move the layer out of the store; for the garbage collector alone."""
         self._directory(diffid).rename(directory / diffid.hex)

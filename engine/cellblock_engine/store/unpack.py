@@ -16,9 +16,10 @@ import os
 import stat
 from typing import NamedTuple
 
-from ..errors import CellblockError, InvalidLayer, StoreError, StoreFull
+from ..errors import CellblockError, InvalidLayer, StoreError
 from . import tar
 from .directories import MAX_PATH_BYTES, WHITEOUT, Attributes, Directories, is_opaque, is_whiteout
+from .room import raise_if_full
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_NAME_BYTES = 255
@@ -61,8 +62,7 @@ def unpack(stream: tar.Stream, root: int, *, max_entries: int) -> Unpacked:
 
 def _refused(error: OSError, name: bytes) -> CellblockError:
     shown = repr(os.fsdecode(name[-80:]))
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreFull(f"no space left for {shown} of the layer: remove images, or make room")
+    raise_if_full(error, f"{shown} of the layer")
     if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EMLINK, errno.ENOENT):
         return InvalidLayer(f"entry {shown} of the layer cannot be made: {error.strerror}")
     return StoreError(f"cannot unpack {shown} of the layer: {error.strerror}")

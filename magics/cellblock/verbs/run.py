@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from cellblock_engine import (
+    HOST_IMAGE,
+    NETWORKS,
     ExecRequest,
     ImageNotFound,
     InvalidInput,
@@ -15,7 +17,6 @@ from .common import COMMAND, CONTAINER, ENV, USER, WORKDIR, environment
 from .declaration import Argument, Call, Verb
 from .outcome import Foreground, Outcome, Started
 
-HOST_IMAGE = "host"
 _SHELL = "/bin/sh"
 _MAX_SCRIPT_BYTES = 128 * 1024 - 1  # MAX_ARG_STRLEN of execve(2)
 
@@ -142,7 +143,7 @@ VERBS = (
                 "none (loopback only, the default) or host",
                 metavar="NETWORK",
                 default="none",
-                values=("none", "host"),
+                values=NETWORKS,
             ),
             Argument(("-m", "--memory"), "memory limit: 64m, 1.5g", metavar="SIZE"),
             Argument(("--cpus",), "processors at most: 0.5, 2", metavar="N", convert=_number),

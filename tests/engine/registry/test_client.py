@@ -77,13 +77,16 @@ def test_a_manifest_that_is_not_what_the_registry_says_is_refused(client, fake, 
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b'{"errors": [{"code": "MANIFEST_UNKNOWN"}]}', "no tag 'latest'"),
-        (b'{"errors": [{"code": "NAME_UNKNOWN"}]}', "no image"),
-        (b"", "no tag 'latest'"),
-        (b"<html>\n\n", "no tag 'latest'"),
-        (b'{"errors": [{"code": 7}]}', "no tag 'latest'"),
-        (b'{"errors": [7]}', "no tag 'latest'"),
-        (b"x" * 2**20, "no tag 'latest'"),
+        (
+            b'{"errors": [{"code": "MANIFEST_UNKNOWN"}]}',
+            "no tag 'latest'.*: check the name and the tag",
+        ),
+        (b'{"errors": [{"code": "NAME_UNKNOWN"}]}', "no image .*: check the name$"),
+        (b"", "no tag 'latest'.*: check the name and the tag"),
+        (b"<html>\n\n", "no tag 'latest'.*: check the name and the tag"),
+        (b'{"errors": [{"code": 7}]}', "no tag 'latest'.*: check the name and the tag"),
+        (b'{"errors": [7]}', "no tag 'latest'.*: check the name and the tag"),
+        (b"x" * 2**20, "no tag 'latest'.*: check the name and the tag"),
     ],
 )
 def test_what_is_not_there_is_said_so_in_one_line(client, fake, body, words):

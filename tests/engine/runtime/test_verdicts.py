@@ -22,7 +22,7 @@ LIMITS = Limits(64 << 20, None, 16)
 def decide(exit_code=1, counters=NOTHING, timed_out_s=None, killed=None):
     plain = verdicts.decide(
         exit_code=exit_code,
-        counters=counters,
+        counters=lambda: counters,
         limits=LIMITS,
         timed_out_s=timed_out_s,
         killed=killed,
