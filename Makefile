@@ -7,7 +7,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test check format bench clean programs venv
+.PHONY: help demo test attacks soak fuzz check format bench clean programs venv
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,18 @@ demo: venv ## set up, execute notebooks/quickstart.ipynb and print it with its o
 
 test: venv programs ## set up and run the tests (as root: all of them)
 	$(BIN)/python -m pytest $(ARGS)
+
+attacks: venv programs ## run the attacks, and write their results into docs/security.md
+	CELLBLOCK_TRIES=1000 $(BIN)/python scripts/attack-table $(ARGS)
+
+soak: venv programs ## kills, many processes and many runs at length (an hour)
+	CELLBLOCK_PROCESSES=20 CELLBLOCK_OPERATIONS=200 CELLBLOCK_CRASHES=500 CELLBLOCK_RUNS=1000 \
+	    CELLBLOCK_AT_ONCE=200 CELLBLOCK_POINTS=50 $(BIN)/python -m pytest -o timeout=3600 \
+	    tests/integration/test_reliability.py tests/integration/test_kill_points.py \
+	    tests/integration/test_leaks.py $(ARGS)
+
+fuzz: venv ## random references, manifests, frames and archives (ten minutes)
+	CELLBLOCK_EXAMPLES=10000 $(BIN)/python -m pytest -o timeout=0 -m hypothesis --hypothesis-profile=fuzz $(ARGS)
 
 check: venv ## format, lint, types, and which room may import which
 	$(BIN)/ruff format --check .
@@ -37,7 +49,7 @@ clean: ## remove what the other commands made in this tree
 
 programs: # what the tests talk to
 	@scripts/install-programs mmdebstrap=mmdebstrap umoci=umoci skopeo=skopeo \
-	    docker-registry=docker-registry
+	    docker-registry=docker-registry htpasswd=apache2-utils strace=strace
 
 venv: $(READY)
 

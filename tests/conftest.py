@@ -11,9 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
-from support import capabilities, images, registry
+from support import attacks, capabilities, images, registry
 from support.ordinary import OrdinaryUser
 from support.ordinary import ordinary_user as make_ordinary_user
 
@@ -21,7 +22,25 @@ if TYPE_CHECKING:
     from cellblock_engine import Engine
     from support.registry import Registry
 
+hypothesis.settings.register_profile(
+    "fuzz", max_examples=20_000, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
+)
+
 Cellblock = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nobodys_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whoever runs the tests: no config file and no credentials of theirs play a part."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CELLBLOCK_CONFIG", os.devnull)
+        patch.setenv("DOCKER_CONFIG", str(tmp_path_factory.mktemp("docker-config")))
+        yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Note which line of the list of attacks a test proves."""
+    attacks.note(items)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .container import AttachedRun, Container, ContainerInfo, LogRecord, Result
+    from .doctor import Check, Diagnosis
     from .engine import Engine, EngineInfo
     from .errors import (
         AccessDenied,
@@ -40,20 +41,25 @@ if TYPE_CHECKING:
         Unsupported,
         Verdict,
     )
+    from .explanation import Explanation
     from .image import Image, RemovedImage
     from .limits import Limits, parse_bytes, parse_seconds
     from .oci.config import ImageConfig
     from .oci.digest import Digest
     from .oci.platform import Platform
     from .oci.reference import Reference
+    from .privileges import Ulimit, check_security_option, parse_ulimit
     from .progress import Progress, PullEvent
-    from .request import HOST_IMAGE, NETWORKS, Bind, ExecRequest, RunRequest
+    from .request import HOST_IMAGE, NETWORKS, ExecRequest, RunRequest
     from .runtime.attached import Attached, Exit
+    from .settings import Registries, RunDefaults, Settings
     from .signals import parse_signal
     from .units import format_bytes
+    from .volumes import Bind, Tmpfs, parse_mount, parse_tmpfs, parse_volume
 
 _HOMES = {
     "container": ("AttachedRun", "Container", "ContainerInfo", "LogRecord", "Result"),
+    "doctor": ("Check", "Diagnosis"),
     "engine": ("Engine", "EngineInfo"),
     "errors": (
         "AccessDenied",
@@ -84,17 +90,21 @@ _HOMES = {
         "Unsupported",
         "Verdict",
     ),
+    "explanation": ("Explanation",),
     "image": ("Image", "RemovedImage"),
     "limits": ("Limits", "parse_bytes", "parse_seconds"),
     "oci.config": ("ImageConfig",),
     "oci.digest": ("Digest",),
     "oci.platform": ("Platform",),
     "oci.reference": ("Reference",),
+    "privileges": ("Ulimit", "check_security_option", "parse_ulimit"),
     "progress": ("Progress", "PullEvent"),
-    "request": ("HOST_IMAGE", "NETWORKS", "Bind", "ExecRequest", "RunRequest"),
+    "request": ("HOST_IMAGE", "NETWORKS", "ExecRequest", "RunRequest"),
     "runtime.attached": ("Attached", "Exit"),
+    "settings": ("Registries", "RunDefaults", "Settings"),
     "signals": ("parse_signal",),
     "units": ("format_bytes",),
+    "volumes": ("Bind", "Tmpfs", "parse_mount", "parse_tmpfs", "parse_volume"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -106,18 +116,21 @@ __all__ = [
     "AttachedRun",
     "Bind",
     "CellblockError",
+    "Check",
     "CommandNotExecutable",
     "CommandNotFound",
     "Conflict",
     "Container",
     "ContainerInfo",
     "ContainerNotFound",
+    "Diagnosis",
     "Digest",
     "DigestMismatch",
     "Engine",
     "EngineInfo",
     "ExecRequest",
     "Exit",
+    "Explanation",
     "Image",
     "ImageConfig",
     "ImageNotFound",
@@ -138,21 +151,31 @@ __all__ = [
     "Progress",
     "PullEvent",
     "Reference",
+    "Registries",
     "RegistryError",
     "RegistryUnavailable",
     "RemovedImage",
     "Result",
+    "RunDefaults",
     "RunRequest",
+    "Settings",
     "StartFailed",
     "StoreError",
     "StoreFull",
     "TimedOut",
+    "Tmpfs",
+    "Ulimit",
     "Unsupported",
     "Verdict",
+    "check_security_option",
     "format_bytes",
     "parse_bytes",
+    "parse_mount",
     "parse_seconds",
     "parse_signal",
+    "parse_tmpfs",
+    "parse_ulimit",
+    "parse_volume",
 ]
 
 

@@ -10,16 +10,27 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import InvalidInput, Unsupported
+from .errors import Conflict, InvalidInput, Unsupported
 from .image import Image
 from .layout import Layout
+from .limits import Limits
 from .linux.cgroups import Limits as KernelLimits
 from .oci.config import ImageConfig
-from .request import HOST_IMAGE, ExecRequest, RunRequest
-from .runtime.spec import BindSpec, FileSpec, OverlaySpec, ProcessSpec, StartSpec
+from .oci.digest import Digest
+from .privileges import held_capabilities
+from .request import HOST_IMAGE, Channel, ExecRequest, RunRequest
+from .runtime.spec import (
+    BindSpec,
+    FileSpec,
+    OverlaySpec,
+    ProcessSpec,
+    StartSpec,
+    TmpfsSpec,
+)
 from .signals import parse_signal
 from .store import Store
 from .store.containers import ContainerConfig, upper
+from .volumes import Bind, existing, refused
 
 _HOST_RESOLVER = Path("/etc/resolv.conf")
 _HOST_HOSTS = Path("/etc/hosts")
@@ -63,6 +74,21 @@ def find_base(layout: Layout, store: Store, name: str) -> Base:
     return Base(image, image.config, (Tree("/", store.layers.chain(image.layers)),))
 
 
+def find_trees(layout: Layout, store: Store, config: ContainerConfig) -> tuple[Tree, ...]:
+    """Return the trees that a container was made of. Raises Conflict, StoreError, OSError."""
+    if config.image_id is None:
+        trees = find_base(layout, store, HOST_IMAGE).trees
+    else:
+        layers = tuple(Digest.parse(layer) for layer in config.layers)
+        trees = (Tree("/", store.layers.chain(layers)),)
+    if config.trees != tuple(tree.target for tree in trees):
+        raise Conflict(
+            f"container {config.name} cannot start again: this machine's Python has moved since "
+            "it was made; remove it and make another"
+        )
+    return trees
+
+
 def configure(request: RunRequest, base: Base, identifier: str, name: str) -> ContainerConfig:
     """Return the container's config: the request's words over the image's. Raises InvalidInput."""
     config = base.config
@@ -91,6 +117,41 @@ def configure(request: RunRequest, base: Base, identifier: str, name: str) -> Co
         labels={**config.labels, **request.labels},
         created_at=time.time(),
         remove=request.remove,
+        binds=request.binds,
+        tmpfs=request.tmpfs,
+        read_only=request.read_only,
+        shm_bytes=request.shm_bytes,
+        ulimits=request.ulimits,
+        capabilities=held_capabilities(request.cap_add, request.cap_drop),
+        trees=tuple(tree.target for tree in base.trees),
+        interactive=request.interactive,
+        storage_bytes=request.storage_bytes,
+        memory_swap_bytes=request.limits.memory_swap_bytes,
+        cpuset_cpus=request.limits.cpuset_cpus,
+    )
+
+
+def found_binds(layout: Layout, binds: tuple[Bind, ...]) -> tuple[Bind, ...]:
+    """Return the binds with their sources as they are, without links.
+
+    Raises NotFound for a source that is missing, InvalidInput for one that is not shown.
+    """
+    found = []
+    for bind in binds:
+        if reason := refused(bind.source, (layout.home, layout.run.parent)):
+            raise InvalidInput(f"cannot bind {bind.source}: {reason}")
+        found.append(Bind(existing(os.fspath(bind.source)), bind.target, bind.writable))
+    return tuple(found)
+
+
+def kernel_limits(limits: Limits) -> KernelLimits:
+    """Return the limits as control groups take them."""
+    return KernelLimits(
+        limits.memory_bytes,
+        limits.cpus,
+        limits.pids,
+        limits.memory_swap_bytes,
+        limits.cpuset_cpus,
     )
 
 
@@ -113,16 +174,17 @@ def network_files(config: ContainerConfig) -> dict[str, str]:
 def start_spec(
     layout: Layout,
     config: ContainerConfig,
-    base: Base,
+    trees: tuple[Tree, ...],
     directory: Path,
-    request: RunRequest,
+    channels: tuple[Channel, ...],
     *,
     foreground: bool,
+    again: bool,
 ) -> StartSpec:
-    """Return the order to the monitor."""
+    """Return the order to the monitor; ``again`` says that the container is to stay if it fails."""
     files = tuple(FileSpec(f"/etc/{name}", text) for name, text in network_files(config).items())
     binds = tuple(
-        BindSpec(os.fspath(bind.source), bind.target, bind.writable) for bind in request.binds
+        BindSpec(os.fspath(bind.source), bind.target, bind.writable) for bind in config.binds
     )
     return StartSpec(
         id=config.id,
@@ -138,16 +200,29 @@ def start_spec(
                 tuple(os.fspath(lower) for lower in tree.lowers),
                 os.fspath(upper(directory, number)),
             )
-            for number, tree in enumerate(base.trees)
+            for number, tree in enumerate(trees)
         ),
         files=files,
         binds=binds,
-        limits=KernelLimits(config.memory_bytes, config.cpus, config.pids),
+        tmpfs=tuple(TmpfsSpec(each.target, each.size_bytes, each.mode) for each in config.tmpfs),
+        shm_bytes=config.shm_bytes,
+        read_only=config.read_only,
+        storage_bytes=config.storage_bytes,
+        limits=kernel_limits(config.limits),
         timeout_s=config.timeout_s,
         stop_signal=config.stop_signal,
         foreground=foreground,
         remove=config.remove,
-        process=ProcessSpec(config.argv, config.env, config.workdir, config.user, request.channels),
+        again=again,
+        process=ProcessSpec(
+            config.argv,
+            config.env,
+            config.workdir,
+            config.user,
+            channels,
+            config.capabilities,
+            _ulimits(config),
+        ),
     )
 
 
@@ -161,7 +236,13 @@ def exec_spec(config: ContainerConfig, request: ExecRequest) -> ProcessSpec:
         request.workdir or config.workdir,
         config.user if request.user is None else request.user,
         request.channels,
+        config.capabilities,
+        _ulimits(config),
     )
+
+
+def _ulimits(config: ContainerConfig) -> tuple[tuple[str, int, int], ...]:
+    return tuple((each.name, each.soft, each.hard) for each in config.ulimits)
 
 
 def _argv(request: RunRequest, config: ImageConfig) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from .assembly import exec_spec
 from .errors import Conflict, ContainerNotFound, Verdict
 from .layout import Layout
 from .limits import Limits
+from .privileges import Ulimit
 from .request import ExecRequest
 from .runtime import logs, state, wire
 from .runtime.attached import Attached, Exit, Pipes, await_exit
@@ -24,6 +25,7 @@ from .runtime.spec import dump
 from .runtime.sweep import settle
 from .runtime.verdicts import verdict_of
 from .store.containers import ContainerConfig, Containers
+from .volumes import DEFAULT_SHM_BYTES, Bind, Tmpfs
 
 CAPTURE_BYTES = 64 << 20
 """How much of each output a Result keeps; the rest is read and dropped."""
@@ -72,6 +74,14 @@ class ContainerInfo:
     limits: Limits
     timeout_s: float | None
     labels: Mapping[str, str]
+    binds: tuple[Bind, ...] = ()
+    tmpfs: tuple[Tmpfs, ...] = ()
+    read_only: bool = False
+    shm_bytes: int = DEFAULT_SHM_BYTES
+    ulimits: tuple[Ulimit, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    interactive: bool = False
+    storage_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -287,9 +297,17 @@ def describe(config: ContainerConfig, directory: Path) -> ContainerInfo:
         hostname=config.hostname,
         user=config.user,
         workdir=config.workdir,
-        limits=Limits(config.memory_bytes, config.cpus, config.pids),
+        limits=config.limits,
         timeout_s=config.timeout_s,
         labels=config.labels,
+        binds=config.binds,
+        tmpfs=config.tmpfs,
+        read_only=config.read_only,
+        shm_bytes=config.shm_bytes,
+        ulimits=config.ulimits,
+        capabilities=config.capabilities,
+        interactive=config.interactive,
+        storage_bytes=config.storage_bytes,
     )
 
 

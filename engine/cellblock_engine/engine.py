@@ -7,8 +7,9 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import assembly
 from .container import (
@@ -19,7 +20,7 @@ from .container import (
     Result,
     describe,
 )
-from .errors import CellblockError, LimitNotEnforceable, StoreFull
+from .errors import CellblockError, Conflict, InvalidInput, LimitNotEnforceable, StoreFull
 from .image import Image, RemovedImage
 from .layout import Layout
 from .limits import Limits
@@ -27,11 +28,19 @@ from .linux import cgroups
 from .oci.platform import Platform
 from .oci.reference import Reference
 from .progress import Progress
-from .request import HOST_IMAGE, RunRequest
-from .runtime import launcher
+from .request import HOST_IMAGE, Channel, RunRequest
+from .runtime import launcher, state
 from .runtime.attached import Pipes, await_start
+from .settings import Settings
 from .store import Store
 from .store.containers import ContainerConfig, Containers
+
+if TYPE_CHECKING:
+    from .doctor import Diagnosis
+    from .explanation import Explanation
+
+_NO_ID = "0" * 64
+_Made = tuple[ContainerConfig, tuple[assembly.Tree, ...], Path]
 
 
 @dataclass(frozen=True)
@@ -58,8 +67,9 @@ class Engine:
     Nothing runs in the background on its behalf: closing it ends nothing but its own use.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, settings: Settings | None = None) -> None:
         self._layout = layout
+        self._settings = settings
         self._store = Store(layout)
         self._containers = Containers(layout)
         self._started_spawner = False
@@ -68,9 +78,21 @@ class Engine:
     def open(cls, home: Path | None = None) -> Engine:
         """Return the engine of the store at ``home``, by default the user's own.
 
-        See :meth:`.layout.Layout.default`. Nothing is read or made before it is needed.
+        See :meth:`.layout.Layout.default` and :class:`.settings.Settings`. Beyond the config
+        file nothing is read or made before it is needed. Raises InvalidInput for a config file
+        or variable that is not understood.
         """
-        return cls(Layout.default(home))
+        if home is not None:
+            return cls(Layout.default(home))
+        settings = Settings.load()
+        return cls(Layout.default(settings.home), settings)
+
+    @property
+    def settings(self) -> Settings:
+        """What the config file and the environment have settled, read once. Raises InvalidInput."""
+        if self._settings is None:
+            self._settings = Settings.load()
+        return self._settings
 
     def close(self) -> None:
         """Let the store's spawner leave, if this engine started it, once no container needs it.
@@ -99,6 +121,7 @@ class Engine:
         InvalidReference, RegistryError and its kinds, ImageNotFound, StoreError and its kinds;
         after StoreFull nothing of the image stays, unless others are using the store.
         """
+        from .registry.keyring import Keyring  # noqa: PLC0415 - as does this
         from .registry.pull import pull  # noqa: PLC0415 - brings the HTTP library
 
         self._store.sweep()  # what a killed pull left half done
@@ -108,11 +131,37 @@ class Engine:
                 self._store,
                 platform=Platform.parse(platform) if platform else None,
                 progress=progress,
+                keyring=Keyring.of().find,
+                registries=self.settings.registries,
             )
         except StoreFull:
             with suppress(CellblockError, OSError):  # the lack of room is what is to be told
                 self._store.images.collect()
             raise
+
+    def login(self, registry: str, username: str, password: str) -> str:
+        """Have a registry check the credentials and keep them where Docker does.
+
+        An empty ``registry`` is Docker Hub. Returns, for people, where they are kept. Raises
+        AccessDenied, RegistryError and its other kinds, InvalidInput.
+        """
+        from .registry import login  # noqa: PLC0415 - brings the HTTP library
+        from .registry.auth import Credentials  # noqa: PLC0415 - as does this
+        from .registry.keyring import Keyring  # noqa: PLC0415 - as does this
+
+        name, credentials = login.registry_of(registry), Credentials(username, password)
+        login.check(name, credentials, self.settings.registries)
+        return Keyring.of().store(name, credentials)
+
+    def logout(self, registry: str) -> bool:
+        """Forget the credentials for a registry; tell whether there were any.
+
+        Raises InvalidInput, AccessDenied for a credential helper that fails.
+        """
+        from .registry.keyring import Keyring  # noqa: PLC0415 - brings the HTTP library
+        from .registry.login import registry_of  # noqa: PLC0415 - as does this
+
+        return Keyring.of().erase(registry_of(registry)) == "erased"
 
     def images(self) -> tuple[Image, ...]:
         """Return the images in the store, newest first."""
@@ -178,28 +227,67 @@ class Engine:
         identifier = attached.container.id
         return Result(end.exit_code, stdout, stderr, end.verdict, duration_s, identifier)
 
-    def spawn(self, request: RunRequest) -> AttachedRun:
+    def create(self, request: RunRequest) -> Container:
+        """Make a container without starting it; :meth:`start` or :meth:`spawn` does, by its name.
+
+        Raises as :meth:`run` does, but StartFailed.
+        """
+        if request.channels:
+            raise InvalidInput("channels are for a command that starts at once: use spawn")
+        config, _, directory = self._make(request)
+        state.write(os.fspath(directory), state.State())
+        return self._held(config)
+
+    def spawn(self, request: RunRequest | str) -> AttachedRun:
         """Start a container and return its command with its streams; it ends with this process.
 
+        A name, id or unique start of an id is that of a container that was created or has ended.
         Raises as :meth:`run` does.
         """
-        pipes = Pipes(interactive=request.interactive, channels=request.channels)
+        wanted = request if isinstance(request, RunRequest) else self._containers.find(request)
+        channels = wanted.channels if isinstance(wanted, RunRequest) else ()
+        pipes = Pipes(interactive=wanted.interactive, channels=channels)
         try:
-            container, sock = self._launch(request, pipes.far, foreground=True)
+            container, sock = self._launch(wanted, pipes.far, foreground=True)
         except BaseException:
             pipes.close()
             raise
         return AttachedRun(sock, pipes, container)
 
-    def start(self, request: RunRequest) -> Container:
+    def start(self, request: RunRequest | str) -> Container:
         """Start a container that outlives this process; its output goes to its log.
 
-        Raises as :meth:`run` does.
+        A name, id or unique start of an id is that of a container that was created or has ended:
+        what was written in it is still there, and its log goes on. Raises as :meth:`run` does.
         """
-        container, sock = self._launch(request, [], foreground=False)
+        wanted = request if isinstance(request, RunRequest) else self._containers.find(request)
+        container, sock = self._launch(wanted, [], foreground=False)
         with sock:
             await_start(sock)
         return container
+
+    def explain(self, request: RunRequest) -> Explanation:
+        """Return the plan of a start, without making or starting anything.
+
+        Raises as :meth:`run` does, but StartFailed.
+        """
+        from .explanation import explain  # noqa: PLC0415 - starts do without it
+
+        self._refuse_unenforceable(request.limits)
+        request = replace(request, binds=assembly.found_binds(self._layout, request.binds))
+        with self._store.referencing():
+            base = assembly.find_base(self._layout, self._store, request.image)
+            config = assembly.configure(request, base, _NO_ID, request.name or "unnamed")
+        spec = assembly.start_spec(
+            self._layout,
+            config,
+            base.trees,
+            self._containers.directory(_NO_ID),
+            request.channels,
+            foreground=True,
+            again=False,
+        )
+        return explain(spec, request.image, cgroups.discover(os.getpid()).missing())
 
     def containers(self) -> tuple[ContainerInfo, ...]:
         """Return all containers, running or not, the newest first."""
@@ -231,10 +319,44 @@ class Engine:
             missing_limits=cgroups.discover(os.getpid()).missing(),
         )
 
+    def doctor(self) -> Diagnosis:
+        """Return what this machine offers to this user; what is stale in the store is swept.
+
+        Takes some tenths of a second: every rung is tried. Raises OSError, Unsupported.
+        """
+        from .doctor import diagnose  # noqa: PLC0415 - asked for seldom
+
+        return diagnose(self._layout, self._store)
+
     def _launch(
-        self, request: RunRequest, streams: list[tuple[str, int]], *, foreground: bool
+        self,
+        wanted: RunRequest | ContainerConfig,
+        streams: list[tuple[str, int]],
+        *,
+        foreground: bool,
     ) -> tuple[Container, socket.socket]:
+        again = isinstance(wanted, ContainerConfig)
+        channels: tuple[Channel, ...] = ()
+        if isinstance(wanted, RunRequest):
+            config, trees, directory = self._make(wanted)
+            channels = wanted.channels
+        else:
+            config, trees, directory = self._found(wanted)
+        try:
+            spec = assembly.start_spec(
+                self._layout, config, trees, directory, channels, foreground=foreground, again=again
+            )
+            launched = launcher.launch(self._layout, spec, streams)
+        except BaseException:
+            if not again:
+                self._containers.remove(config)
+            raise
+        self._started_spawner |= launched.started_spawner
+        return self._held(config), launched.sock
+
+    def _make(self, request: RunRequest) -> _Made:
         self._refuse_unenforceable(request.limits)
+        request = replace(request, binds=assembly.found_binds(self._layout, request.binds))
         with self._store.referencing():
             base = assembly.find_base(self._layout, self._store, request.image)
             identifier, name = self._containers.reserve(request.name)
@@ -245,16 +367,18 @@ class Engine:
             except BaseException:
                 self._containers.release(name)
                 raise
-        try:
-            spec = assembly.start_spec(
-                self._layout, config, base, directory, request, foreground=foreground
-            )
-            launched = launcher.launch(self._layout, spec, streams)
-        except BaseException:
-            self._containers.remove(config)
-            raise
-        self._started_spawner |= launched.started_spawner
-        return self._held(config), launched.sock
+        return config, base.trees, directory
+
+    def _found(self, config: ContainerConfig) -> _Made:
+        """Return what a container that is there is made of, if it can be started."""
+        directory = self._containers.directory(config.id)
+        if state.read(os.fspath(directory)).status == "running":
+            raise Conflict(f"container {config.name} is running already")
+        self._refuse_unenforceable(config.limits)
+        binds = assembly.found_binds(self._layout, config.binds)
+        with self._store.referencing():
+            trees = assembly.find_trees(self._layout, self._store, config)
+        return replace(config, binds=binds), trees, directory
 
     def _refuse_unenforceable(self, limits: Limits) -> None:
         processors = os.cpu_count()
@@ -263,7 +387,7 @@ class Engine:
                 f"cpus limit {limits.cpus:g} is more than the {processors} "
                 f"processor{'s' * (processors != 1)} of this machine"
             )
-        wanted = cgroups.Limits(limits.memory_bytes, limits.cpus, limits.pids)
+        wanted = assembly.kernel_limits(limits)
         if limits and (reason := cgroups.discover(os.getpid()).refused(wanted)):
             raise LimitNotEnforceable(reason)
 

@@ -44,6 +44,11 @@ class Layout:
         return self.home / "blobs" / "sha256"
 
     @property
+    def partials(self) -> Path:
+        """The beginnings of blobs whose downloads were cut off, by their digests."""
+        return self.home / "partials"
+
+    @property
     def layers(self) -> Path:
         """``<hex of diffID>/fs`` trees."""
         return self.home / "layers"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from .errors import InvalidInput
 from .limits import Limits
+from .privileges import Ulimit, held_capabilities
+from .volumes import DEFAULT_SHM_BYTES, SMALLEST_SHM_BYTES, Bind, Tmpfs, check_targets
 
+SMALLEST_STORAGE_BYTES = 64 << 10
 HOST_IMAGE = "host"
 NETWORKS = ("none", "host")
 Channel = Literal["in", "out"]
@@ -21,21 +23,14 @@ _MAX_WORDS_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Bind:
-    """A file or directory of the host, attached in the container at ``target``."""
-
-    source: Path
-    target: str
-    writable: bool = False
-
-
-@dataclass(frozen=True)
 class RunRequest:
     """A container to be made and started.
 
     ``image`` is ``"host"``, a reference or an image id; an empty ``argv`` means the image's own
     command. ``entrypoint`` replaces the image's (``""`` removes it). ``channels`` are extra
-    pipes, which the command finds as descriptors 3, 4 and so on. Raises InvalidInput.
+    pipes, which the command finds as descriptors 3, 4 and so on. With ``read_only`` the image's
+    tree cannot be written; ``shm_bytes`` is the size of /dev/shm; ``storage_bytes`` is how much
+    can be written to the image's tree, which then is kept in memory. Raises InvalidInput.
     """
 
     image: str = HOST_IMAGE
@@ -54,6 +49,13 @@ class RunRequest:
     binds: tuple[Bind, ...] = ()
     channels: tuple[Channel, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    tmpfs: tuple[Tmpfs, ...] = ()
+    read_only: bool = False
+    shm_bytes: int = DEFAULT_SHM_BYTES
+    ulimits: tuple[Ulimit, ...] = ()
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    storage_bytes: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what could not be meant, before anything is made."""
@@ -72,7 +74,22 @@ class RunRequest:
             )
         if self.timeout_s is not None and self.timeout_s <= 0:
             raise InvalidInput(f"timeout {self.timeout_s} is not valid: give seconds above 0")
+        if self.shm_bytes < SMALLEST_SHM_BYTES:
+            raise InvalidInput(f"shm size {self.shm_bytes} is too small: at least 4k")
+        if self.storage_bytes is not None:
+            self._check_storage(self.storage_bytes)
+        held_capabilities(self.cap_add, self.cap_drop)
+        check_targets((*self.binds, *self.tmpfs))
         check_process(self.argv, self.env, self.workdir)
+
+    def _check_storage(self, storage_bytes: int) -> None:
+        if storage_bytes < SMALLEST_STORAGE_BYTES:
+            raise InvalidInput(f"storage limit {storage_bytes} is too small: at least 64k")
+        if not self.remove:
+            raise InvalidInput(
+                "a storage limit keeps what is written in memory, where it ends with the "
+                "container: give --rm as well"
+            )
 
 
 @dataclass(frozen=True)

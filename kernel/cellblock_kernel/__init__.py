@@ -9,31 +9,38 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .cells.cell import CellResult, OutputLimits, run_cell
-    from .cells.events import Display, Error, Event, Result, Stream
-    from .cells.text import TextCleaner
-    from .errors import CellFailed, CellInterrupted, OutputRefused
+    from .cells.cell import CellResult, run_cell, run_script
+    from .cells.events import Clear, Display, Error, Event, InputRequest, Result, Stream
+    from .cells.running import OutputLimits
+    from .cells.text import TextCleaner, clean
+    from .errors import CellFailed, CellInterrupted, OutputRefused, VariableRefused
 
 __all__ = [
     "CellFailed",
     "CellInterrupted",
     "CellResult",
+    "Clear",
     "Display",
     "Error",
     "Event",
+    "InputRequest",
     "OutputLimits",
     "OutputRefused",
     "Result",
     "Stream",
     "TextCleaner",
+    "VariableRefused",
+    "clean",
     "run_cell",
+    "run_script",
 ]
 
 _HOMES = {
-    ".cells.cell": ("CellResult", "OutputLimits", "run_cell"),
-    ".cells.events": ("Display", "Error", "Event", "Result", "Stream"),
-    ".cells.text": ("TextCleaner",),
-    ".errors": ("CellFailed", "CellInterrupted", "OutputRefused"),
+    ".cells.cell": ("CellResult", "run_cell", "run_script"),
+    ".cells.events": ("Clear", "Display", "Error", "Event", "InputRequest", "Result", "Stream"),
+    ".cells.running": ("OutputLimits",),
+    ".cells.text": ("TextCleaner", "clean"),
+    ".errors": ("CellFailed", "CellInterrupted", "OutputRefused", "VariableRefused"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

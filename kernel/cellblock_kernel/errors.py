@@ -4,7 +4,8 @@
 
     CellblockError
     |-- CellFailed        the cell itself failed; its traceback has been shown
-    `-- OutputRefused     what the cell sent is no output, or too much of it
+    |-- OutputRefused     what the cell sent is no output, or too much of it
+    `-- VariableRefused   a variable has no safe form, is missing or too large; none was bound
     KeyboardInterrupt
     `-- CellInterrupted   the user's interrupt ended the cell
 
@@ -37,6 +38,10 @@ class CellFailed(CellblockError):
 
 class OutputRefused(CellblockError):
     """The cell's output broke the protocol or passed its cap; the container was ended."""
+
+
+class VariableRefused(CellblockError):
+    """A variable cannot travel into a cell or back, or is not there; nothing was bound."""
 
 
 class CellInterrupted(KeyboardInterrupt):

@@ -1,57 +1,101 @@
 """A cell of a notebook, run in a container of its own and shown as its outputs come.
 
-What comes from inside is not trusted: text goes to the cell's streams, and of what is displayed
-only plain text and checked images are published, as data. Nothing is handed to IPython's display
-classes, which read files and run scripts for whoever names them.
+What comes from inside is not trusted: text goes to the cell's streams, and what is displayed is
+published as data that ``bundles.py`` reduced. Nothing is handed to IPython's display classes,
+which read files and run scripts for whoever names them.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
+import getpass
 import sys
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TextIO
 
+from cellblock_engine import InvalidInput
 from cellblock_kernel import (
     CellResult,
+    Clear,
     Display,
     Error,
     Event,
+    InputRequest,
     Result,
     Stream,
+    run_script,
 )
 from cellblock_kernel import run_cell as run_in_container
+
+from .bundles import Losses, reduce_bundle, reduce_metadata, trusted_bundle
+from .verbs.cell import CellOptions
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from cellblock_engine import Engine, RunRequest
 
-_IMAGES = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}
-_MAX_PIXELS = 20_000
+_MAX_NAMES = 10_000
 
 
 def run_cell(
-    engine: Engine, request: RunRequest, source: str, shell: InteractiveShell
+    engine: Engine,
+    request: RunRequest,
+    source: str,
+    shell: InteractiveShell,
+    options: CellOptions | None = None,
 ) -> CellResult:
     """Run a cell's text in a new container, show its outputs in order, return how it ended.
 
+    The text is Python's, or that of the interpreter which the options or its first line name.
     Raises what :func:`cellblock_kernel.run_cell` raises; the traceback of a cell that failed has
-    been shown by then, so that the exception is one line.
+    been shown by then, so that the exception is one line. Variables that ``options`` wants of the
+    cell are bound in the shell's namespace if it ended well, all or none.
     """
-    screen = _Screen(shell)
+    options = options or CellOptions()
+    interpreter = options.interpreter_of(source)
+    given = _given(shell, options.given)
+    screen = _Screen(shell, options)
     try:
-        return run_in_container(engine, request, source, screen.show)
+        if interpreter:
+            result = run_script(engine, request, interpreter, source, screen.show)
+        else:
+            result = run_in_container(
+                engine,
+                request,
+                source,
+                screen.show,
+                given=given,
+                wanted=options.wanted,
+                ask=screen.ask,
+            )
     finally:
-        screen.flush()
+        screen.finish()
+    shell.user_ns.update(result.variables)
+    if options.result_name is not None:
+        shell.user_ns[options.result_name] = result
+    return result
+
+
+def _given(shell: InteractiveShell, names: Iterable[str]) -> dict[str, object]:
+    """Return variables of the notebook by name. Raises InvalidInput."""
+    missing = [name for name in names if name not in shell.user_ns]
+    if missing:
+        raise InvalidInput(
+            f"--in names {', '.join(missing)}, which this notebook has not defined: run the cell "
+            "that does"
+        )
+    return {name: shell.user_ns[name] for name in names}
 
 
 class _Screen:
     """The outputs of the notebook's current cell."""
 
-    def __init__(self, shell: InteractiveShell) -> None:
+    def __init__(self, shell: InteractiveShell, options: CellOptions) -> None:
         self._shell = shell
+        self._options = options
+        self._losses = Losses()
+        self._names: dict[str, str] = {}
         self._last: TextIO | None = None
 
     def show(self, event: Event) -> None:
@@ -59,11 +103,29 @@ class _Screen:
         match event:
             case Stream(name, text):
                 self._write(sys.stdout if name == "stdout" else sys.stderr, text)
+            case Display(display_id=str()):
+                self._publish_updatable(event)
             case Display(bundle, metadata) | Result(bundle, metadata):
-                self.flush()
                 self._publish(bundle, metadata)
+            case Clear(wait):
+                self.flush()
+                self._shell.display_pub.clear_output(wait=wait)  # type: ignore[no-untyped-call]
             case Error(traceback=traceback):
                 self._write(sys.stderr, traceback)
+
+    def ask(self, request: InputRequest) -> str:
+        """Ask for a line as the notebook's own cells do; ipykernel stands behind both names.
+
+        Raises NotImplementedError (StdinNotImplementedError) where the front end cannot be asked.
+        """
+        self.flush()
+        return getpass.getpass(request.prompt) if request.secret else input(request.prompt)
+
+    def finish(self) -> None:
+        """Say what could not be shown, and let all be seen before what follows."""
+        for line in self._losses.lines():
+            self._write(sys.stderr, line)
+        self.flush()
 
     def flush(self) -> None:
         """Let the text written last be seen before what follows."""
@@ -78,45 +140,31 @@ class _Screen:
         if not text.endswith("\n") or stream.isatty():
             stream.flush()
 
-    def _publish(self, bundle: Mapping[str, str | bytes], metadata: Mapping[str, object]) -> None:
-        data = reduce_bundle(bundle)
-        self._shell.display_pub.publish(data=data, metadata=reduce_metadata(metadata, data))
+    def _publish_updatable(self, event: Display) -> None:
+        """Publish under a name of our own: the cell's might be that of another cell's display."""
+        if event.update and event.display_id not in self._names:
+            return
+        if len(self._names) < _MAX_NAMES:
+            self._names.setdefault(str(event.display_id), uuid.uuid4().hex)
+        name = self._names.get(str(event.display_id))
+        transient = None if name is None else {"display_id": name}
+        self._publish(event.bundle, event.metadata, transient=transient, update=event.update)
 
-
-def reduce_bundle(bundle: Mapping[str, str | bytes]) -> dict[str, str]:
-    """Return what a notebook shows safely: plain text, and images that are what they say.
-
-    Images are base64, as notebooks keep them. A bundle of which nothing is left says so.
-    """
-    shown: dict[str, str] = {}
-    text = bundle.get("text/plain")
-    if isinstance(text, str):
-        shown["text/plain"] = text
-    for mime, magic in _IMAGES.items():
-        raw = _decoded(bundle.get(mime, b""))
-        if raw.startswith(magic):
-            shown[mime] = base64.b64encode(raw).decode("ascii")
-    return shown or {"text/plain": f"<not shown: {', '.join(sorted(bundle)) or 'nothing'}>"}
-
-
-def _decoded(value: str | bytes) -> bytes:
-    if isinstance(value, bytes):
-        return value
-    try:
-        return base64.b64decode("".join(value.split()), validate=True)
-    except (binascii.Error, ValueError):
-        return b""
-
-
-def reduce_metadata(metadata: Mapping[str, object], data: Mapping[str, str]) -> dict[str, object]:
-    """Return the sizes in pixels that ``metadata`` gives for the images of ``data``."""
-    reduced: dict[str, object] = {}
-    for mime in _IMAGES.keys() & data.keys():
-        given = metadata.get(mime)
-        if isinstance(given, dict):
-            reduced[mime] = {
-                side: given[side]
-                for side in ("width", "height")
-                if type(given.get(side)) is int and 0 < given[side] <= _MAX_PIXELS
-            }
-    return reduced
+    def _publish(
+        self,
+        bundle: Mapping[str, str | bytes],
+        metadata: Mapping[str, object],
+        *,
+        transient: Mapping[str, str] | None = None,
+        update: bool = False,
+    ) -> None:
+        self.flush()
+        if self._options.trust_output:
+            shown, about = trusted_bundle(bundle), dict(metadata)
+        else:
+            shown = reduce_bundle(bundle)
+            about = reduce_metadata(metadata, shown.data)
+        self._losses.add(shown.lost)
+        self._shell.display_pub.publish(
+            data=shown.data, metadata=about, transient=transient, update=update
+        )

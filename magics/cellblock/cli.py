@@ -80,10 +80,11 @@ def _do(words: Sequence[str], open_engine: Callable[[], Engine]) -> int:
     except HelpRequested as help_:
         print(help_, end="")
         return 0
+    from .asking import Terminal  # noqa: PLC0415 - help does without it
     from .terminal import render  # noqa: PLC0415 - help does without it
 
     # Not closed: that would take the spawner from the next command, and it leaves by itself.
-    return render(verb.action(Call(open_engine(), arguments, _progress, os.environ)))
+    return render(verb.action(Call(open_engine(), arguments, _progress, os.environ, Terminal())))
 
 
 def _open_engine() -> Engine:

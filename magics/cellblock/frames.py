@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_origin, get_type_hints
 
 import pandas as pd
 
@@ -64,7 +64,7 @@ def frame(table: Table) -> Listing:
     types = get_type_hints(table.row_type)
     return Listing(
         {
-            name: pd.Series([_cell(getattr(row, name)) for row in table.rows], dtype=_TYPES[kind])
+            name: pd.Series([_cell(getattr(row, name)) for row in table.rows], dtype=_dtype(kind))
             for name, kind in types.items()
         }
     )
@@ -79,6 +79,10 @@ def inspection(documents: Mapping[str, Mapping[str, object]]) -> Listing:
         index=pd.Index(list(rows), name="property"),
         dtype="object",
     )
+
+
+def _dtype(kind: object) -> str:
+    return "str" if get_origin(kind) is Literal else _TYPES[kind]
 
 
 def _cell(value: object) -> object:

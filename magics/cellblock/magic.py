@@ -19,10 +19,12 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class
 
 from cellblock_engine import CellblockError, Engine, InvalidInput
 
+from .asking import FrontEnd
 from .completion import CELL_VERBS, Event, complete
 from .notebook import render
 from .tables import counted, plain
 from .verbs import VERBS
+from .verbs.cell import cell_options
 from .verbs.declaration import Call, Form, HelpRequested, Verb, did_you_mean
 from .verbs.run import ensure_image, execute_script, run_request
 
@@ -103,11 +105,12 @@ class ContainerMagics(Magics):
         from .cells import run_cell  # noqa: PLC0415 - what only cells need
 
         request = run_request(call)
+        options = cell_options(call)
         ensure_image(call, request.image)
-        run_cell(call.engine, request, cell, self._shell)
+        run_cell(call.engine, request, cell, self._shell, options)
 
     def _call(self, arguments: argparse.Namespace) -> Call:
-        return Call(self.engine(), arguments, self._progress, os.environ)
+        return Call(self.engine(), arguments, self._progress, os.environ, FrontEnd())
 
     def _progress(self) -> AbstractContextManager[Progress]:
         from .progress import headless, notebook, terminal  # noqa: PLC0415 - most pull nothing

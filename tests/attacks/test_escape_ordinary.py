@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from cellblock_engine.linux import landlock
+from support import attempts
+from support.inside import PRELUDE
 from support.ordinary import OrdinaryUser
 
 # Tried first: descriptors for reading and the changes an owner may make even to a running program.
@@ -81,3 +83,60 @@ def test_07_executing_the_engines_program_leaves_it_unchanged(
     for line in outcome:
         assert line.startswith("CommandNotExecutable: command "), outcome
         assert line.endswith("Permission denied"), outcome
+
+
+INSIDE = """
+import json, sys
+from cellblock_engine import Engine
+with Engine.open() as engine:
+    done = engine.run("host", [sys.executable, "-c", {program!r}], timeout=50)
+assert done.exit_code == 0, (done.stderr, done.verdict)
+print(done.stdout.decode())
+"""
+# What is refused where root inside is the owner of files outside, and by which errnos.
+LINES = {
+    1: (attempts.NESTED_NAMESPACES, {"ENOSPC", "EPERM", "ENOSYS"}),
+    2: (attempts.MOUNTS, {"EPERM", "ENOSYS", "EINVAL"}),
+    3: (attempts.CGROUP_FILES, {"EROFS", "EACCES", "EPERM", "ENOENT"}),
+    4: (attempts.KERNEL_SETTINGS, {"EROFS", "EACCES", "EPERM", "ENOENT"}),
+    5: (attempts.DEVICES, {"EPERM", "EACCES"}),
+    6: (attempts.FILE_HANDLES, {"EPERM", "ENOSYS"}),
+    12: (attempts.TERMINALS, {"EPERM"}),
+    13: (attempts.SOCKETS, {"EPERM", "EACCES", "EAFNOSUPPORT", "EPROTONOSUPPORT", "EINVAL"}),
+    14: (attempts.KERNEL_INTERFACES, {"EPERM", "ENOSYS"}),
+}
+
+
+@pytest.mark.parametrize(
+    "line", [pytest.param(n, marks=pytest.mark.attack(n), id=f"line {n}") for n in LINES]
+)
+def test_what_an_ordinary_users_container_is_refused(
+    ordinary_user: OrdinaryUser, line: int
+) -> None:
+    code, refusals = LINES[line]
+    program = f"{PRELUDE}\n{code}\nprint(json.dumps(outcome))"
+    done = ordinary_user.run_python(INSIDE.format(program=program))
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout)
+    assert outcome.pop("writable mounts", []) == []
+    outcome.pop("chroot", None)  # it changes nothing for whoever is root of the tree
+    assert outcome, "the attack tried something"
+    assert {name: answer for name, answer in outcome.items() if answer not in refusals} == {}
+
+
+@pytest.mark.attack(18, 65)
+def test_an_ordinary_users_container_sees_nothing_of_the_host(ordinary_user: OrdinaryUser) -> None:
+    secret = ordinary_user.home / "secret"
+    secret.write_text("do-not-tell-77c2")
+    secret.chmod(0o644)
+    program = f"""
+import json, os
+print(json.dumps([os.path.exists({str(secret)!r}), sorted(os.listdir("/home")),
+                  os.path.exists("/run/cellblock"), [k for k in os.environ if "TELL" in k],
+                  os.listdir("/sys/class/net")]))
+"""
+    done = ordinary_user.run(
+        [ordinary_user.python, "-c", INSIDE.format(program=program)], env={"TELL_NOT": "secret"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [False, [], False, [], ["lo"]]

@@ -79,6 +79,7 @@ def test_environment_directory_user_and_hostname(engine):
     assert result.stdout == b"b c|/usr/sbin|/made/for/it|1:1|lab\n"
 
 
+@pytest.mark.attack(18)
 def test_nothing_of_the_callers_environment_gets_in(engine, monkeypatch):
     monkeypatch.setenv("JUPYTER_TOKEN", "secret")
     assert b"secret" not in engine.run("host", ["env"]).stdout
@@ -125,6 +126,7 @@ def test_the_pids_limit_refuses_and_is_named(engine):
     assert result.verdict.limit == 12
 
 
+@pytest.mark.attack(28)
 def test_the_cpus_limit_is_a_quota_of_the_kernels(engine):
     spin = (
         "import time,resource\nt=time.monotonic()\nwhile time.monotonic()-t<1: pass\n"
@@ -134,6 +136,7 @@ def test_the_cpus_limit_is_a_quota_of_the_kernels(engine):
     assert float(result.stdout) < 0.6
 
 
+@pytest.mark.attack(28, 29)
 def test_the_wall_clock_limit_interrupts_then_kills(engine):
     begun = time.monotonic()
     result = engine.run("host", ["sleep", "60"], timeout=0.3)
@@ -284,6 +287,7 @@ def test_channels_are_descriptors_three_and_four(engine):
         assert attached.wait(10).exit_code == 0
 
 
+@pytest.mark.attack(8, 18)
 def test_nothing_else_is_open_in_a_command(engine):
     list_fds = ("python3", "-c", "import os; print(sorted(map(int, os.listdir('/proc/self/fd'))))")
     with engine.spawn(RunRequest(argv=("sleep", "100"), remove=True)) as attached:
@@ -331,6 +335,7 @@ def test_it_works_in_a_running_event_loop_and_from_threads(engine):
     assert outputs == {number: f"{number}\n".encode() for number in range(8)}
 
 
+@pytest.mark.attack(25)
 def test_output_beyond_the_cap_is_dropped_not_kept(engine, monkeypatch):
     import cellblock_engine.engine as module
 
@@ -339,6 +344,7 @@ def test_output_beyond_the_cap_is_dropped_not_kept(engine, monkeypatch):
     assert (result.exit_code, len(result.stdout)) == (0, 1000)
 
 
+@pytest.mark.attack(70, 74)
 def test_killing_the_monitor_ends_the_container_and_the_next_start_sweeps(engine):
     attached = engine.spawn(RunRequest(argv=("sleep", "100"), name="victim"))
     info = attached.container.inspect()

@@ -120,6 +120,7 @@ def contents(tree):
     }
 
 
+@pytest.mark.attack(18)
 def test_what_everybody_may_read_is_there_and_secrets_are_not(machine, layout):
     image = host_image(layout, interpreter=VENV, root=machine)
     found = contents(image.skeleton)
@@ -305,6 +306,7 @@ def test_the_whole_is_capped(machine, layout, monkeypatch):
     assert sum(map(len, contents(tree).values())) <= 300
 
 
+@pytest.mark.attack(18)
 def test_credentials_in_a_prefix_are_hidden_by_whiteouts(machine, layout):
     write(
         machine,

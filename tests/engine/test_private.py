@@ -50,6 +50,7 @@ def config(identifier: str, name: str) -> ContainerConfig:
 
 
 @pytest.mark.usefixtures("_any_umask")
+@pytest.mark.attack(65)
 def test_a_store_is_its_owners_alone_whatever_the_umask(tmp_path):
     layout = Layout(tmp_path / "a" / "b" / "store", tmp_path / "run")
     containers = Containers(layout)
@@ -64,6 +65,7 @@ def test_a_store_is_its_owners_alone_whatever_the_umask(tmp_path):
 
 
 @pytest.mark.usefixtures("_any_umask")
+@pytest.mark.attack(65)
 def test_of_the_runtime_directories_the_stores_own_is_private(tmp_path):
     make_runtime_directory(tmp_path / "cellblock" / "0123")
     assert mode(tmp_path / "cellblock") == 0o755

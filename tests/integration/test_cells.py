@@ -7,82 +7,22 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
 import pytest
-from jupyter_client.blocking import BlockingKernelClient
-from jupyter_client.manager import KernelManager, start_new_kernel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from cellblock_engine import Engine
 from support import capabilities
+from support.notebook import Notebook, Outputs
 from support.ordinary import OrdinaryUser
 
 TINY_PNG = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5E"
     "rkJggg=="
 )
-
-
-@dataclass
-class Outputs:
-    """What a front end would show below a cell."""
-
-    items: list[tuple[str, object]] = field(default_factory=list)
-    reply: dict = field(default_factory=dict)
-
-    def take(self, message: dict) -> None:
-        kind, content = message["msg_type"], message["content"]
-        if kind == "stream":
-            if self.items and self.items[-1][0] == content["name"]:
-                content["text"] = self.items.pop()[1] + content["text"]
-            self.items.append((content["name"], content["text"]))
-        elif kind in ("display_data", "execute_result"):
-            self.items.append(("display", content["data"]))
-        elif kind == "error":
-            self.items.append(("error", content["traceback"]))
-
-    def text(self, name: str = "stdout") -> str:
-        return "".join(text for kind, text in self.items if kind == name)
-
-    @property
-    def errors(self) -> list[list[str]]:
-        return [lines for kind, lines in self.items if kind == "error"]
-
-
-class Notebook:
-    """A kernel with the magics loaded, on a store of its own or of others."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.manager: KernelManager
-        self.client: BlockingKernelClient
-        self.manager, self.client = start_new_kernel(
-            env={**os.environ, "CELLBLOCK_HOME": str(home)}
-        )
-        assert self.run("%load_ext cellblock").reply["status"] == "ok"
-
-    def run(self, code: str, outputs: Outputs | None = None) -> Outputs:
-        outputs = outputs or Outputs()
-        reply = self.client.execute_interactive(
-            code, output_hook=outputs.take, allow_stdin=False, timeout=60
-        )
-        outputs.reply = reply["content"]
-        return outputs
-
-    def cell(self, text: str, flags: str = "", outputs: Outputs | None = None) -> Outputs:
-        return self.run(f"%%container run {flags}\n{text}", outputs)
-
-    def containers(self) -> int:
-        with Engine.open(self.home) as engine:
-            return len(engine.containers())
-
-    def close(self) -> None:
-        self.client.stop_channels()
-        self.manager.shutdown_kernel(now=True)
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +93,253 @@ def test_a_syntax_error(notebook: Notebook) -> None:
     assert len(outputs.errors[0]) == 1
 
 
+def test_top_level_await(notebook: Notebook) -> None:
+    outputs = notebook.cell(
+        "import asyncio\n"
+        "async def f(x):\n    await asyncio.sleep(0.01)\n    return x\n"
+        "print(await f('a'))\n"
+        "async with asyncio.Lock():\n    pass\n"
+        "task = asyncio.create_task(f('b'))\n"
+        "left = asyncio.create_task(asyncio.sleep(60))\n"
+        "await task"
+    )
+    assert outputs.items == [("stdout", "a\n"), ("display", {"text/plain": "'b'"})]
+    outputs = notebook.cell("import asyncio\nawait asyncio.sleep(0)\nasync def g(): 1/0\nawait g()")
+    assert outputs.text("stderr").startswith(
+        'Traceback (most recent call last):\n  File "<cell>", line 4, in <module>\n    await g()\n'
+    )
+    assert outputs.reply["ename"] == "CellFailed"
+    assert notebook.cell("import asyncio\nasyncio.run(asyncio.sleep(0, 5))").items == [
+        ("display", {"text/plain": "5"})
+    ]
+
+
+def test_an_interrupt_cancels_what_is_awaited(notebook: Notebook) -> None:
+    outputs = Outputs()
+    thread = interrupt_after(notebook, outputs, "up")
+    notebook.cell(
+        "import asyncio\nprint('up')\ntry:\n    await asyncio.sleep(60)\n"
+        "finally:\n    print('cleaned up')\n",
+        outputs=outputs,
+    )
+    thread.join()
+    assert outputs.text() == "up\ncleaned up\n"
+    assert outputs.errors == [["CellInterrupted: the cell was interrupted"]]
+
+
+def test_input_and_getpass_ask_the_front_end(notebook: Notebook) -> None:
+    asked = []
+
+    def answer(content: dict) -> str:
+        asked.append((content["prompt"], content["password"]))
+        return f"answer {len(asked)}"
+
+    outputs = notebook.run(
+        "%%container run\nimport getpass\nprint('before')\n"
+        "one, two = input('name? '), getpass.getpass('secret? ')\nprint(one, two, input())",
+        answer=answer,
+    )
+    assert outputs.reply["status"] == "ok", outputs
+    assert asked == [("name? ", False), ("secret? ", True), ("", False)]
+    assert outputs.text() == "before\nanswer 1 answer 2 answer 3\n"
+
+
+def test_input_without_a_front_end_is_an_error(notebook: Notebook) -> None:
+    outputs = notebook.cell("input('name? ')")
+    ((line,),) = outputs.errors
+    assert line.startswith("CellFailed: StdinNotImplementedError: input was asked for, but")
+    assert notebook.cell(
+        "try:\n    input()\nexcept NotImplementedError:\n    print('no')"
+    ).items == [("stdout", "no\n")]
+
+
+def test_a_cell_that_forges_questions_and_reads_no_answer_is_ended(notebook: Notebook) -> None:
+    outputs = notebook.cell(
+        "import os, json, struct\n"
+        "head = json.dumps({'kind': 'input', 'id': 1}).encode()\n"
+        "while True: os.write(4, struct.pack('!II', len(head), 0) + head)"
+    )
+    ((line,),) = outputs.errors
+    assert line.startswith("OutputRefused: ")
+    assert "does not read the answers" in line
+
+
+def test_an_interrupt_ends_a_question(notebook: Notebook) -> None:
+    def answer(content: dict) -> str:
+        notebook.manager.interrupt_kernel()
+        time.sleep(1)
+        return "too late"
+
+    outputs = notebook.run("%%container run\nprint(input('name? '))", answer=answer)
+    assert outputs.reply["ename"] == "CellInterrupted"
+    assert outputs.text() == ""
+    assert notebook.containers() == 0
+
+
+def test_magics_and_commands_where_the_image_has_ipython(notebook: Notebook) -> None:
+    outputs = notebook.cell(
+        "x = 'word'\nprint('a')\n!echo {x}\nfiles = !echo one; echo two\nprint(files[1])\n"
+        "%timeit -n1 -r1 pass\n%who_ls str"
+    )
+    assert outputs.reply["status"] == "ok", outputs
+    assert outputs.text().startswith("a\nword\ntwo\n")
+    assert "1 loop each" in outputs.text()
+    assert outputs.items[-1] == ("display", {"text/plain": "['x']"})
+    outputs = notebook.cell("%%time\ny = 2\nprint(y)")
+    assert outputs.text().startswith("2\nCPU times: ")
+    outputs = notebook.cell("!exit 3\nprint(_exit_code)\n%nowhere")
+    assert outputs.text() == "3\n"
+    ((line,),) = outputs.errors
+    assert line.startswith("CellFailed: UsageError: Line magic function `%nowhere` not found")
+
+
+def test_a_plain_syntax_error_beside_percent_signs_stays_one(notebook: Notebook) -> None:
+    outputs = notebook.cell("x = '''\n%d\n''' % 1\nif x\n    pass")
+    assert outputs.text("stderr").startswith('  File "<cell>", line 4\n    if x\n')
+
+
+def test_magics_where_the_image_has_no_ipython_are_one_line(
+    notebook: Notebook, base_image: str
+) -> None:
+    outputs = notebook.cell("print('a')\n!ls", base_image)
+    assert outputs.items[0] == (
+        "stderr",
+        "UsageError: line 2 needs IPython, which this image does not have: %magics and !cmd are "
+        "IPython's; in plain Python, use subprocess.run\n",
+    )
+    assert outputs.reply["ename"] == "CellFailed"
+    outputs = notebook.cell("x = 5\\\n% 2\nif x\n  pass", base_image)
+    assert "SyntaxError" in outputs.text("stderr")
+
+
+def test_another_interpreter_runs_the_text(notebook: Notebook, base_image: str) -> None:
+    script = "for n in 1 2; do echo $WORD $n; done\necho trouble >&2\ncat"
+    outputs = notebook.cell(script, "--shell sh -e WORD=hi --result how")
+    assert (outputs.text(), outputs.text("stderr")) == ("hi 1\nhi 2\n", "trouble\n")
+    assert notebook.run("how.result, how.duration_s > 0").items[0][1]["text/plain"] == (
+        "(None, True)"
+    )
+    outputs = notebook.cell("#!/bin/sh -e\nfalse\necho never", base_image)
+    assert outputs.errors == [["CellFailed: ExitStatus: 1"]]
+    outputs = notebook.cell("#!/usr/bin/env python3\nimport sys\nprint(sys.argv)\n6 * 7")
+    assert outputs.items == [("stdout", "['/dev/.cellblock/cell']\n")]
+    assert notebook.cell(script, "--shell sh -u 12345").reply["status"] == "ok"
+    assert notebook.containers() == 0
+
+
+def test_an_interpreter_that_cannot_run_the_text_is_one_line(notebook: Notebook) -> None:
+    ((line,),) = notebook.cell("1", "--shell 'nowhere -x'").errors
+    assert line.startswith("CommandNotFound: ")
+    assert "nowhere" in line
+    ((line,),) = notebook.cell("1", "--shell sh --out x").errors
+    assert line.startswith("InvalidInput: --in and --out carry variables of Python, not of sh")
+
+
+def test_an_interrupt_ends_a_script(notebook: Notebook) -> None:
+    outputs = Outputs()
+    thread = interrupt_after(notebook, outputs, "up")
+    notebook.cell("echo up\nsleep 60", "--shell sh", outputs=outputs)
+    thread.join()
+    assert outputs.errors == [["CellInterrupted: the cell was interrupted"]]
+    assert notebook.containers() == 0
+
+
+def test_attack_61_displays_are_updated_in_this_cell_only(notebook: Notebook) -> None:
+    notebook.run("display('of the notebook', display_id='mine');")
+    ids: list[tuple[str, str]] = []
+
+    class Watch(Outputs):
+        def take(self, message: dict) -> None:
+            if "display_data" in message["msg_type"]:
+                content = message["content"]
+                ids.append((message["msg_type"], content["transient"].get("display_id")))
+                self.items.append((message["msg_type"], content["data"]["text/plain"]))
+
+    outputs = notebook.cell(
+        "from IPython.display import DisplayHandle, update_display\n"
+        "handle = display('a', display_id=True)\nhandle.update('b')\n"
+        "display('c', display_id='mine')\nupdate_display('d', display_id='mine')\n"
+        "update_display('lost', display_id='never shown')",
+        outputs=Watch(),
+    )
+    assert outputs.items == [
+        ("display_data", "'a'"),
+        ("update_display_data", "'b'"),
+        ("display_data", "'c'"),
+        ("update_display_data", "'d'"),
+    ]
+    assert ids[0][1] == ids[1][1] != ids[2][1] == ids[3][1]
+    assert ids[3][1] != "mine"
+
+
+def test_clear_output_clears_in_order(notebook: Notebook) -> None:
+    outputs = notebook.cell(
+        "from IPython.display import clear_output\n"
+        "print('a')\nclear_output(wait=True)\nprint('b')\nclear_output()\nprint('c')"
+    )
+    assert outputs.items == [
+        ("stdout", "a\n"),
+        ("clear", True),
+        ("stdout", "b\n"),
+        ("clear", False),
+        ("stdout", "c\n"),
+    ]
+
+
+def test_a_progress_bars_carriage_returns_arrive(notebook: Notebook) -> None:
+    outputs = notebook.cell(
+        "import sys, time\n"
+        "for n in range(3):\n"
+        "    print(f'\\r{n}/2', end='', file=sys.stderr, flush=True)\n"
+        "    time.sleep(0.1)\n"
+        "print(file=sys.stderr)"
+    )
+    assert outputs.items == [("stderr", "\r0/2\r1/2\r2/2\n")]
+
+
+def test_attacks_58_to_60_html_is_sanitised_and_the_loss_is_named_once(notebook: Notebook) -> None:
+    source = (
+        "class Page:\n"
+        "    def _repr_html_(self):\n"
+        "        return '<b id=x data-commandlinker-command=y onclick=z()>bold</b>"
+        "<script>alert(1)</script><img src=https://evil.example/>'\n"
+        "    def __repr__(self): return 'page'\n"
+        "display(Page())\n"
+        "Page()"
+    )
+    outputs = notebook.cell(source)
+    assert outputs.items == [
+        ("display", {"text/plain": "page", "text/html": "<b>bold</b><img>"}),
+        ("display", {"text/plain": "page", "text/html": "<b>bold</b><img>"}),
+        (
+            "stderr",
+            "cellblock: reduced for safety: scripts, remote images; "
+            "--trust-output shows all that the cell sends\n",
+        ),
+    ]
+    trusted = notebook.cell(source, "--trust-output")
+    assert "<script>alert(1)</script>" in trusted.items[0][1]["text/html"]
+    assert len(trusted.items) == 2
+
+
+def test_plotly_markdown_and_latex_are_named(notebook: Notebook) -> None:
+    outputs = notebook.cell(
+        "from IPython.display import Markdown, Latex\n"
+        "display({'application/vnd.plotly.v1+json': {}, 'text/plain': 'figure'}, raw=True)\n"
+        "display(Markdown('*m*'), Latex('$x$'))"
+    )
+    assert outputs.items == [
+        ("display", {"text/plain": "figure"}),
+        ("display", {"text/plain": "*m*"}),
+        ("display", {"text/plain": "$x$"}),
+        (
+            "stderr",
+            "cellblock: reduced for safety: Plotly, Markdown (shown as text), "
+            "LaTeX (shown as text); --trust-output shows all that the cell sends\n",
+        ),
+    ]
+
+
 def test_a_png_and_html(notebook: Notebook) -> None:
     outputs = notebook.cell(
         "import base64\n"
@@ -162,7 +349,8 @@ def test_a_png_and_html(notebook: Notebook) -> None:
         "    def __repr__(self): return 'picture'\n"
         "Picture()"
     )
-    ((_, data),) = outputs.items
+    (_, data), (name, _) = outputs.items
+    assert name == "stderr"
     assert set(data) == {"text/plain", "image/png"}
     assert data["text/plain"] == "picture"
     assert base64.b64decode(data["image/png"]) == base64.b64decode(TINY_PNG)
@@ -170,7 +358,9 @@ def test_a_png_and_html(notebook: Notebook) -> None:
 
 def test_the_host_image_has_the_notebooks_packages(notebook: Notebook) -> None:
     outputs = notebook.cell("import numpy as np, pandas as pd\npd.DataFrame({'n': np.arange(2)})")
-    assert outputs.items == [("display", {"text/plain": "   n\n0  0\n1  1"})]
+    ((_, data),) = outputs.items
+    assert data["text/plain"] == "   n\n0  0\n1  1"
+    assert '<table border="1" class="dataframe">' in data["text/html"]
 
 
 def test_output_streams_while_the_cell_runs(notebook: Notebook) -> None:
@@ -215,6 +405,7 @@ def test_an_interrupt_stops_the_cell_cleanly(notebook: Notebook) -> None:
     assert notebook.run("1").reply["status"] == "ok"
 
 
+@pytest.mark.attack(29)
 def test_a_cell_that_ignores_its_interrupt_is_killed(notebook: Notebook) -> None:
     outputs = Outputs()
     thread = interrupt_after(notebook, outputs, "up")
@@ -295,9 +486,13 @@ def test_nbclient_stops_at_a_cell_that_failed(engine: Engine, tmp_path: Path) ->
 
 AS_ORDINARY_USER = """
 from cellblock_engine import Engine, RunRequest
-from cellblock_kernel import run_cell
+from cellblock_kernel import run_cell, run_script
 with Engine.open() as engine:
     run_cell(engine, RunRequest(remove=True), "import os; print(os.getuid()); 6 * 7", print)
+    request = RunRequest(remove=True)
+    source = "y = x * 2"
+    print(run_cell(engine, request, source, print, given={"x": [1]}, wanted=["y"]).variables)
+    run_script(engine, request, ["sh"], "echo script", print)
     print(len(engine.containers()))
 """
 
@@ -308,5 +503,7 @@ def test_a_cell_as_an_ordinary_user(ordinary_user: OrdinaryUser) -> None:
     assert done.stdout.splitlines() == [
         "Stream(name='stdout', text='0\\n')",
         "Result(bundle={'text/plain': '42'}, metadata={})",
+        "{'y': [1, 1]}",
+        "Stream(name='stdout', text='script\\n')",
         "0",
     ]

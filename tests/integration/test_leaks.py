@@ -1,7 +1,11 @@
-"""Runs leave nothing behind: equal counts before and after."""
+"""Runs leave nothing behind: equal counts before and after.
+
+``make soak`` does it at length: CELLBLOCK_RUNS, CELLBLOCK_AT_ONCE.
+"""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -14,6 +18,9 @@ from cellblock_engine import Engine, RunRequest, errors
 from cellblock_engine.layout import Layout
 from cellblock_engine.runtime import launcher
 from support import leaks
+
+RUNS = int(os.environ.get("CELLBLOCK_RUNS", "100"))
+AT_ONCE = int(os.environ.get("CELLBLOCK_AT_ONCE", "20"))
 
 
 @pytest.fixture
@@ -46,16 +53,18 @@ def test_the_count_sees_a_running_container(
     base_engine.container(container_id).remove(force=True)
 
 
-def test_100_runs_in_a_row(base_engine: Engine, base_image: str, unchanged) -> None:
+@pytest.mark.attack(78)
+def test_many_runs_in_a_row(base_engine: Engine, base_image: str, unchanged) -> None:
     def work() -> None:
-        for number in range(100):
+        for number in range(RUNS):
             done = base_engine.run(base_image, ["sh", "-c", f"exit {number % 3}"])
             assert done.exit_code == number % 3
 
     unchanged(work)
 
 
-def test_20_at_once(base_engine: Engine, base_image: str, unchanged) -> None:
+@pytest.mark.attack(78)
+def test_many_at_once(base_engine: Engine, base_image: str, unchanged) -> None:
     outputs: list[bytes] = []
 
     def one(number: int) -> None:
@@ -63,16 +72,17 @@ def test_20_at_once(base_engine: Engine, base_image: str, unchanged) -> None:
         outputs.append(base_engine.run(base_image, argv).check().stdout)
 
     def work() -> None:
-        threads = [threading.Thread(target=one, args=(number,)) for number in range(20)]
+        threads = [threading.Thread(target=one, args=(number,)) for number in range(AT_ONCE)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(timeout=90)
-        assert sorted(map(int, outputs)) == list(range(20))
+        assert sorted(map(int, outputs)) == list(range(AT_ONCE))
 
     unchanged(work)
 
 
+@pytest.mark.attack(73, 78)
 def test_20_processes_at_once(base_engine: Engine, base_image: str, base_home: Path) -> None:
     layout = Layout.default(base_home)
     base_engine.run(base_image, ["true"]).check()

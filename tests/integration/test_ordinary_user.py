@@ -128,3 +128,43 @@ def test_programs_run_from_everywhere_inside(ordinary_user: OrdinaryUser) -> Non
     lines = done.stdout.strip().splitlines()
     assert len(lines) == 10, done
     assert [line for line in lines if not line.endswith(" 0")] == []
+
+
+BOUND = """
+import os, pathlib, sys
+from cellblock_engine import Bind, Engine, RunRequest, Tmpfs
+data = pathlib.Path.home() / "bound"
+data.mkdir()
+(data / "secret").write_text("mine")
+(data / "secret").chmod(0o600)
+script = "cat /data/secret; echo made > /data/made; ! touch /x 2>/dev/null && touch /t/x && ls /t"
+request = RunRequest(
+    argv=("sh", "-c", script),
+    binds=(Bind(data, "/data", writable=True),),
+    tmpfs=(Tmpfs("/t", 4096),),
+    read_only=True,
+    remove=True,
+)
+with Engine.open() as engine, engine.spawn(request) as attached:
+    out, err, end = attached.communicate(None, most_bytes=1000)
+print(end.exit_code, out, err, (data / "made").stat().st_uid == os.getuid())
+"""
+
+
+def test_binds_memory_and_a_read_only_root(ordinary_user: OrdinaryUser) -> None:
+    done = ordinary_user.run_python(BOUND)
+    assert done.stdout == "0 b'minex\\n' b'' True\n", done.stderr
+
+
+EXPLAINED = """
+from cellblock_engine import Engine, RunRequest
+with Engine.open() as engine:
+    print("\\n".join(engine.explain(RunRequest(argv=("true",))).lines()))
+"""
+
+
+def test_the_plan_of_a_start_names_what_is_not_in_force(ordinary_user: OrdinaryUser) -> None:
+    lines = ordinary_user.run_python(EXPLAINED).stdout.splitlines()
+    assert f"  user: 0 is user {ordinary_user.uid} outside, there is no other id" in lines
+    absent = lines[lines.index("not in force here:") :]
+    assert "  ids of its own: only root has ranges to give; run as root" in absent

@@ -171,6 +171,7 @@ def test_damaged_blob(engine: Engine, damaged: str, tmp_path: Path) -> None:
     assert list(layout.staging.glob("*")) == []
 
 
+@pytest.mark.attack(72)
 def test_disk_full(root: None, base_image: str, tmp_path: Path) -> None:
     capabilities.need_program("mount")
     home = tmp_path / "full"
@@ -252,3 +253,43 @@ def one_line(raised: pytest.ExceptionInfo[BaseException]) -> str:
     assert message.strip()
     assert "\n" not in message
     return message
+
+
+def test_a_mirror_stands_in_for_docker_hub(
+    cellblock, registry: Registry, small_layout: Path, tmp_path: Path, monkeypatch
+) -> None:
+    registry.push(small_layout, "hub/library/small")
+    config = tmp_path / "config.toml"
+    config.write_text(f'[registries.mirrors]\n"docker.io" = ["{registry.host}/hub"]\n')
+    monkeypatch.setenv("CELLBLOCK_CONFIG", str(config))
+    home = tmp_path / "store"
+    pulled = cellblock("pull", "small", home=home)
+    assert pulled.returncode == 0, pulled.stderr
+    assert [row["repository"] for row in listed(cellblock, home)] == ["small"]
+    config.write_text("[registries]\nmirors = {}\n")
+    broken = cellblock("pull", "small", home=home)
+    assert broken.returncode == 125
+    assert broken.stderr.startswith(f"cellblock: {config}: unknown key 'registries.mirors'")
+    assert broken.stderr.count("\n") == 1
+
+
+def test_run_pulls_when_it_is_told(
+    cellblock, registry: Registry, small_layout: Path, tmp_path: Path, many_platforms: str
+) -> None:
+    home = tmp_path / "store"
+    never = cellblock("run", "--pull", "never", many_platforms, "/x", home=home)
+    assert never.returncode == 125
+    assert "is not in the store" in never.stderr
+    cellblock("run", "--rm", "--platform", "linux/s390x", many_platforms, "/x", home=home)
+    assert [row["platform"] for row in listed(cellblock, home)] == ["linux/s390x"]
+    cellblock("run", "--rm", "--pull", "missing", many_platforms, "/x", home=home)
+    assert [row["platform"] for row in listed(cellblock, home)] == ["linux/s390x"]
+    cellblock("run", "--rm", "--pull", "always", many_platforms, "/x", home=home)
+    (row,) = listed(cellblock, home)
+    assert row["platform"].startswith(f"linux/{host_architecture()}")
+
+
+def listed(cellblock, home: Path) -> list[dict[str, str]]:
+    """Return the rows of ``images --json`` that have a name."""
+    rows = json.loads(cellblock("images", "--json", home=home).stdout)
+    return [row for row in rows if row["repository"]]

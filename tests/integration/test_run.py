@@ -351,6 +351,7 @@ def test_stop_asks_first(base_engine: Engine, base_image: str) -> None:
     container.remove()
 
 
+@pytest.mark.attack(70)
 def test_a_foreground_run_dies_with_its_client(base_home: Path, base_image: str) -> None:
     program = f"""
 from pathlib import Path

@@ -36,7 +36,7 @@ from cellblock_kernel import (
     Stream,
     run_cell,
 )
-from cellblock_kernel.cells import cell as cell_module
+from cellblock_kernel.cells import running
 from cellblock_kernel.cells.cell import RUNNER
 
 
@@ -264,6 +264,7 @@ def test_a_large_source_and_a_large_output():
     assert outcome.result.bundle["text/plain"] == "3000000"
 
 
+@pytest.mark.attack(63)
 def test_control_sequences_stay_inside():
     events, outcome = run(
         "print('\\x1b]0;title\\x07\\x1b[31mred\\x1b[0m')\n"
@@ -280,6 +281,7 @@ def test_control_sequences_stay_inside():
     assert str(outcome) == "Ex: bold"
 
 
+@pytest.mark.attack(26)
 def test_a_cell_shows_so_many_outputs_and_its_end():
     source = "for n in range(50): display(n)\nprint('text')\n1/0"
     events, outcome = run(source, limits=OutputLimits(outputs=10))
@@ -382,6 +384,7 @@ def test_an_interrupt_ends_the_cell_with_its_traceback():
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.attack(29)
 def test_a_cell_that_does_not_stop_is_killed():
     _, outcome, attached, seconds = run_interrupted(
         "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('up')\n"
@@ -534,7 +537,7 @@ def test_an_observer_that_fails_ends_the_cell():
 
 
 def test_a_killed_container_that_does_not_end_is_given_up(monkeypatch):
-    monkeypatch.setattr(cell_module, "_KILLED_S", 0.5)
+    monkeypatch.setattr(running, "_KILLED_S", 0.5)
     monkeypatch.setattr(FakeAttached, "kill", lambda self: None)
     _, outcome = run("import os, time; os.write(4, b'x' * 99); time.sleep(60)")
     assert isinstance(outcome, TimeoutError)

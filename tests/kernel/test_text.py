@@ -29,6 +29,7 @@ RED = "\x1b[1;31mred\x1b[0m"
         ("grün 🎉", "grün 🎉"),
     ],
 )
+@pytest.mark.attack(63)
 def test_clean(text, shown):
     assert clean(text) == shown
 
@@ -41,6 +42,7 @@ def test_pieces_give_what_the_whole_gives(pieces):
 
 
 @given(st.text())
+@pytest.mark.attack(63)
 def test_no_control_is_left(text):
     left = clean(text)
     assert clean(left) == left or "\x1b" not in left

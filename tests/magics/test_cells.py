@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from cellblock import cells
-from cellblock.cells import reduce_bundle, reduce_metadata, run_cell
+from cellblock.bundles import reduce_bundle, reduce_metadata, trusted_bundle
+from cellblock.cells import run_cell
 from cellblock_engine import RunRequest
 from cellblock_kernel import CellFailed, CellResult, Display, Error, Result, Stream
 
@@ -22,9 +23,10 @@ class Notebook:
 
     def __init__(self) -> None:
         self.outputs: list = []
+        self.user_ns: dict = {}
         self.display_pub = SimpleNamespace(publish=self.publish)
 
-    def publish(self, *, data, metadata) -> None:
+    def publish(self, *, data, metadata, transient, update) -> None:
         self.outputs.append((data, metadata))
 
     def stream(self, name: str) -> SimpleNamespace:
@@ -51,7 +53,7 @@ ENDED_WELL = CellResult("id", 0.1, None)
 def play(monkeypatch, notebook, events, end=ENDED_WELL):
     """Run a cell whose container would send these events."""
 
-    def run_in_container(engine, request, source, on_event):
+    def run_in_container(engine, request, source, on_event, *, given, wanted, ask):
         for event in events:
             on_event(event)
         if isinstance(end, BaseException):
@@ -98,8 +100,13 @@ def test_a_failure_shows_the_traceback_then_raises(monkeypatch, notebook):
     ("bundle", "shown"),
     [
         ({"text/plain": "x"}, {"text/plain": "x"}),
-        ({"text/plain": "x", "text/html": "<script>"}, {"text/plain": "x"}),
-        ({"text/html": "<b>", "a/b": b""}, {"text/plain": "<not shown: a/b, text/html>"}),
+        ({"text/plain": "x", "text/html": "<script>y"}, {"text/plain": "x"}),
+        ({"text/html": b"<b>", "a/b": b""}, {"text/plain": "<not shown: a/b, text/html>"}),
+        ({"text/html": "<i onclick=a()>b"}, {"text/html": "<i>b</i>"}),
+        ({"application/json": '{"a": [1]}'}, {"application/json": {"a": [1]}}),
+        ({"text/plain": "x", "application/json": "[" * 10**6}, {"text/plain": "x"}),
+        ({"text/plain": "<M object>", "text/markdown": "*m*\x1b]0;t\x07"}, {"text/plain": "*m*"}),
+        ({"text/plain": "1/x", "text/latex": "$\\frac1x$"}, {"text/plain": "1/x"}),
         ({}, {"text/plain": "<not shown: nothing>"}),
         ({"image/png": PNG}, {"image/png": base64.b64encode(PNG).decode()}),
         (
@@ -110,13 +117,49 @@ def test_a_failure_shows_the_traceback_then_raises(monkeypatch, notebook):
         ({"text/plain": "x", "image/png": b"<svg onload=...>"}, {"text/plain": "x"}),
         ({"text/plain": "x", "image/png": "javascript:alert(1)"}, {"text/plain": "x"}),
         ({"text/plain": "x", "image/png": "é"}, {"text/plain": "x"}),
-        ({"text/plain": "x", "image/svg+xml": "<svg>"}, {"text/plain": "x"}),
+        ({"text/plain": "x", "image/svg+xml": "no <svg>"}, {"text/plain": "x"}),
         ({"text/plain": "x", "application/javascript": "alert(1)"}, {"text/plain": "x"}),
         ({"text/plain": b"bytes"}, {"text/plain": "<not shown: text/plain>"}),
     ],
 )
-def test_attack_58_only_text_and_true_images_are_shown(bundle, shown):
-    assert reduce_bundle(bundle) == shown
+def test_attack_58_only_what_cannot_act_is_shown(bundle, shown):
+    assert reduce_bundle(bundle).data == shown
+
+
+@pytest.mark.parametrize(
+    ("bundle", "lost"),
+    [
+        ({"text/plain": "x"}, []),
+        ({"text/html": "<table class=dataframe>"}, []),
+        ({"text/html": "<p onclick=x()>"}, ["scripts"]),
+        ({"text/html": "<img src='http://e/x'>"}, ["remote images"]),
+        ({"application/vnd.plotly.v1+json": "{}", "text/html": "<script>"}, ["scripts", "Plotly"]),
+        ({"application/vnd.vegalite.v5+json": "{}"}, ["Altair"]),
+        ({"text/plain": "<M>", "text/markdown": "*m*"}, ["Markdown (shown as text)"]),
+        ({"text/latex": "$m$"}, ["LaTeX (shown as text)"]),
+        ({"application/javascript": "a()"}, ["JavaScript"]),
+        ({"a/b": "c"}, ["a/b"]),
+    ],
+)
+def test_what_is_lost_is_named(bundle, lost):
+    assert reduce_bundle(bundle).lost == lost
+
+
+def test_trusted_output_passes_but_for_widgets():
+    shown = trusted_bundle(
+        {
+            "text/html": "<script>",
+            "application/vnd.plotly.v1+json": '{"data": []}',
+            "image/png": PNG,
+            "application/vnd.jupyter.widget-view+json": '{"model_id": "x"}',
+        }
+    )
+    assert shown.data == {
+        "text/html": "<script>",
+        "application/vnd.plotly.v1+json": {"data": []},
+        "image/png": base64.b64encode(PNG).decode(),
+    }
+    assert shown.lost == ["a widget"]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ def test_everything_becomes_json():
     assert found == record(THING)
     assert found["digest"] == str(THING.digest)
     assert found["reference"] == "docker.io/library/python:latest"
-    assert found["limits"] == {"memory": 64 << 20, "cpus": None, "pids": None}
+    limits = {"memory": 64 << 20, "cpus": None, "pids": None}
+    assert found["limits"] == {**limits, "memory_swap": None, "cpuset_cpus": None}
     assert found["words"] == ["a", "b"]
     assert found["raw"] == "\N{REPLACEMENT CHARACTER}"
     assert found["path"] == "/srv"

@@ -111,9 +111,12 @@ def test_a_cell_goes_to_the_cell_runner(shell, fake, monkeypatch):
     cells.run_cell = lambda *given: seen.append(given)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "cellblock.cells", cells)
     monkeypatch.setattr(cellblock, "cells", cells, raising=False)
-    assert shell.run_cell_magic("container", "run debian:12 -m 64m", "1 + 1\n") is None
-    ((ran_by, request, source, where),) = seen
+    assert (
+        shell.run_cell_magic("container", "run debian:12 -m 64m --trust-output", "1 + 1\n") is None
+    )
+    ((ran_by, request, source, where, options),) = seen
     assert (ran_by, source, where) == (fake, "1 + 1\n", shell)
+    assert options.trust_output
     assert (request.image, request.limits.memory_bytes) == ("debian:12", 64 << 20)
     assert fake.image("debian:12")
 

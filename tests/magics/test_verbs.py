@@ -6,26 +6,44 @@ from contextlib import nullcontext
 
 import pytest
 
+from cellblock.frames import frame
 from cellblock.verbs import VERBS
 from cellblock.verbs.containers import last_lines
 from cellblock.verbs.declaration import Call
-from cellblock.verbs.outcome import Acknowledged, Foreground, Identifiers, Started
+from cellblock.verbs.outcome import Acknowledged, Foreground, Identifiers, Listing, Started
 from cellblock.verbs.run import execute_script, run_request
 from cellblock_engine import (
     Conflict,
     ContainerNotFound,
     ImageNotFound,
     InvalidInput,
+    Limits,
     LogRecord,
     NotFound,
+    Platform,
+    RunDefaults,
+    Settings,
 )
 from support.fake_engine import container
+
+
+class Answers:
+    """A user who answers whatever is asked."""
+
+    def visible(self, prompt: str) -> str:
+        return f"to {prompt}"
+
+    def secret(self, prompt: str) -> str:
+        return f"secret to {prompt}"
+
+    def piped(self) -> str:
+        return "from stdin"
 
 
 def call(fake, line: str, form="line", environ=None) -> Call:
     name, *words = line.split()
     arguments = VERBS[name].parse(words, prog=name, form=form)
-    return Call(fake, arguments, lambda: nullcontext(lambda event: None), environ or {})
+    return Call(fake, arguments, lambda: nullcontext(lambda event: None), environ or {}, Answers())
 
 
 def do(fake, line: str, **environ: str):
@@ -75,6 +93,37 @@ def test_run_refuses_what_cannot_be_meant(fake, flags, message):
     assert fake.requests == []
 
 
+def test_create_makes_and_start_starts(fake):
+    assert do(fake, "create --name box host cat -n") == Started(container("box", "created").id)
+    assert fake.requests[0].argv == ("cat", "-n")
+    assert do(fake, "start box up") == Acknowledged(("box", "up"))
+    assert fake.done == [("start", "box")]  # the other runs
+    assert isinstance(do(fake, "start -a box"), Foreground)
+    with pytest.raises(InvalidInput, match="-a follows one container"):
+        do(fake, "start -a box up")
+
+
+def test_run_explains_and_starts_nothing(fake):
+    outcome = do(fake, "run --explain nosuch:latest cat -n")
+    assert outcome == Acknowledged(("command:", "  cat", "  -n", "limits:", "  none"))
+    assert fake.requests == []
+    assert all("nosuch" not in str(image.references) for image in fake.stored)
+
+
+def test_run_reads_variables_from_files(fake, tmp_path):
+    file = tmp_path / "env"
+    file.write_text("# said\nA=1 2\n\nB='q'\nHAVE\nLACK\n")
+    with do(fake, f"run --env-file {file} -e A=3 -l a=b -l c host true", HAVE="yes").start():
+        pass
+    assert fake.requests[0].env == {"A": "3", "B": "'q'", "HAVE": "yes"}
+    assert fake.requests[0].labels == {"a": "b", "c": ""}
+    file.write_text("A =1\n")
+    with pytest.raises(InvalidInput, match="is not NAME=VALUE"):
+        do(fake, f"run --env-file {file} host true")
+    with pytest.raises(InvalidInput, match="cannot read --env-file"):
+        do(fake, f"run --env-file {tmp_path / 'none'} host true")
+
+
 def test_run_detached_returns_the_id(fake):
     outcome = do(fake, "run -d --name box host sleep 9")
     assert outcome == Started(container("box", "running").id)
@@ -85,6 +134,59 @@ def test_run_pulls_an_image_that_is_not_here(fake):
     assert fake.image("debian:12")
     with pytest.raises(ImageNotFound):
         do(fake, "run missing:12 true")
+
+
+@pytest.mark.parametrize(
+    ("flags", "pulls"),
+    [
+        ("", 0),
+        ("--pull missing", 0),
+        ("--pull never", 0),
+        ("--pull always", 1),
+        ("--platform linux/s390x", 1),
+        ("--platform linux/s390x --pull always", 1),
+        (f"--platform {Platform.host()} --pull never", 0),
+    ],
+)
+def test_run_pulls_as_it_is_told(fake, flags, pulls):
+    do(fake, f"run {flags} python:3.12-slim true")
+    assert fake.done == [("pull", "python:3.12-slim")] * pulls
+    if "s390x" in flags:
+        assert fake.image("python:3.12-slim").platform.architecture == "s390x"
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "message"),
+    [
+        ("--pull never debian:12", ImageNotFound, "debian:12"),
+        ("--pull never --platform linux/s390x python:3.12-slim", ImageNotFound, "in the store for"),
+        ("--pull newer debian:12", InvalidInput, "--pull 'newer' is not known"),
+        ("--platform a/b/c/d debian:12", InvalidInput, "platform 'a/b/c/d' is not valid"),
+        ("--platform linux/s390x host", InvalidInput, "of this machine's platform"),
+    ],
+)
+def test_run_does_not_pull_what_it_must_not(fake, words, kind, message):
+    with pytest.raises(kind, match=message):
+        do(fake, f"run {words} true")
+    assert fake.done == []
+    assert fake.requests == []
+
+
+def test_the_host_image_is_never_pulled(fake):
+    do(fake, f"run --pull always --platform {Platform.host()} host true")
+    assert fake.done == []
+
+
+def test_settings_are_the_defaults_of_flags(fake):
+    limits = Limits(memory="512m", cpus=2, pids=99)
+    fake.settings = Settings(run=RunDefaults(network="host", limits=limits, timeout_s=60))
+    for form in ("line", "cell"):
+        request = run_request(call(fake, "run host", form))
+        assert (request.network, request.timeout_s) == ("host", 60)
+        assert request.limits == limits
+    request = run_request(call(fake, "run --network none -m 64m --timeout 1 host"))
+    assert (request.network, request.timeout_s) == ("none", 1)
+    assert request.limits == Limits(memory="64m", cpus=2, pids=99)
 
 
 def test_a_cells_container_goes_unless_it_has_a_name(fake):
@@ -164,6 +266,41 @@ def test_inspect_knows_containers_and_images(fake):
 
 
 @pytest.mark.parametrize(
+    ("line", "given"),
+    [
+        ("login", ("", "to Username: ", "secret to Password: ")),
+        ("login -u anna quay.io", ("quay.io", "anna", "secret to Password: ")),
+        ("login -u anna --password-stdin quay.io", ("quay.io", "anna", "from stdin")),
+    ],
+)
+def test_login_asks_for_what_was_not_said(fake, line, given):
+    (text,) = do(fake, line).lines
+    assert fake.logins == [given]
+    assert text.startswith(f"Login Succeeded: {given[1]} on {given[0] or 'docker.io'}, kept")
+    assert given[2] not in text
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("login -p sesame quay.io", "leave -p out and you are asked"),
+        ("login -u anna --password=sesame", "leave -p out and you are asked"),
+        ("login --password-stdin", "--password-stdin needs -u"),
+    ],
+)
+def test_a_password_is_not_taken_from_the_words(fake, line, message):
+    with pytest.raises(InvalidInput, match=message) as caught:
+        do(fake, line)
+    assert "sesame" not in str(caught.value)
+    assert fake.logins == []
+
+
+def test_logout_says_whether_there_was_anything(fake):
+    assert do(fake, "logout").lines == ("Removed the login credentials for docker.io",)
+    assert do(fake, "logout quay.io").lines == ("Not logged in to quay.io",)
+
+
+@pytest.mark.parametrize(
     ("count", "kept"),
     [
         (0, []),
@@ -179,3 +316,12 @@ def test_last_lines_counts_lines_not_records(fake, count, kept):
     chunks = [b"1\n2\n", b"3a", b"3b\n4\n5"]
     records = [LogRecord(now, "stdout", data) for data in chunks]
     assert [record.data for record in last_lines(records, count)] == kept
+
+
+def test_doctor_has_a_row_for_each_rung_and_one_for_what_was_stale(fake):
+    listing = do(fake, "doctor")
+    assert isinstance(listing, Listing)
+    assert [row.status for row in listing.table.rows] == ["ok", "missing", "swept"]
+    assert listing.table.rows[-1].found == "socket of 0123456789ab"
+    assert list(frame(listing.table).columns) == ["name", "status", "found", "lost", "remedy"]
+    assert do(fake, "doctor --json").style == "json"

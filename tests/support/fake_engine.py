@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cellblock_engine import (
+    Check,
     CommandNotFound,
     Conflict,
     ContainerInfo,
     ContainerNotFound,
+    Diagnosis,
     Digest,
     EngineInfo,
     ExecRequest,
     Exit,
+    Explanation,
     Image,
     ImageConfig,
     ImageNotFound,
@@ -36,6 +39,7 @@ from cellblock_engine import (
     Reference,
     RemovedImage,
     RunRequest,
+    Settings,
     TimedOut,
 )
 
@@ -202,6 +206,8 @@ class FakeEngine:
     requests: list[RunRequest] = field(default_factory=list)
     done: list[tuple[str, str]] = field(default_factory=list)
     closed: int = 0
+    logins: list[tuple[str, str, str]] = field(default_factory=list)
+    settings: Settings = field(default_factory=Settings)
 
     def __enter__(self) -> FakeEngine:
         return self
@@ -230,7 +236,10 @@ class FakeEngine:
     ) -> Image:
         if "missing" in reference:
             raise ImageNotFound(f"{reference}: the registry has no such image")
-        pulled = image(reference)
+        pulled = replace(
+            image(reference), platform=Platform.parse(platform) if platform else Platform.host()
+        )
+        self.done.append(("pull", reference))
         layer = pulled.layers[0]
         if progress is not None:
             progress(PullEvent(reference, None, "resolving"))
@@ -238,8 +247,15 @@ class FakeEngine:
             progress(PullEvent(reference, layer, "extracting", 500, 1000))
             progress(PullEvent(reference, layer, "done", 1000, 1000))
             progress(PullEvent(reference, None, "done"))
-        self.stored.append(pulled)
+        self.stored.insert(0, pulled)
         return pulled
+
+    def login(self, registry: str, username: str, password: str) -> str:
+        self.logins.append((registry, username, password))
+        return "kept in a test"
+
+    def logout(self, registry: str) -> bool:
+        return not registry
 
     def remove_image(self, name: str, *, force: bool = False) -> RemovedImage:
         found = self.image(name)
@@ -255,13 +271,23 @@ class FakeEngine:
                 return Container(self, box)
         raise ContainerNotFound(f"no container {name}: see ps -a")
 
-    def start(self, request: RunRequest) -> Container:
+    def create(self, request: RunRequest) -> Container:
+        self.requests.append(request)
+        self.boxes.insert(0, container(request.name or "quiet_box", "created"))
+        return Container(self, self.boxes[0])
+
+    def start(self, request: RunRequest | str) -> Container:
+        if isinstance(request, str):
+            self.done.append(("start", request))
+            return self.container(request)
         self.requests.append(request)
         box = replace(container(request.name or "quiet_box", "running"), argv=request.argv)
         self.boxes.insert(0, box)
         return Container(self, box)
 
-    def spawn(self, request: RunRequest) -> Attached:
+    def spawn(self, request: RunRequest | str) -> Attached:
+        if isinstance(request, str):
+            return Attached(self.container(request).facts.argv, {}, interactive=False)
         self.requests.append(request)
         word = request.argv[0] if request.argv else "sh"
         if shutil.which(word) is None and word not in ("oom", "late"):
@@ -273,6 +299,16 @@ class FakeEngine:
         elif word == "late":
             attached.verdict = TimedOut(limit_s=1)
         return attached
+
+    def explain(self, request: RunRequest) -> Explanation:
+        return Explanation({"command": request.argv, "limits": ()})
+
+    def doctor(self) -> Diagnosis:
+        checks = (
+            Check("kernel", "ok", "6.18"),
+            Check("limit --cpus", "missing", "no cpu controller", "--cpus is refused", "mount it"),
+        )
+        return Diagnosis(checks, ("socket of 0123456789ab",))
 
     def info(self) -> EngineInfo:
         return EngineInfo(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
 
 from cellblock_engine.oci import manifest as m
 from cellblock_engine.oci.platform import Platform
@@ -97,6 +98,12 @@ class Request(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     server: Server
+    form: dict[str, list[str]]
+
+    def do_POST(self) -> None:
+        """Note the form, and go on as if it had been asked for."""
+        self.form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        self.do_GET()
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
@@ -201,3 +208,34 @@ def serving() -> Iterator[FakeRegistry]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def demand_tokens(registry: FakeRegistry, known: set[str]) -> list[dict[str, list[str]]]:
+    """Let every route want a token, which the registry's own token server gives to the known.
+
+    ``known`` are Authorization headers. The queries that the token server was asked with are in
+    the list that is returned.
+    """
+    asked: list[dict[str, list[str]]] = []
+
+    def give(request: Request) -> None:
+        asked.append(parse_qs(urlsplit(request.path).query))
+        if request.headers.get("Authorization") in known:
+            request.answer(200, b'{"token": "good"}')
+        else:
+            request.answer(401, b"{}")
+
+    def guard(route: Route) -> Route:
+        def guarded(request: Request) -> None:
+            if request.headers.get("Authorization") == "Bearer good":
+                route(request)
+            else:
+                challenge = f'Bearer realm="{registry.url}/token",service="svc"'
+                request.answer(401, b"{}", WWW_Authenticate=challenge)
+
+        return guarded
+
+    registry.routes = {path: guard(route) for path, route in registry.routes.items()}
+    registry.routes["/v2/"] = guard(lambda request: request.answer(200, b"{}"))
+    registry.routes["/token"] = give
+    return asked

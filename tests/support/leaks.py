@@ -51,7 +51,7 @@ def snapshot(home: Path, run: Path) -> Snapshot:
         engine_fds=sum(_count(Path(f"/proc/{pid}/fd")) for pid in pids),
         processes=len(pids),
         mounts=sum(_mounts(pid, home, run) for pid in {os.getpid(), *pids}),
-        abandoned_cgroups=sum(_is_abandoned(path) for path in _cgroups()),
+        abandoned_cgroups=len(empty_cgroups()),
         links=_count(Path("/sys/class/net")),
         namespaces=len({inode for pid in pids for inode in _namespaces(pid)}),
         store_entries=entries,
@@ -119,6 +119,14 @@ def _mounts(pid: int, home: Path, run: Path) -> int:
         return 0
     words = (str(home), str(run), "cellblock", " - overlay ")
     return sum(any(word in line for word in words) for line in lines)
+
+
+def empty_cgroups(name: str = "") -> set[Path]:
+    """Return the containers' cgroups, anybody's, in which nothing runs; ``name`` is part of one's.
+
+    Walked, not globbed: groups of others vanish at any moment.
+    """
+    return {path for path in _cgroups() if name in path.name and _is_abandoned(path)}
 
 
 def _cgroups() -> Iterator[Path]:

@@ -25,6 +25,7 @@ class Registry:
     host: str
     storage: Path
     pid: int
+    login: str | None = None
 
     def push(
         self,
@@ -38,6 +39,7 @@ class Registry:
         """Push a layout's image with skopeo and return its reference in this registry."""
         reference = f"{self.host}/{name}:{tag}"
         argv = ["skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]
+        argv += ["--dest-creds", self.login] if self.login else ["--dest-no-creds"]
         argv += ["--format", schema, f"oci:{layout}:{layout_tag}", f"docker://{reference}"]
         done = subprocess.run(
             argv, check=False, capture_output=True, text=True, timeout=PUSH_TIMEOUT_S
@@ -54,8 +56,11 @@ class Registry:
 
 
 @contextmanager
-def serving(directory: Path) -> Iterator[Registry]:
-    """Run a registry that keeps its things below ``directory``; it is ended on exit."""
+def serving(directory: Path, login: str | None = None) -> Iterator[Registry]:
+    """Run a registry that keeps its things below ``directory``; it is ended on exit.
+
+    With a ``login`` (``user:password``) it serves nobody else.
+    """
     storage = directory / "storage"
     storage.mkdir(parents=True, exist_ok=True)
     host = f"127.0.0.1:{_free_port()}"
@@ -64,7 +69,7 @@ def serving(directory: Path) -> Iterator[Registry]:
         "version: 0.1\n"
         "log: {level: error, accesslog: {disabled: true}}\n"
         f"storage: {{filesystem: {{rootdirectory: {storage}}}, delete: {{enabled: true}}}}\n"
-        f"http: {{addr: {host}}}\n"
+        f"http: {{addr: {host}}}\n" + _auth(directory, login)
     )
     program = shutil.which("docker-registry")
     if program is None:
@@ -80,7 +85,7 @@ def serving(directory: Path) -> Iterator[Registry]:
         )
     try:
         _wait_until_up(host, server, directory / "log")
-        yield Registry(host, storage, server.pid)
+        yield Registry(host, storage, server.pid, login)
     finally:
         server.terminate()
         try:
@@ -88,6 +93,18 @@ def serving(directory: Path) -> Iterator[Registry]:
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait(timeout=10)
+
+
+def _auth(directory: Path, login: str | None) -> str:
+    """Return the part of the config that lets only one user in."""
+    if login is None:
+        return ""
+    name, _, password = login.partition(":")
+    argv = ["htpasswd", "-Bbn", "-C", "4", name, password]  # -B: it knows bcrypt only
+    made = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=30)
+    users = directory / "htpasswd"
+    users.write_text(made.stdout)
+    return f"auth: {{htpasswd: {{realm: test, path: {users}}}}}\n"
 
 
 def _free_port() -> int:
@@ -104,7 +121,7 @@ def _wait_until_up(host: str, server: subprocess.Popen[bytes], log: Path) -> Non
         connection = http.client.HTTPConnection(host, timeout=2)
         try:
             connection.request("GET", "/v2/")
-            if connection.getresponse().status == http.client.OK:
+            if connection.getresponse().status in (http.client.OK, http.client.UNAUTHORIZED):
                 return
         except OSError:
             time.sleep(0.05)

@@ -39,6 +39,36 @@ def clone_tree(path: bytes, *, recursive: bool, attributes: int, userns_fd: int 
     return fd
 
 
+def clone_mapped(path: bytes, *, attributes: int, userns_fd: int) -> int:
+    """Return a detached, idmapped copy of what is at ``path``, if possible with mounts below it.
+
+    The path leads through no symbolic link. Raises OSError; EINVAL as :func:`clone_tree`.
+    """
+    resolve = sys.RESOLVE_NO_SYMLINKS | sys.RESOLVE_NO_MAGICLINKS
+    place = sys.openat2(sys.AT_FDCWD, path, os.O_PATH, 0, resolve)
+    try:
+        for recurse in (sys.AT_RECURSIVE, 0):
+            flags = sys.OPEN_TREE_CLONE | sys.OPEN_TREE_CLOEXEC | sys.AT_EMPTY_PATH | recurse
+            fd = sys.open_tree(place, b"", flags)
+            try:
+                sys.mount_setattr(
+                    fd,
+                    b"",
+                    sys.AT_EMPTY_PATH | recurse,
+                    attributes | sys.MOUNT_ATTR_IDMAP,
+                    userns_fd=userns_fd,
+                )
+            except OSError as error:
+                os.close(fd)
+                if error.errno != errno.EINVAL or not recurse:
+                    raise
+                continue
+            return fd
+    finally:
+        os.close(place)
+    raise AssertionError("one of both returns or raises")
+
+
 def new_filesystem(
     fstype: bytes, options: Iterable[tuple[bytes, bytes | None]], attributes: int = 0
 ) -> int:

@@ -11,6 +11,8 @@ import fcntl
 import os
 import struct
 
+from . import syscalls
+
 RANGE_SIZE = 65536
 _FIRST_BASE = 524288
 _LAST_BASE = 2**31 - RANGE_SIZE
@@ -67,6 +69,34 @@ def map_single(pid: int) -> None:
     _write(pid, "setgroups", "deny")
     _write(pid, "uid_map", f"0 {os.geteuid()} 1")
     _write(pid, "gid_map", f"0 {os.getegid()} 1")
+
+
+def bridge(uid: tuple[int, int], gid: tuple[int, int]) -> int:
+    """Return a descriptor of a new user namespace that maps one user and one group.
+
+    Each pair is an id on disk and the id of the host that a mount with this namespace as its
+    idmap shows in its place. No process stays in it. Only for single-threaded processes.
+    """
+    waits, ends = os.pipe()
+    try:
+        pid, pidfd = syscalls.clone3(syscalls.CLONE_NEWUSER)
+        if pid == 0:
+            os.close(ends)
+            os.read(waits, 1)
+            os._exit(0)
+        os.close(pidfd)
+        try:
+            _write(pid, "uid_map", f"{uid[0]} {uid[1]} 1")
+            _write(pid, "gid_map", f"{gid[0]} {gid[1]} 1")
+            return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            os.close(ends)
+            ends = -1
+            os.waitpid(pid, 0)
+    finally:
+        os.close(waits)
+        if ends >= 0:
+            os.close(ends)
 
 
 def _lock(fd: int, slot: int) -> bool:

@@ -83,6 +83,25 @@ class Reference:
         return self.name + self._suffix
 
 
+def parse_registry(text: str) -> str:
+    """Return the name of a registry as references have it: ``host.domain`` or ``host:port``.
+
+    Docker Hub's other name becomes ``docker.io``. Raises InvalidReference.
+    """
+    registry = DOCKER_HUB if text == f"index.{DOCKER_HUB}" else text
+    host = _REGISTRY.fullmatch(registry)
+    if (
+        host is None
+        or not _is_registry(f"{registry}/")
+        or len(registry) > _MAX_REGISTRY
+        or int(host[1] or 0) > 65535
+    ):
+        raise InvalidReference(
+            f"{text[:80]!r} is not a registry: write host.domain or host:port, as quay.io"
+        )
+    return registry
+
+
 def _invalid(text: str, reason: str) -> InvalidReference:
     return InvalidReference(f"{text[:80]!r} is not an image reference: {reason}")
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import base64
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import urlencode, urlsplit
 
-from ..errors import AccessDenied, InvalidAnswer
+from ..errors import AccessDenied, CellblockError, InvalidAnswer
 from ..oci.jsonobject import JsonObject
 from .origin import Origin
 from .transport import Broken, Response, Transport, unavailable
@@ -25,10 +26,6 @@ _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _SCHEME = re.compile(rf"[\s,]*({_WORD})(?:\s+|$|(?=,))")
 _PARAMETER = re.compile(rf'[\s,]*({_WORD})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*))')
 _SENDABLE = re.compile(r"[\x21-\x7e]{1,65536}")
-# Docker Hub's tokens come from another host; this one pair is known, no other is trusted.
-_KNOWN_REALMS = {
-    Origin("https", "registry-1.docker.io", 443): Origin("https", "auth.docker.io", 443),
-}
 
 
 @dataclass(frozen=True)
@@ -41,16 +38,24 @@ class Challenge:
 
 @dataclass(frozen=True, repr=False)
 class Credentials:
-    """A user name and a password or access token; its repr shows neither."""
+    """A user name and a password or access token; its repr shows neither.
+
+    ``kind`` tells an identity token, which only a token server takes, from a password.
+    """
 
     username: str
     password: str
+    kind: Literal["password", "identity"] = "password"
 
     @property
     def header(self) -> str:
         """The value of a Basic Authorization header (RFC 7617)."""
         pair = f"{self.username}:{self.password}".encode()
         return f"Basic {base64.b64encode(pair).decode('ascii')}"
+
+
+# Finds the credentials for one registry; None where there are none.
+Lookup = Callable[[], Credentials | None]
 
 
 def parse_challenges(headers: Sequence[str]) -> tuple[Challenge, ...]:
@@ -76,23 +81,45 @@ def parse_challenges(headers: Sequence[str]) -> tuple[Challenge, ...]:
 
 
 class Authenticator:
-    """Knows the Authorization header for reading one repository; shared by threads.
+    """Knows the Authorization header for one repository of one server; shared by threads.
 
-    ``credentials`` are sent to the registry itself, or to a token server on the registry's own
-    origin; any other token server is asked anonymously.
+    Credentials are looked up when they are asked for first. They are sent to the registry itself,
+    to a token server on its own origin and to those the user has named for it; any other token
+    server is asked anonymously. Without a ``repository`` a token is asked for no purpose but
+    to tell whether the credentials are right.
     """
 
     def __init__(
         self,
         transport: Transport,
-        registry: Origin,
-        repository: str,
-        credentials: Credentials | None,
+        registry: str,
+        repository: str | None,
+        credentials: Credentials | Lookup | None,
     ) -> None:
-        self._transport, self._registry, self._repository = transport, registry, repository
-        self._credentials = credentials
+        self._transport, self._name, self._repository = transport, registry, repository
+        self._registry = transport.trust.origin(registry)
+        self._lookup = credentials if callable(credentials) else lambda: credentials
         self._lock = threading.Lock()
         self._header: str | None = None
+        self._trouble = ""
+        self.username: str | None = None
+        self.withheld_from: Origin | None = None
+
+    @property
+    def advice(self) -> str:
+        """What may be the matter when access is denied, and what to do."""
+        if self._trouble:
+            return f"no credentials were sent, for {self._trouble}"
+        if self.withheld_from is not None:
+            return (
+                f"the credentials were withheld from its token server {self.withheld_from}; name "
+                "that under registries.token-servers in the config file if it may have them"
+            )
+        if self._repository is None:
+            return "check user name and password"
+        if self.username is not None:
+            return f"the image may not exist, or not be open to {self.username}"
+        return f"the image may not exist, or be private: then log in to {self._name} first"
 
     @property
     def header(self) -> str | None:
@@ -114,32 +141,68 @@ class Authenticator:
         by_scheme = {challenge.scheme: challenge for challenge in reversed(challenges)}
         if "bearer" in by_scheme:
             return f"Bearer {self._token(by_scheme['bearer'])}"
-        if "basic" in by_scheme and self._credentials is not None:
-            return self._credentials.header
         if "basic" in by_scheme:
-            raise self._denied("it wants a user name and password")
+            credentials = self._credentials()
+            if credentials is None or credentials.kind == "identity":
+                raise self._denied("it wants a user name and password")
+            return credentials.header
         raise self._denied("it wants a kind of authentication that is not supported")
+
+    def _credentials(self) -> Credentials | None:
+        """Look the credentials up; what kept them away is remembered for the error, if one comes.
+
+        A public image is to be had without them, also where a credential helper is broken.
+        """
+        try:
+            found = self._lookup()
+        except CellblockError as error:
+            self._trouble = str(error)
+            return None
+        self._trouble = ""
+        self.username = found.username if found is not None else None
+        return found
 
     def _token(self, challenge: Challenge) -> str:
         realm = challenge.parameters.get("realm", "")
         origin = Origin.of_url(realm)
-        if not self._registry.may_refer_to(origin):
+        if not self._transport.trust.may_refer(self._registry, origin):
             raise InvalidAnswer(
                 f"registry {self._registry} sends to {origin} for a token: plain http is refused"
             )
-        trusted = origin in (self._registry, _KNOWN_REALMS.get(self._registry))
-        credentials = self._credentials if trusted else None
-        query = {"scope": f"repository:{self._repository}:pull"}
+        credentials = self._credentials()
+        if credentials is not None and not self._transport.trust.may_learn(self._name, origin):
+            self.withheld_from, credentials = origin, None
+        asked = {}
+        if self._repository is not None:
+            asked["scope"] = f"repository:{self._repository}:pull"
         if "service" in challenge.parameters:
-            query["service"] = challenge.parameters["service"]
-        url = realm + ("&" if urlsplit(realm).query else "?") + urlencode(query)
-        header = None if credentials is None else credentials.header
-        with self._transport.open(url, {"Accept": "application/json"}, header) as response:
+            asked["service"] = challenge.parameters["service"]
+        with self._ask_for_token(realm, asked, credentials) as response:
             return self._read_token(response)
+
+    def _ask_for_token(
+        self, realm: str, asked: dict[str, str], credentials: Credentials | None
+    ) -> Response:
+        accept = {"Accept": "application/json"}
+        if credentials is not None and credentials.kind == "identity":
+            # distribution's "Docker Registry v2 authentication using OAuth2"
+            form = {
+                **asked,
+                "grant_type": "refresh_token",
+                "client_id": "cellblock",
+                "refresh_token": credentials.password,
+            }
+            return self._transport.open(realm, accept, None, form)
+        header = None
+        if credentials is not None:
+            header = credentials.header
+            asked = {**asked, "account": credentials.username}
+        url = realm + ("&" if urlsplit(realm).query else "?") + urlencode(asked)
+        return self._transport.open(url, accept, header)
 
     def _read_token(self, response: Response) -> str:
         server = Origin.of_url(response.url)
-        if response.status in (400, 401, 403, 404):
+        if response.status in (400, 401, 403, 404, 405):
             raise self._denied(f"the token server {server} answered {response.status}")
         if response.status != 200:
             raise unavailable(response.url, f"it answered {response.status} instead of a token")
@@ -155,7 +218,5 @@ class Authenticator:
         return token
 
     def _denied(self, reason: str) -> AccessDenied:
-        return AccessDenied(
-            f"access to {self._repository} on {self._registry} is denied: {reason}; "
-            "the image may not exist, or be private"
-        )
+        what = f"access to {self._repository} on" if self._repository is not None else "log-in to"
+        return AccessDenied(f"{what} {self._registry} is denied: {reason}; {self.advice}")

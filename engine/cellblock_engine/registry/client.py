@@ -21,7 +21,7 @@ from ..oci.digest import Digest
 from ..oci.jsonobject import JsonObject
 from ..oci.manifest import INDEX_TYPES, MANIFEST_TYPES, MAX_MANIFEST_BYTES, Descriptor
 from ..oci.reference import Reference
-from .auth import Authenticator, Credentials, parse_challenges
+from .auth import Authenticator, Credentials, Lookup, parse_challenges
 from .origin import Origin
 from .transport import Broken, Response, Transport, unavailable
 
@@ -40,16 +40,26 @@ class Answer:
 
 
 class RegistryClient:
-    """Reads the manifests and blobs of one repository; may be shared by threads."""
+    """Reads the manifests and blobs of one repository; may be shared by threads.
+
+    ``mirror`` (``host[:port][/prefix]``) is asked instead of the registry, where it is given;
+    ``credentials`` are those for the server that is asked.
+    """
 
     def __init__(
-        self, transport: Transport, reference: Reference, credentials: Credentials | None = None
+        self,
+        transport: Transport,
+        reference: Reference,
+        credentials: Credentials | Lookup | None = None,
+        *,
+        mirror: str | None = None,
     ) -> None:
         self._transport, self._name = transport, reference.name
-        origin = Origin.of_registry(reference.registry)
-        self._origin = origin
-        self._base = f"{origin}/v2/{reference.repository}"
-        self._auth = Authenticator(transport, origin, reference.repository, credentials)
+        registry, _, prefix = (mirror or reference.registry).partition("/")
+        repository = f"{prefix}/{reference.repository}" if prefix else reference.repository
+        self._origin = transport.trust.origin(registry)
+        self._base = f"{self._origin}/v2/{repository}"
+        self._auth = Authenticator(transport, registry, repository, credentials)
 
     def manifest(self, wanted: str | Digest) -> Answer:
         """Return the manifest or index that a tag or digest names, verified.
@@ -68,15 +78,18 @@ class RegistryClient:
             )
         return Answer(raw, media_type, digest)
 
-    def blob(self, descriptor: Descriptor) -> Generator[bytes, None, None]:
+    def blob(self, descriptor: Descriptor, start: int = 0) -> Generator[bytes, None, None]:
         """Yield the content of a blob in chunks, never more than its size; the reader verifies.
 
+        ``start`` is how many bytes the reader has already; they are not yielded again.
         A connection that breaks is taken up again where it broke. Raises DigestMismatch when
         there is more or less than promised, RegistryUnavailable when it breaks too often, and
         whatever :meth:`manifest` raises.
         """
         url = f"{self._base}/blobs/{descriptor.digest}"
-        received = failures = 0
+        received, failures = start, 0
+        if start and start == descriptor.size:
+            return  # a server has no answer to a range without bytes
         while True:
             started, problem = received, ""
             with self._get(url, _range(received), str(descriptor.digest)) as response:
@@ -140,8 +153,7 @@ class RegistryClient:
         said = f" ({message})" if message else ""
         if status in (401, 403):
             return AccessDenied(
-                f"access to {self._name} on {server} is denied{said}: "
-                "the image may not exist, or be private"
+                f"access to {self._name} on {server} is denied{said}: {self._auth.advice}"
             )
         if code == "NAME_UNKNOWN":
             return ImageNotFound(f"{server} has no image {self._name}: check the name")

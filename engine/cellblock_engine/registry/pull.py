@@ -2,35 +2,45 @@
 
 Layers download in parallel and are verified while they are written; each is extracted as soon as
 it is there, while others still download. The first failure, or an interrupt in the calling
-thread, stops all of it. Then only whole, verified blobs and layers are left, which another try
-finds again and garbage collection takes away; no image is.
+thread, stops all of it. Then only whole, verified blobs and layers are left, and the beginnings of
+large blobs: another try goes on from them, and garbage collection takes them away; no image is.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ..errors import DigestMismatch, ImageNotFound, RegistryError, RegistryUnavailable
 from ..image import Image
 from ..oci.digest import Digest
 from ..oci.manifest import Descriptor
 from ..oci.platform import Platform
 from ..oci.reference import Reference
 from ..progress import Progress
+from ..settings import Registries
 from ..store import Store
 from .auth import Credentials
 from .client import RegistryClient
 from .patience import Patience
 from .report import Report
 from .resolve import resolve
-from .transport import Transport
+from .transport import Stopped, Transport
+from .trust import Trust
 
 _DOWNLOADS = 4
 _EXTRACTIONS = min(4, os.cpu_count() or 1)
+_MIRROR_ATTEMPTS = 2
 _TICK_S = 0.2  # an interrupt whose signal went to another thread is seen after this long
+
+
+_log = logging.getLogger(__name__)
+# Finds the credentials for a registry by its name, or for a mirror by its host.
+Find = Callable[[str], Credentials | None]
 
 
 def pull(
@@ -39,27 +49,47 @@ def pull(
     *,
     platform: Platform | None = None,
     progress: Progress | None = None,
-    credentials: Credentials | None = None,
+    keyring: Find | None = None,
     patience: Patience | None = None,
+    registries: Registries | None = None,
 ) -> Image:
     """Load the image ``reference`` names into ``store``, and return it.
 
-    ``platform`` is this machine's where it is None. Raises ImageNotFound, PlatformNotFound,
-    AccessDenied, RegistryUnavailable, DigestMismatch, InvalidAnswer, StoreFull, InvalidLayer.
+    ``platform`` is this machine's where it is None. Mirrors named in ``registries`` are asked
+    first, and the registry itself when none of them has given the image. Raises ImageNotFound,
+    PlatformNotFound, AccessDenied, RegistryUnavailable, DigestMismatch, InvalidAnswer, StoreFull,
+    InvalidLayer.
     """
+    registries = registries or Registries()
+    trust, patience = Trust(registries), patience or Patience()
     report = Report(reference, progress)
     report.whole("resolving")
-    with closing(Transport(patience or Patience())) as transport, store.referencing():
-        client = RegistryClient(transport, reference, credentials)
-        image = resolve(client, reference, platform or Platform.host())
-        _Transfer(transport, client, store, report).run(
-            _Job(diff_id, descriptor) for diff_id, descriptor in image.layers.items()
-        )
-        _keep(store, image.config, image.config_raw)
-        _keep(store, image.manifest, image.manifest_raw)
-        added = store.images.add(reference, image.manifest)
+
+    def load(patience: Patience, mirror: str | None = None) -> Image:
+        host = (mirror or reference.registry).partition("/")[0]
+        with closing(Transport(patience, trust)) as transport, store.referencing():
+            lookup = (lambda: keyring(host)) if keyring is not None else None
+            client = RegistryClient(transport, reference, lookup, mirror=mirror)
+            image = resolve(client, reference, platform or Platform.host())
+            _Transfer(transport, client, store, report).run(
+                _Job(diff_id, descriptor) for diff_id, descriptor in image.layers.items()
+            )
+            _keep(store, image.config, image.config_raw)
+            _keep(store, image.manifest, image.manifest_raw)
+            return store.images.add(reference, image.manifest)
+
+    sooner = replace(patience, attempts=min(patience.attempts, _MIRROR_ATTEMPTS))
+    for mirror in registries.mirrors.get(reference.registry, ()):
+        try:
+            image = load(sooner, mirror)
+        except (RegistryError, ImageNotFound) as error:
+            _log.info("mirror %s did not give %s: %s", mirror, reference, error)
+        else:
+            break
+    else:
+        image = load(patience)
     report.whole("done")
-    return added
+    return image
 
 
 @dataclass(frozen=True)
@@ -126,16 +156,26 @@ class _Transfer:
     def _download(self, descriptor: Descriptor) -> None:
         if self._store.blobs.has(descriptor.digest):
             return
-        received = 0
+        begun = self._store.blobs.partials.has(descriptor.digest)
+        try:
+            self._fetch(descriptor)
+        except DigestMismatch:
+            if not begun:
+                raise
+            self._fetch(descriptor)  # anew: the beginning, which may have been wrong, is used up
+
+    def _fetch(self, descriptor: Descriptor) -> None:
         self._report.layer(descriptor, "downloading")
-        with (
-            self._store.blobs.writer(descriptor.digest, descriptor.size) as writer,
-            closing(self._client.blob(descriptor)) as chunks,
-        ):
-            for chunk in chunks:
-                writer.write(chunk)
-                received += len(chunk)
-                self._report.layer(descriptor, "downloading", received)
+        with self._store.blobs.writer(descriptor.digest, descriptor.size) as writer:
+            start = writer.resume()
+            try:
+                with closing(self._client.blob(descriptor, start)) as chunks:
+                    for chunk in chunks:
+                        writer.write(chunk)
+                        self._report.layer(descriptor, "downloading", writer.written_bytes)
+            except (RegistryUnavailable, Stopped):
+                writer.keep()
+                raise
             writer.commit()
 
     def _extract(self, job: _Job) -> None:

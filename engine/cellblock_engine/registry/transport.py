@@ -1,7 +1,7 @@
-"""GET requests over http and https: time-outs, retries, redirects, and one switch to stop it all.
+"""Requests over http and https: time-outs, retries, redirects, and one switch to stop it all.
 
-Knows nothing of images. It refuses plain http but for this machine, redirects from https to http,
-and carrying an Authorization header to another origin.
+Knows nothing of images. It refuses plain http but for this machine and hosts named by the user,
+redirects from https to http, and carrying an Authorization header to another origin.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from urllib.parse import urljoin
+from typing import Any
+from urllib.parse import urlencode, urljoin
 
 import urllib3
 import urllib3.exceptions as failures
@@ -24,8 +25,10 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from ..errors import InvalidAnswer, RegistryUnavailable
+from ..settings import Registries
 from .origin import Origin
 from .patience import Patience
+from .trust import Trust
 
 CHUNK_BYTES = 2**20
 _MAX_REDIRECTS = 5
@@ -121,15 +124,25 @@ class Transport:
     ``stop`` ends every request under way, in whatever thread, and refuses new ones.
     """
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(self, patience: Patience, trust: Trust | None = None) -> None:
         self.patience = patience
+        self.trust = trust or Trust(Registries())
         self._stopping = threading.Event()
         self._connections: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()
         self._lock = threading.Lock()
-        self._pools: dict[str, urllib3.PoolManager] = {}
+        self._pools: dict[tuple[str, bool], urllib3.PoolManager] = {}
 
-    def open(self, url: str, headers: Mapping[str, str], authorization: str | None) -> Response:
+    def open(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        authorization: str | None,
+        form: Mapping[str, str] | None = None,
+    ) -> Response:
         """Return the answer to a GET request, after redirects and retries.
+
+        With a ``form`` it is a POST request, which is sent to ``url`` alone: no redirect is
+        followed.
 
         The caller closes it. Raises RegistryUnavailable when failures persist, InvalidAnswer for
         a redirect that is refused, Stopped.
@@ -138,7 +151,7 @@ class Transport:
         for attempt in range(self.patience.attempts):
             retry_after = None
             try:
-                response = self._follow(url, headers, authorization)
+                response = self._follow(url, headers, authorization, form)
             except Broken as error:
                 problem = str(error)
             else:
@@ -186,34 +199,54 @@ class Transport:
         for pools in self._pools.values():
             pools.clear()
 
-    def _follow(self, url: str, headers: Mapping[str, str], authorization: str | None) -> Response:
+    def _follow(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        authorization: str | None,
+        form: Mapping[str, str] | None,
+    ) -> Response:
         origin = Origin.of_url(url)
         for _ in range(_MAX_REDIRECTS + 1):
             sent = {"User-Agent": "cellblock", "Accept-Encoding": "identity", **headers}
             if authorization is not None:
                 sent["Authorization"] = authorization
-            response = self._request(url, origin, sent)
-            if response.status not in _REDIRECTS:
+            response = self._request(url, origin, sent, form)
+            if response.status not in _REDIRECTS or form is not None:
                 return response
             location = response.headers.get("Location", "")
             response.discard()
             url = urljoin(url, location) if 0 < len(location) <= _MAX_URL else ""
             target = Origin.of_url(url)
-            if not origin.may_refer_to(target):
+            if not self.trust.may_refer(origin, target):
                 raise InvalidAnswer(f"{origin} redirects to {target}: plain http is refused")
             if target != origin:
                 authorization = None
             origin = target
         raise InvalidAnswer(f"{origin} redirects more than {_MAX_REDIRECTS} times")
 
-    def _request(self, url: str, origin: Origin, headers: Mapping[str, str]) -> Response:
-        if origin.scheme == "http" and not origin.is_loopback:
-            raise InvalidAnswer(f"{origin} is refused: plain http is for this machine only")
+    def _request(
+        self,
+        url: str,
+        origin: Origin,
+        headers: Mapping[str, str],
+        form: Mapping[str, str] | None,
+    ) -> Response:
+        if not self.trust.allows(origin):
+            raise InvalidAnswer(
+                f"{origin} is refused: plain http is for this machine, "
+                "and for hosts named under registries.plain-http in the config file"
+            )
         self.check()
+        body = None
+        if form is not None:
+            body = urlencode(form).encode("ascii")
+            headers = {**headers, "Content-Type": "application/x-www-form-urlencoded"}
         try:
             raw = self._pool(origin).request(
-                "GET",
+                "GET" if form is None else "POST",
                 url,
+                body=body,
                 headers=headers,
                 preload_content=False,
                 decode_content=False,
@@ -229,22 +262,27 @@ class Transport:
         return Response(raw, url, self)
 
     def _pool(self, origin: Origin) -> urllib3.PoolManager:
-        proxy = _proxy(origin)
+        proxy, verified = _proxy(origin), self.trust.verifies(origin)
         with self._lock:
-            if proxy not in self._pools:
-                timeout = urllib3.Timeout(
-                    connect=self.patience.connect_timeout_s, read=self.patience.read_timeout_s
-                )
+            if (proxy, verified) not in self._pools:
+                options: dict[str, Any] = {
+                    "timeout": urllib3.Timeout(
+                        connect=self.patience.connect_timeout_s, read=self.patience.read_timeout_s
+                    ),
+                    "maxsize": 8,
+                }
+                if not verified:
+                    options |= {"cert_reqs": ssl.CERT_NONE, "assert_hostname": False}
                 pools = (
-                    urllib3.ProxyManager(proxy, timeout=timeout, maxsize=8)
+                    urllib3.ProxyManager(proxy, **options)
                     if proxy
-                    else urllib3.PoolManager(timeout=timeout, maxsize=8)
+                    else urllib3.PoolManager(**options)
                 )
-                pools.pool_classes_by_scheme = self._pool_classes()
-                self._pools[proxy] = pools
-            return self._pools[proxy]
+                pools.pool_classes_by_scheme = self._pool_classes(verified=verified)
+                self._pools[proxy, verified] = pools
+            return self._pools[proxy, verified]
 
-    def _pool_classes(self) -> dict[str, type[HTTPConnectionPool]]:
+    def _pool_classes(self, *, verified: bool) -> dict[str, type[HTTPConnectionPool]]:
         """Return connection pools whose connections :meth:`stop` can find."""
         keep, answer_timeout_s = self._keep, self.patience.answer_timeout_s
 
@@ -272,7 +310,12 @@ class Transport:
         class SecurePool(HTTPSConnectionPool):
             ConnectionCls = Secure
 
-        return {"http": PlainPool, "https": SecurePool}
+        class UnverifiedPool(SecurePool):
+            def _validate_conn(self, conn: HTTPSConnection) -> None:  # type: ignore[override]
+                if conn.is_closed:  # its base also warns, on stderr, of what the user has chosen
+                    conn.connect()
+
+        return {"http": PlainPool, "https": SecurePool if verified else UnverifiedPool}
 
     def _keep(self, connection: HTTPConnection) -> None:
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import Any
 
 from ..errors import CellblockError
@@ -30,35 +31,47 @@ def as_error(error: StageFailed | CellblockError | OSError, process: ProcessSpec
             "message": f"cannot start: this machine allows no new user namespace "
             f"({error.strerror}); see user.max_user_namespaces and kernel.apparmor_restrict_*",
         }
-    place = f" ({error.filename})" if error.filename else ""
+    name = error.filename
+    place = f" ({os.fsdecode(name)})" if isinstance(name, (str, bytes)) and name else ""
     return _failed(f"cannot start: {error.strerror}{place}")
 
 
 def _of_stage(error: StageFailed, process: ProcessSpec) -> dict[str, Any]:
-    command = repr(process.argv[0])
-    if error.stage == "execute":
-        if error.code == errno.ENOENT:
+    match error.stage:
+        case "execute":
+            return _of_execution(error, repr(process.argv[0]))
+        case "user":
+            return _failed(f"cannot start as user {process.user!r}: {error.text}")
+        case "working directory":
+            return _failed(f"cannot start in working directory {process.cwd!r}: {error.text}")
+        case "ulimits":
             return {
-                "kind": "CommandNotFound",
-                "message": f"command {command} was not found in the container: check its name, "
-                "its PATH and, for a script, the interpreter in its first line",
+                "kind": "LimitNotEnforceable",
+                "message": f"cannot set a ulimit: {error.text}; give less, or leave it out",
             }
-        if error.code in _NOT_EXECUTABLE:
-            return {
-                "kind": "CommandNotExecutable",
-                "message": f"command {command} cannot be executed in the container: {error.text}",
-            }
-    if error.stage == "user":
-        return _failed(f"cannot start as user {process.user!r}: {error.text}")
-    if error.stage == "working directory":
-        return _failed(f"cannot start in working directory {process.cwd!r}: {error.text}")
-    if (error.stage, error.code) == ("root file system", errno.EPERM) and any(
-        words in error.text for words in _KERNEL_VIEWS
-    ):
-        return _failed(  # mount_too_revealing() of the kernel's fs/namespace.c
-            "cannot start: this machine shows only part of /proc or /sys (is it a container "
-            "itself?), and the kernel then allows no new one; run it with both unmasked"
-        )
+        case "root file system" if error.code == errno.EPERM and any(
+            words in error.text for words in _KERNEL_VIEWS
+        ):
+            return _failed(  # mount_too_revealing() of the kernel's fs/namespace.c
+                "cannot start: this machine shows only part of /proc or /sys (is it a container "
+                "itself?), and the kernel then allows no new one; run it with both unmasked"
+            )
+        case _:
+            return _failed(f"cannot start: {error.stage}: {error.text}")
+
+
+def _of_execution(error: StageFailed, command: str) -> dict[str, Any]:
+    if error.code == errno.ENOENT:
+        return {
+            "kind": "CommandNotFound",
+            "message": f"command {command} was not found in the container: check its name, "
+            "its PATH and, for a script, the interpreter in its first line",
+        }
+    if error.code in _NOT_EXECUTABLE:
+        return {
+            "kind": "CommandNotExecutable",
+            "message": f"command {command} cannot be executed in the container: {error.text}",
+        }
     return _failed(f"cannot start: {error.stage}: {error.text}")
 
 

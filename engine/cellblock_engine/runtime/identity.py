@@ -36,9 +36,10 @@ def resolve(user: bytes) -> Identity:
     are no plain files.
     """
     name, _, group = user.partition(b":")
+    name = name or b"0"
     accounts = _entries(b"/etc/passwd", 7)
     groups = _entries(b"/etc/group", 4)
-    account = _account(accounts, name or b"0")
+    account = _account(accounts, name)
     if account is None and (number := _number(name)) is None:
         raise UnknownUser(f"user {os.fsdecode(name)!r} is not in the container's /etc/passwd")
     uid = number if account is None else _number(account[2])

@@ -15,9 +15,9 @@ from typing import NamedTuple, NoReturn
 
 from ..linux import capabilities, netlink
 from ..linux import syscalls as linux
-from . import rootfs, wire
+from . import identity, rootfs, wire
 from .spec import StartSpec
-from .workload import report, reset_signals
+from .workload import refuse_imports, report, reset_signals, resolve_user
 
 
 class CommandLine(NamedTuple):
@@ -44,7 +44,8 @@ class CommandLine(NamedTuple):
 def run(spec: StartSpec, sock: socket.socket, command_line: CommandLine) -> NoReturn:
     """Be PID 1. The first message says that the ids are mapped, and brings the clones.
 
-    What needs no ids is done before, while the monitor prepares that message.
+    What needs no ids is done before, while the monitor prepares that message. The clones of binds
+    come in a second one: their ids depend on who the command is in this root.
     """
     stage = "namespaces"
     try:
@@ -56,7 +57,7 @@ def run(spec: StartSpec, sock: socket.socket, command_line: CommandLine) -> NoRe
             netlink.loopback_up()
         socket.sethostname(spec.hostname)
         rootfs.detach_from_host()
-        operations = rootfs.plan(spec)
+        operations, last = rootfs.plan(spec), rootfs.attachments(spec)
         stage = "ids"
         _, clones = wire.receive(sock)
         single_id = spec.id_ranges is None
@@ -66,13 +67,25 @@ def run(spec: StartSpec, sock: socket.socket, command_line: CommandLine) -> NoRe
         os.setresuid(0, 0, 0)
         _forbid_user_namespaces()
         stage = "root file system"
+        late: list[int] = []
         if single_id:
             clones = [source.open(None) for source in rootfs.sources(operations)]
+            late = [source.open(None) for source in rootfs.sources(last)]
+        refuse_imports()
         rootfs.build(operations, clones)
+        if rootfs.sources(last) and not single_id:
+            stage = "user"
+            who = resolve_user(spec.process.user, single_id=False)
+            wire.send(sock, {"uid": who.uid, "gid": who.gid})
+            _, late = wire.receive(sock)
+        stage = "mounts"
+        rootfs.complete(last, late)
         stage = "hardening"
         _harden(sock)
         wire.send(sock, {"ready": True})
         sock.recv(1)
+    except identity.UnknownUser as error:
+        wire.send(sock, {"stage": stage, "errno": errno.EINVAL, "text": str(error)})
     except OSError as error:
         report(sock, stage, error)
     finally:

@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
-from ..errors import CellblockError
+from ..errors import CellblockError, StartFailed
 from ..store.trees import remove_tree
 from . import state, verdicts, wire
 from .commands import Commands, signal_name
@@ -24,7 +24,7 @@ from .failures import as_error
 from .logs import LogWriter
 from .loop import Loop, Timer
 from .process import Process, StageFailed
-from .sandbox import Sandbox, Surroundings
+from .sandbox import Sandbox, Surroundings, cgroup_places
 from .spec import StartSpec, load_start
 from .streams import OUTWARD, Relay, pipe_for_container
 
@@ -55,10 +55,19 @@ class Monitor:
     def start(self, client_pid: int, around: Surroundings, fds: Descriptors) -> None:
         """Bring the first command to run. Raises StageFailed, CellblockError, OSError."""
         spec = self._spec
-        lock = state.hold_lock(spec.directory)
+        try:
+            lock = state.hold_lock(spec.directory)
+        except BlockingIOError as error:
+            raise StartFailed("the container already runs, or is being started") from error
         self._stack.callback(os.close, lock)
+        if spec.again:
+            for tree in spec.overlays:
+                # An upper that was mounted volatile is refused while its mark is in here. What a
+                # loss of power may have cut short is the user's to judge.
+                remove_tree(f"{tree.upper}/work/work")
+        # Before it is made: a monitor killed in between would leave a group nobody knows of.
+        state.note_cgroups(lock, cgroup_places(spec, client_pid))
         self.sandbox = Sandbox(spec, client_pid, around, self._stack)
-        state.note_cgroups(lock, self.sandbox.group.paths)
         self._commands = Commands(self._loop, self.sandbox)
         # While init builds the root.
         self._listen()
@@ -307,7 +316,8 @@ def run(client: socket.socket, client_pid: int, around: Surroundings) -> bool:
             try:
                 monitor.start(client_pid, around, fds)
             except (StageFailed, CellblockError, OSError) as error:
-                afterwards.callback(remove_tree, put_aside(spec))
+                if not spec.again:
+                    afterwards.callback(remove_tree, put_aside(spec))
                 failure = as_error(error, spec.process)
                 wire.tell(client, {"event": "failed", "error": failure})
                 return True

@@ -3,6 +3,7 @@
 :func:`plan` turns a start into a list of operations. Each names the host paths it clones
 (``sources``), says what it does (``describe``) and does it (``execute``). Whoever may open the
 sources does: the monitor where it is root (an idmapped clone needs that), else init itself.
+:func:`attachments` is what comes last, when it can be known who the command runs as.
 """
 
 from __future__ import annotations
@@ -39,15 +40,19 @@ MASKED = (
     "/sys/fs/selinux",
 )
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+_SCRATCH = b"scratch"
 _QUIET = sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NODEV | sys.MOUNT_ATTR_NOEXEC
 
 
 @dataclass(frozen=True)
 class Source:
-    """A host path to be cloned. ``idmap`` "preferred" does without where it cannot be had."""
+    """A host path to be cloned. ``idmap`` "preferred" does without where it cannot be had.
+
+    With "caller" the caller's own files are the command's; other people's are nobody's.
+    """
 
     path: str
-    idmap: Literal["required", "preferred", "no"]
+    idmap: Literal["required", "preferred", "caller"]
     writable: bool = False
 
     def open(self, userns_fd: int | None) -> int:
@@ -56,8 +61,8 @@ class Source:
         attributes = sys.MOUNT_ATTR_NODEV | sys.MOUNT_ATTR_NOSUID
         if not self.writable:
             attributes |= sys.MOUNT_ATTR_RDONLY
-        if self.idmap == "no":
-            return mounts.clone_tree(path, recursive=True, attributes=attributes, userns_fd=None)
+        if self.idmap == "caller" and userns_fd is not None:
+            return self._open_for_caller(path, attributes, userns_fd)
         recursive = userns_fd is None
         try:
             return mounts.clone_tree(
@@ -74,6 +79,22 @@ class Source:
                     path,
                 ) from error
         return mounts.clone_tree(path, recursive=True, attributes=attributes, userns_fd=None)
+
+    def _open_for_caller(self, path: bytes, attributes: int, userns_fd: int) -> int:
+        try:
+            return mounts.clone_mapped(path, attributes=attributes, userns_fd=userns_fd)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        if self.writable:
+            raise OSError(
+                errno.EOPNOTSUPP,
+                "its file system cannot be shared with the container's ids (ext4, xfs, btrfs and "
+                "tmpfs can): bind it read-only, or a folder elsewhere",
+                path,
+            )
+        # What everybody may read can be read all the same.
+        return mounts.clone_tree(path, recursive=False, attributes=attributes, userns_fd=None)
 
 
 class Root:
@@ -131,21 +152,22 @@ class Overlay:
 
     target: str
     lowers: tuple[Source, ...]
-    upper: Source
+    upper: Source | None
 
     @property
     def sources(self) -> tuple[Source, ...]:
         """The lowers, bottom first, then the upper's parent."""
-        return (*self.lowers, self.upper)
+        return self.lowers if self.upper is None else (*self.lowers, self.upper)
 
     def describe(self) -> str:
         """Return the step in one line."""
-        return f"overlay of {len(self.lowers)} layers on {self.target}"
+        place = ", written in memory" if self.upper is None else ""
+        return f"overlay of {len(self.lowers)} layers on {self.target}{place}"
 
     def execute(self, root: Root) -> None:
         """Stage the layers, mount the overlay on them and attach it."""
         lowers = [root.stage_clone() for _ in self.lowers]
-        upper = root.stage_clone()
+        upper = _upper_in_memory(lowers[-1]) if self.upper is None else root.stage_clone()
         tree = mounts.overlay(lowers[::-1], upper + b"/fs", upper + b"/work")
         if self.target == "/":
             os.mkdir(b"root")
@@ -154,6 +176,31 @@ class Overlay:
             root.fd = os.open(b"root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         else:
             root.attach(tree, self.target)
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Memory of a fixed size that takes what is written to the overlays."""
+
+    size_bytes: int
+    sources = ()
+
+    def describe(self) -> str:
+        """Return the step in one line."""
+        return f"tmpfs of {self.size_bytes} bytes for all that is written to the image's tree"
+
+    def execute(self, root: Root) -> None:  # noqa: ARG002 - the protocol's
+        """Make it in the staging tree."""
+        size = b"%d" % self.size_bytes
+        fd = mounts.new_filesystem(b"tmpfs", [(b"mode", b"700"), (b"size", size)])
+        os.mkdir(_SCRATCH)
+        sys.move_mount(fd, sys.AT_FDCWD, _SCRATCH)
+        os.close(fd)
+        try:
+            os.setxattr(_SCRATCH, "user.cellblock", b"")
+        except OSError as error:
+            # Without, overlayfs could not tell replaced directories from merged ones.
+            raise OSError(error.errno, "tmpfs keeps no user attributes (Linux 6.6 does)") from error
 
 
 @dataclass(frozen=True)
@@ -178,12 +225,57 @@ class Bind:
         clone = root.next_clone()
         target = os.fsencode(self.target)
         if stat.S_ISDIR(os.fstat(clone).st_mode):
-            root.attach(clone, self.target)
-            return
-        place = mounts.ensure_file(root.fd, target)
-        sys.move_mount(clone, place)
-        os.close(place)
-        os.close(clone)
+            place = mounts.ensure_directory(root.fd, target)
+        else:
+            place = mounts.ensure_file(root.fd, target)
+        _attach_outside_kernel_trees(root, clone, place, target)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A file system in memory that was asked for."""
+
+    target: str
+    size_bytes: int | None
+    mode: int
+    sources = ()
+
+    def describe(self) -> str:
+        """Return the step in one line."""
+        size = "half the memory" if self.size_bytes is None else f"{self.size_bytes} bytes"
+        return f"tmpfs on {self.target} ({size}, mode {self.mode:o})"
+
+    def execute(self, root: Root) -> None:
+        """Make it and attach it at a directory, made if missing."""
+        options = [(b"mode", b"%o" % self.mode)]
+        if self.size_bytes is not None:
+            options.append((b"size", b"%d" % self.size_bytes))
+        fd = mounts.new_filesystem(b"tmpfs", options, _QUIET)
+        target = os.fsencode(self.target)
+        _attach_outside_kernel_trees(root, fd, mounts.ensure_directory(root.fd, target), target)
+
+
+@dataclass(frozen=True)
+class Seal:
+    """Places that cannot be written from then on; what is attached over them can."""
+
+    targets: tuple[str, ...]
+    workdir: str
+    sources = ()
+
+    def describe(self) -> str:
+        """Return the step in one line."""
+        return f"read-only {' '.join(self.targets)}"
+
+    def execute(self, root: Root) -> None:
+        """Make the working directory, which nobody could later; then set each mount read-only."""
+        os.close(mounts.ensure_directory(root.fd, os.fsencode(self.workdir)))
+        for target in self.targets:
+            place = mounts.open_in_root(root.fd, os.fsencode(target))
+            try:
+                sys.mount_setattr(place, b"", sys.AT_EMPTY_PATH, sys.MOUNT_ATTR_RDONLY)
+            finally:
+                os.close(place)
 
 
 @dataclass(frozen=True)
@@ -336,10 +428,12 @@ def plan(spec: StartSpec) -> tuple[Operation, ...]:
         Overlay(
             tree.target,
             tuple(Source(low, _layer_idmap(tree.target)) for low in tree.lowers),
-            Source(tree.upper, "required", writable=True),
+            None if spec.storage_bytes else Source(tree.upper, "required", writable=True),
         )
         for tree in spec.overlays
     ]
+    if spec.storage_bytes:
+        operations.insert(0, Scratch(spec.storage_bytes))
     operations.append(FileSystem("/proc", "proc"))
     if spec.own_network:
         operations.append(FileSystem("/sys", "sysfs", attributes=_QUIET | sys.MOUNT_ATTR_RDONLY))
@@ -347,21 +441,39 @@ def plan(spec: StartSpec) -> tuple[Operation, ...]:
         FileSystem(
             "/dev",
             "tmpfs",
-            (("mode", "755"), ("size", "64k")),
+            (("mode", "755"), ("size", "64k"), ("nr_inodes", "1024")),
             sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NOEXEC,
         ),
         Devices(),
         FileSystem("/dev/pts", "devpts", tuple(pts), sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NOEXEC),
-        FileSystem("/dev/shm", "tmpfs", (("mode", "1777"), ("size", "64m"))),  # noqa: S108
+        FileSystem("/dev/shm", "tmpfs", (("mode", "1777"), ("size", str(spec.shm_bytes)))),  # noqa: S108
         FileSystem("/dev/mqueue", "mqueue"),
     ]
     operations.append(Files(spec.files))
-    operations += [
-        Bind(bind.target, Source(bind.source, "no", writable=bind.writable)) for bind in spec.binds
-    ]
     operations += [Mask(path) for path in MASKED]
     operations += [ReadOnly(path) for path in READ_ONLY]
     return tuple(operations)
+
+
+def attachments(spec: StartSpec) -> tuple[Operation, ...]:
+    """Return the steps that complete the root once it is the root: what the caller asked for.
+
+    Outer places come before those inside them.
+    """
+    asked: list[Bind | Memory] = [
+        *(
+            Bind(bind.target, Source(bind.source, "caller", writable=bind.writable))
+            for bind in spec.binds
+        ),
+        *(Memory(each.target, each.size_bytes, each.mode) for each in spec.tmpfs),
+    ]
+    asked.sort(key=lambda operation: operation.target.count("/"))
+    if not spec.read_only:
+        return tuple(asked)
+    covered = {operation.target for operation in asked}
+    places = (*(tree.target for tree in spec.overlays), *(file.target for file in spec.files))
+    sealed = tuple(place for place in places if place not in covered)
+    return (*asked, Seal(sealed, spec.process.cwd))
 
 
 def sources(operations: Sequence[Operation]) -> list[Source]:
@@ -382,7 +494,22 @@ def build(operations: Sequence[Operation], clones: Sequence[int]) -> None:
     staging = mounts.new_filesystem(b"tmpfs", [(b"mode", b"700")])
     sys.move_mount(staging, sys.AT_FDCWD, _staging_place())
     os.fchdir(staging)
+    _execute(operations, Root(clones))
+    os.chdir(b"root")
+    sys.pivot_root(b".", b".")
+    sys.umount2(b".", sys.MNT_DETACH)
+    os.chdir(b"/")
+
+
+def complete(operations: Sequence[Operation], clones: Sequence[int]) -> None:
+    """Do what :func:`attachments` says, in the root that :func:`build` has built."""
     root = Root(clones)
+    root.fd = os.open(b"/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    _execute(operations, root)
+    os.close(root.fd)
+
+
+def _execute(operations: Sequence[Operation], root: Root) -> None:
     for operation in operations:
         try:
             operation.execute(root)
@@ -390,10 +517,38 @@ def build(operations: Sequence[Operation], clones: Sequence[int]) -> None:
             raise OSError(
                 error.errno, f"{operation.describe()}: {error.strerror}", error.filename
             ) from error
-    os.chdir(b"root")
-    sys.pivot_root(b".", b".")
-    sys.umount2(b".", sys.MNT_DETACH)
-    os.chdir(b"/")
+
+
+def _attach_outside_kernel_trees(root: Root, mount_fd: int, place: int, target: bytes) -> None:
+    """Attach a mount where the image's links have led, unless that is over the kernel's files."""
+    try:
+        here, image = os.fstat(place).st_dev, os.fstat(root.fd).st_dev
+        for tree in ("proc", "sys"):
+            # Without a network of its own a container has no sysfs.
+            if here == _device(root, tree) != image:
+                raise OSError(errno.EPERM, f"the image's links lead into /{tree}", target)
+        sys.move_mount(mount_fd, place)
+    finally:
+        os.close(place)
+        os.close(mount_fd)
+
+
+def _upper_in_memory(top: bytes) -> bytes:
+    """Make an upper over the layer ``top``, with its attributes; return its parent's name."""
+    parent = _SCRATCH + b"/" + top
+    status = os.stat(top)
+    for name, mode in ((b"", 0o755), (b"/fs", stat.S_IMODE(status.st_mode)), (b"/work", 0o700)):
+        os.mkdir(parent + name)
+        os.chmod(parent + name, mode)
+    os.chown(parent + b"/fs", status.st_uid, status.st_gid)
+    return parent
+
+
+def _device(root: Root, name: str) -> int | None:
+    try:
+        return os.stat(name, dir_fd=root.fd, follow_symlinks=False).st_dev
+    except FileNotFoundError:
+        return None
 
 
 def _layer_idmap(target: str) -> Literal["required", "preferred"]:

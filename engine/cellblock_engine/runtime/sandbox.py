@@ -41,6 +41,11 @@ class Surroundings(NamedTuple):
     seccomp_program: bytes
 
 
+def cgroup_places(spec: StartSpec, client_pid: int) -> tuple[str, ...]:
+    """Return the directories of the cgroup that the container is to get. Raises OSError."""
+    return cgroups.discover(client_pid).places(_group_name(spec))
+
+
 class Sandbox:
     """An init in its namespaces, and what belongs to it."""
 
@@ -59,6 +64,7 @@ class Sandbox:
             stack.callback(os.close, lock_fd)
         # Undone last: what is in the group must be gone before the group can be.
         group_stack = stack.enter_context(ExitStack())
+        self._base = base
         self._init_pid, self._init_pidfd, self._sock = self._start_init()
         stack.callback(self._sock.close)
         stack.callback(os.close, self._init_pidfd)
@@ -73,7 +79,7 @@ class Sandbox:
         self.limits = spec.limits
         if spec.limits.pids is None and "pids" not in controllers.missing():
             self.limits = spec.limits._replace(pids=DEFAULT_PIDS)
-        self.group = controllers.create(f"cellblock-{spec.id[:12]}", self.limits)
+        self.group = controllers.create(_group_name(spec), self.limits)
         group_stack.callback(self._remove_group)
         self._tasks = self.group.tasks_fds()
         for fd in self._tasks:
@@ -82,6 +88,9 @@ class Sandbox:
     def wait_ready(self) -> None:
         """Return when the root is built and init is out of reach. Raises StageFailed."""
         message, _ = wire.receive(self._sock)
+        if "uid" in message and self._base is not None:
+            self._send_binds(self._base, int(message["uid"]), int(message["gid"]))
+            message, _ = wire.receive(self._sock)
         if "ready" not in message:
             raise StageFailed.of(message)
 
@@ -165,6 +174,19 @@ class Sandbox:
             net,
         )
 
+    def _send_binds(self, base: int, uid: int, gid: int) -> None:
+        """Send init the binds: the caller's ids on disk are the command's in the container."""
+        if not (0 <= uid < userns.RANGE_SIZE and 0 <= gid < userns.RANGE_SIZE):
+            raise StageFailed("user", 0, "its ids are not among the container's")
+        with ExitStack() as opened:
+            bridge = userns.bridge((os.geteuid(), base + uid), (os.getegid(), base + gid))
+            opened.callback(os.close, bridge)
+            clones = []
+            for source in rootfs.sources(rootfs.attachments(self._spec)):
+                clones.append(source.open(bridge))
+                opened.callback(os.close, clones[-1])
+            wire.send(self._sock, {"binds": True}, clones)
+
     def _send_clones(self, base: int | None) -> None:
         """Tell init that its ids are mapped; as root, with the clones only root can make."""
         with ExitStack() as opened:
@@ -174,3 +196,7 @@ class Sandbox:
                     clones.append(source.open(self.namespaces.user))
                     opened.callback(os.close, clones[-1])
             wire.send(self._sock, {"mapped": True}, clones)
+
+
+def _group_name(spec: StartSpec) -> str:
+    return f"cellblock-{spec.id[:12]}"

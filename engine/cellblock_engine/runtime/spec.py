@@ -12,7 +12,7 @@ from typing import Any
 
 from ..linux.cgroups import Limits
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Changes when engine, spawner and monitor of different versions could misunderstand each other."""
 
 
@@ -38,6 +38,15 @@ class BindSpec:
 
 
 @dataclass(frozen=True)
+class TmpfsSpec:
+    """A file system in memory at ``target``; without a size the kernel takes half the memory."""
+
+    target: str
+    size_bytes: int | None
+    mode: int
+
+
+@dataclass(frozen=True)
 class FileSpec:
     """A small file of the container's own at ``target``, kept in memory."""
 
@@ -47,13 +56,18 @@ class FileSpec:
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """A command. ``user`` is ``[name|uid][:group|gid]``, resolved against the container's files."""
+    """A command. ``user`` is ``[name|uid][:group|gid]``, resolved against the container's files.
+
+    ``capabilities`` are user 0's; ``ulimits`` are names, soft and hard limits (setrlimit(2)).
+    """
 
     argv: tuple[str, ...]
     env: tuple[str, ...]
     cwd: str
     user: str
     channels: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    ulimits: tuple[tuple[str, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,7 +76,9 @@ class StartSpec:
 
     ``directory`` is the container's own below the store, ``name_link`` the link that reserves
     its name, ``socket`` where its monitor listens, ``id_ranges`` the lock file of subordinate id
-    ranges (None: the single id of the caller is mapped).
+    ranges (None: the single id of the caller is mapped). With ``read_only`` neither overlays nor
+    files can be written. With ``storage_bytes`` what is written is kept in memory of that size
+    instead of the uppers. ``again`` says that the container was there before this start.
     """
 
     id: str
@@ -75,11 +91,16 @@ class StartSpec:
     overlays: tuple[OverlaySpec, ...]
     files: tuple[FileSpec, ...]
     binds: tuple[BindSpec, ...]
+    tmpfs: tuple[TmpfsSpec, ...]
+    shm_bytes: int
+    read_only: bool
+    storage_bytes: int | None
     limits: Limits
     timeout_s: float | None
     stop_signal: int
     foreground: bool
     remove: bool
+    again: bool
     process: ProcessSpec
 
 
@@ -97,6 +118,8 @@ def load_process(plain: dict[str, Any]) -> ProcessSpec:
             "argv": tuple(plain["argv"]),
             "env": tuple(plain["env"]),
             "channels": tuple(plain["channels"]),
+            "capabilities": tuple(plain["capabilities"]),
+            "ulimits": tuple((name, soft, hard) for name, soft, hard in plain["ulimits"]),
         }
     )
 
@@ -111,6 +134,7 @@ def load_start(plain: dict[str, Any]) -> StartSpec:
             ),
             "files": tuple(FileSpec(**file) for file in plain["files"]),
             "binds": tuple(BindSpec(**bind) for bind in plain["binds"]),
+            "tmpfs": tuple(TmpfsSpec(**each) for each in plain["tmpfs"]),
             "limits": Limits(*plain["limits"]),
             "process": load_process(plain["process"]),
         }

@@ -76,6 +76,11 @@ def read(directory: str) -> State:
     return state
 
 
+def is_recorded(directory: str) -> bool:
+    """Tell whether there is a state at all: a container has none until it runs or is kept."""
+    return os.path.exists(f"{directory}/{_STATE}")
+
+
 def _lost(state: State, reason: str) -> State:
     verdict = {"kind": "killed", "reason": reason}
     return replace(state, status="exited", pid=None, exit_code=137, verdict=verdict)

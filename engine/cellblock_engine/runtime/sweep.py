@@ -46,7 +46,7 @@ def settle(directory: str, socket: str) -> bool:
         return False
     _unlink(socket)
     aside = directory.rpartition("/")[2].startswith(".")
-    never_ran = state.read(directory).status == "created" and _is_abandoned(directory)
+    never_ran = not state.is_recorded(directory) and _is_abandoned(directory)
     if aside or never_ran or _is_throw_away(directory):
         remove_tree(directory)
     return True

@@ -23,13 +23,17 @@ from . import identity, wire
 from .spec import ProcessSpec
 
 _DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_KEPT = capabilities.mask(capabilities.DEFAULT)
 _RLIMITS = (
     (resource.RLIMIT_CORE, 1),  # 0 would still pipe the dump to a core handler of the host
     (resource.RLIMIT_NOFILE, 1 << 20),
     (resource.RLIMIT_MEMLOCK, 8 << 20),
     (resource.RLIMIT_MSGQUEUE, 819200),
 )
+_ULIMITS = {
+    name.removeprefix("RLIMIT_").lower(): getattr(resource, name)
+    for name in dir(resource)
+    if name.startswith("RLIMIT_")
+}
 
 
 class Namespaces(NamedTuple):
@@ -107,15 +111,16 @@ def become(assignment: Assignment, sock: socket.socket) -> NoReturn:
         os.setsid()
         stage = "hardening"
         _become_root_inside(single_id=assignment.single_id)
-        _restrict()
+        process = assignment.process
+        kept = capabilities.mask(frozenset(process.capabilities))
+        _restrict(kept)
         if not sock.recv(1):
             os._exit(125)  # the monitor gave up
         stage = "namespaces"
         if not assignment.occupied:
             _join_mounts(assignment.namespaces)
         stage = "user"
-        process = assignment.process
-        who = _resolve_user(process.user, single_id=assignment.single_id)
+        who = resolve_user(process.user, single_id=assignment.single_id)
         stage = "working directory"
         workdir = _open_workdir(os.fsencode(process.cwd))
         argv, env = _words(process, who.home)
@@ -124,11 +129,11 @@ def become(assignment: Assignment, sock: socket.socket) -> NoReturn:
         stage = "user"
         _take_ids(who, single_id=assignment.single_id)
         stage = "working directory"
-        os.fchdir(workdir)
-        os.close(workdir)
+        _change_directory(workdir)
+        stage = "ulimits"
+        _limit(process.ulimits)
         stage = "hardening"
-        held = 0 if who.uid else _KEPT
-        capabilities.set_all(held, held, 0)
+        _hold_capabilities(0 if who.uid else kept)
         # Root inside owns the host's files here, among them the interpreter that is still ours.
         if assignment.single_id and landlock.available():
             landlock.confine_execution()
@@ -162,13 +167,18 @@ def _join(namespaces: Namespaces) -> None:
 
 def _join_mounts(namespaces: Namespaces) -> None:
     """Join the mount namespace; every file is the image's now, and none is imported."""
+    refuse_imports()
+    linux.setns(namespaces.mnt, linux.CLONE_NEWNS)
+
+
+def refuse_imports() -> None:
+    """Import nothing from here on: every file is, or is about to be, the image's."""
 
     def refuse(event: str, _: tuple[Any, ...]) -> None:
         if event == "import":
             raise OSError(errno.EPERM, "an import from the container's own files was refused")
 
     sys.addaudithook(refuse)
-    linux.setns(namespaces.mnt, linux.CLONE_NEWNS)
 
 
 def _become_root_inside(*, single_id: bool) -> None:
@@ -179,7 +189,8 @@ def _become_root_inside(*, single_id: bool) -> None:
     os.setresuid(0, 0, 0)
 
 
-def _resolve_user(user: str, *, single_id: bool) -> identity.Identity:
+def resolve_user(user: str, *, single_id: bool) -> identity.Identity:
+    """Return who ``user`` is in the present root. Raises UnknownUser, OSError."""
     who = identity.resolve(os.fsencode(user))
     if single_id and (who.uid or who.gid):
         raise identity.UnknownUser("only user 0 is mapped here (no subordinate ids)")
@@ -188,7 +199,7 @@ def _resolve_user(user: str, *, single_id: bool) -> identity.Identity:
     return who._replace(groups=[gid for gid in who.groups if gid < userns.RANGE_SIZE])
 
 
-def _restrict() -> None:
+def _restrict(kept: int) -> None:
     """Give up what the root's files have no say in, while init is still building it."""
     os.umask(0o022)
     reset_signals()
@@ -198,7 +209,19 @@ def _restrict() -> None:
         resource.setrlimit(kind, (value, value))
     linux.keyctl_join_session_keyring()
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-    capabilities.drop_bounding(_KEPT)
+    capabilities.drop_bounding(kept)
+
+
+def _limit(ulimits: tuple[tuple[str, int, int], ...]) -> None:
+    """Set the limits that were asked for. Raises PermissionError where the machine's are lower."""
+    for name, soft, hard in ulimits:
+        kind = _ULIMITS[name]
+        most = resource.getrlimit(kind)[1]
+        # 1 keeps a dump from the host's handler, 0 would not.
+        wanted = (1, 1) if name == "core" else (soft, hard)
+        if most != resource.RLIM_INFINITY and not 0 <= wanted[1] <= most:
+            raise PermissionError(errno.EPERM, f"{name} is at most {most} on this machine")
+        resource.setrlimit(kind, wanted)
 
 
 def _take_ids(who: identity.Identity, *, single_id: bool) -> None:
@@ -215,6 +238,15 @@ def _open_workdir(path: bytes) -> int:
         return mounts.ensure_directory(root, path)
     finally:
         os.close(root)
+
+
+def _hold_capabilities(held: int) -> None:
+    capabilities.set_all(held, held, 0)
+
+
+def _change_directory(fd: int) -> None:
+    os.fchdir(fd)
+    os.close(fd)
 
 
 def _words(process: ProcessSpec, home: bytes) -> tuple[list[bytes], dict[bytes, bytes]]:

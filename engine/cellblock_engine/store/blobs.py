@@ -13,6 +13,7 @@ from ..layout import Layout
 from ..oci.digest import Digest
 from ..private import make_private
 from ..units import format_bytes
+from .partials import Partials
 from .room import raise_if_full
 from .staging import Staging, sync_directory
 
@@ -23,8 +24,11 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 class BlobWriter:
     """A blob on its way in; see :meth:`Blobs.writer`."""
 
-    def __init__(self, fd: int, path: Path, target: Path, digest: Digest, size: int) -> None:
+    def __init__(
+        self, fd: int, path: Path, target: Path, digest: Digest, size: int, *, partials: Partials
+    ) -> None:
         self._fd, self._path, self._target = fd, path, target
+        self._partials = partials
         self._digest, self._size = digest, size
         self._hash = hashlib.sha256()
         self.written_bytes = 0
@@ -44,6 +48,19 @@ class BlobWriter:
         except OSError as error:
             raise_if_full(error, _ROOM_FOR)
             raise
+
+    def resume(self) -> int:
+        """Begin with what an earlier download left; return its length in bytes, 0 for none.
+
+        Raises StoreFull, and DigestMismatch where that is longer than the blob.
+        """
+        for chunk in self._partials.take(self._digest):
+            self.write(chunk)
+        return self.written_bytes
+
+    def keep(self) -> None:
+        """Leave what was written for a later download to begin with; ends the writing."""
+        self._partials.keep(self._digest, self._path, self.written_bytes)
 
     def commit(self) -> None:
         """Make the blob visible, durably. Raises DigestMismatch, StoreFull."""
@@ -73,6 +90,7 @@ class Blobs:
     def __init__(self, layout: Layout, staging: Staging) -> None:
         self._layout = layout
         self._staging = staging
+        self.partials = Partials(layout)
 
     def has(self, digest: Digest) -> bool:
         """Tell whether the blob is there, complete."""
@@ -115,7 +133,7 @@ class Blobs:
         """
         try:
             with self._staging.file() as (fd, path):
-                yield BlobWriter(fd, path, self.path(digest), digest, size)
+                yield BlobWriter(fd, path, self.path(digest), digest, size, partials=self.partials)
         except OSError as error:
             raise_if_full(error, _ROOM_FOR)
             raise

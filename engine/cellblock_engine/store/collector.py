@@ -62,6 +62,7 @@ class Collector:
         for digest in _digests(self._layout.blobs):
             if digest not in blobs:
                 freed_bytes += self._blobs.discard(digest)
+        freed_bytes += self._blobs.partials.sweep(longest_s=0)
         return tuple(sorted(removed)), freed_bytes
 
     def _containers(self) -> Iterator[dict[str, object]]:

@@ -6,17 +6,23 @@ belongs to the container's monitor (:mod:`..runtime.state`).
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import Conflict, ContainerNotFound, StoreError
 from ..layout import Layout
+from ..limits import Limits
+from ..linux.capabilities import DEFAULT
 from ..private import make_private
+from ..privileges import Ulimit
+from ..volumes import DEFAULT_SHM_BYTES, Bind, Tmpfs
 from .names import random_name
 from .room import raise_if_full
 from .trees import remove_tree
@@ -25,13 +31,15 @@ _CONFIG = "config.json"
 _SHORTEST_PREFIX = 1
 _ATTEMPTS = 20
 _ROOM_FOR = "a container in the store"
+_ATTEMPT_S = 0.02
 
 
 @dataclass(frozen=True)
 class ContainerConfig:
     """What a container is made of. ``created_at`` counts seconds from the epoch.
 
-    ``layers`` are diffIDs (empty for the host image); garbage collection keeps them.
+    ``layers`` are diffIDs (empty for the host image); garbage collection keeps them. ``trees`` are
+    the targets of its overlays, in the order of their uppers.
     """
 
     id: str
@@ -53,6 +61,24 @@ class ContainerConfig:
     labels: dict[str, str]
     created_at: float
     remove: bool
+    binds: tuple[Bind, ...] = ()
+    tmpfs: tuple[Tmpfs, ...] = ()
+    read_only: bool = False
+    shm_bytes: int = DEFAULT_SHM_BYTES
+    ulimits: tuple[Ulimit, ...] = ()
+    capabilities: tuple[str, ...] = tuple(sorted(DEFAULT))
+    trees: tuple[str, ...] = ("/",)
+    interactive: bool = False
+    memory_swap_bytes: int | None = None
+    cpuset_cpus: str | None = None
+    storage_bytes: int | None = None
+
+    @property
+    def limits(self) -> Limits:
+        """What it may use at most."""
+        return Limits(
+            self.memory_bytes, self.cpus, self.pids, self.memory_swap_bytes, self.cpuset_cpus
+        )
 
 
 class Containers:
@@ -105,7 +131,7 @@ class Containers:
                 (tree / "work").mkdir(mode=0o700)
                 _make_like(tree / "fs", top)
             draft = directory / f".{_CONFIG}"
-            draft.write_text(json.dumps(vars(config)), encoding="utf-8")
+            draft.write_text(json.dumps(vars(config), default=_plain), encoding="utf-8")
             draft.rename(directory / _CONFIG)
         except OSError as error:
             remove_tree(directory)
@@ -134,7 +160,7 @@ class Containers:
         Raises ContainerNotFound, and Conflict where several ids start so.
         """
         identifier: str | None = None
-        if "/" not in name and name not in ("", ".", ".."):
+        if not {"/", "\0"} & set(name) and name not in ("", ".", ".."):
             try:
                 identifier = os.fspath((self._layout.names / name).readlink())
             except OSError:
@@ -152,7 +178,19 @@ class Containers:
                 link.unlink()
         except FileNotFoundError:
             pass
-        remove_tree(self.directory(config.id))
+        self._remove_directory(config.id)
+
+    def _remove_directory(self, identifier: str) -> None:
+        """Remove it, also where a monitor that is just starting still writes into it."""
+        for attempts_left in range(_ATTEMPTS, -1, -1):
+            try:
+                remove_tree(self.directory(identifier))
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY or not attempts_left:
+                    raise
+                time.sleep(_ATTEMPT_S)
+            else:
+                return
 
     def _by_prefix(self, prefix: str) -> str | None:
         if len(prefix) < _SHORTEST_PREFIX or not set(prefix) <= set("0123456789abcdef"):
@@ -173,8 +211,16 @@ class Containers:
             return None
         try:
             plain = json.loads(text)
-            sequences = {key: tuple(plain[key]) for key in ("layers", "argv", "env")}
-            return ContainerConfig(**{**plain, **sequences})
+            rich: dict[str, object] = {key: tuple(plain[key]) for key in ("layers", "argv", "env")}
+            rich["binds"] = tuple(
+                Bind(Path(bind["source"]), bind["target"], bind["writable"])
+                for bind in plain.get("binds", ())
+            )
+            rich["tmpfs"] = tuple(Tmpfs(**each) for each in plain.get("tmpfs", ()))
+            rich["ulimits"] = tuple(Ulimit(**each) for each in plain.get("ulimits", ()))
+            for key in {"capabilities", "trees"} & plain.keys():
+                rich[key] = tuple(plain[key])
+            return ContainerConfig(**{**plain, **rich})
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(
                 f"container {identifier[:12]} has a damaged config: remove "
@@ -185,6 +231,10 @@ class Containers:
 def upper(directory: Path, number: int) -> Path:
     """Return the directory that holds ``fs`` and ``work`` of the container's n-th overlay."""
     return directory / f"upper{number}"
+
+
+def _plain(value: object) -> object:
+    return os.fspath(value) if isinstance(value, Path) else vars(value)
 
 
 def _make_like(directory: Path, model: Path) -> None:

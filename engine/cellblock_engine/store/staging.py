@@ -80,12 +80,16 @@ class Staging:
             path.rename(target)
         sync_directory(target.parent)
 
-    def sweep(self) -> None:
-        """Remove the entries that nobody holds: the remains of processes that were ended."""
+    def sweep(self) -> tuple[str, ...]:
+        """Remove the entries that nobody holds, the remains of processes that were ended.
+
+        Returns their names.
+        """
+        swept: list[str] = []
         try:
             paths = list(self._path.iterdir())
         except FileNotFoundError:
-            return
+            return ()
         for path in paths:
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -94,8 +98,10 @@ class Staging:
             try:
                 if try_lock(fd, Kind.EXCLUSIVE):
                     self._remove(path)
+                    swept.append(path.name)
             finally:
                 os.close(fd)
+        return tuple(swept)
 
     def _new_name(self) -> Path:
         if not self._path.is_dir():

@@ -45,6 +45,10 @@ class Store:
         with locked(self._layout.gc_lock, Kind.SHARED, timeout_s=_WAIT_S, what="the image store"):
             yield
 
-    def sweep(self) -> None:
-        """Remove the unfinished work of processes that are gone."""
-        self._staging.sweep()
+    def sweep(self) -> tuple[str, ...]:
+        """Remove the unfinished work of processes that are gone, and beginnings of old pulls.
+
+        Returns the names that the former had in staging.
+        """
+        self.blobs.partials.sweep()
+        return self._staging.sweep()

@@ -7,58 +7,42 @@ judged: the kernel's verdict, the user's interrupt, the cell's own exception.
 
 from __future__ import annotations
 
-import codecs
 import contextlib
-import os
-import selectors
-import signal
+import tempfile
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cellblock_engine import Bind, CommandNotFound, Unsupported
+from cellblock_engine import Bind, CommandNotFound
 
-from ..errors import CellFailed, CellInterrupted, OutputRefused
-from .events import Display, Error, Event, Result, Stream, StreamName
-from .frames import FrameDecoder, FrameError, encode_cell
+from .events import Event, InputRequest, Result
+from .frames import encode_cell
 from .interrupts import Interrupts
-from .text import TextCleaner, clean, colourless, one_line
+from .running import OutputLimits, RunningCell
+from .variables import pack
 
 if TYPE_CHECKING:
-    from cellblock_engine import Attached, Engine, Exit, RunRequest
+    from cellblock_engine import Engine, RunRequest
 
 RUNNER = Path(__file__).parent.parent / "guest" / "runner.py"
 RUNNER_TARGET = "/dev/.cellblock/runner.py"
-GRACE_S = 2.0
+SCRIPT_TARGET = "/dev/.cellblock/cell"
 _PYTHONS = ("python3", "python")
-_TICK_S = 0.5
-_SHORTEST_WAIT_S = 0.01
-_KILLED_S = 5.0
-_READ_BYTES = 1 << 18
-_FD_NAMES: tuple[StreamName, StreamName] = ("stdout", "stderr")
-
-
-@dataclass(frozen=True)
-class OutputLimits:
-    """How much a cell may send in one frame and in all, and how many outputs it may show.
-
-    An output is what a notebook keeps as one: a display, or a stretch of text on one stream.
-    """
-
-    frame_bytes: int = 64 << 20
-    total_bytes: int = 256 << 20
-    outputs: int = 10_000
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """A cell that ended well, in the container of this id, after so many seconds."""
+    """A cell that ended well, in the container of this id, after so many seconds.
+
+    ``variables`` are those that were wanted of it.
+    """
 
     container_id: str
     duration_s: float
     result: Result | None
+    variables: Mapping[str, object] = field(default_factory=dict)
 
 
 def run_cell(
@@ -68,28 +52,46 @@ def run_cell(
     on_event: Callable[[Event], None],
     *,
     limits: OutputLimits | None = None,
+    given: Mapping[str, object] | None = None,
+    wanted: Sequence[str] = (),
+    ask: Callable[[InputRequest], str] | None = None,
 ) -> CellResult:
     """Run ``source`` with the Python of the request's image and return how it ended.
 
     ``request`` says all but the command, which is set here. ``on_event`` is called in the
     calling thread, in the order of the output. Called in the main thread, SIGINT interrupts the
-    cell: its Python gets ``GRACE_S`` to end, then the container is killed.
+    cell: its Python gets two seconds to end, then the container is killed. Copies of the
+    variables ``given`` are in its namespace, and copies of those ``wanted`` of it are in the
+    result, in safe forms only: nothing from inside is unpickled, evaluated or imported.
+    ``ask`` is called in the calling thread for a line that the cell wants typed; it raises
+    NotImplementedError where nobody can be asked, and EOFError for the end of input.
 
     Raises CellFailed for an exception or exit status of the cell (its traceback was an event),
-    CellInterrupted, the engine's verdict (OutOfMemory, TimedOut, ...), OutputRefused, Unsupported
+    CellInterrupted, the engine's verdict (OutOfMemory, TimedOut, ...), OutputRefused,
+    VariableRefused (a variable without a safe form, or missing in a cell that ended), Unsupported
     for an image whose Python is older than 3.8, and what the engine raises for a container that
     cannot start (CommandNotFound where the image has no Python).
     """
+    limits = limits or OutputLimits()
+    cell = encode_cell(source, pack(given or {}, limits.variable_bytes), wanted)
     with Interrupts() as interrupts:
         for python in _PYTHONS:
             with contextlib.suppress(CommandNotFound):
                 started = time.monotonic()
                 attached = engine.spawn(_request(request, python))
                 with attached:
-                    run = _Run(attached, on_event, interrupts, limits or OutputLimits())
-                    exit_ = run.follow(encode_cell(source))
+                    run = RunningCell(
+                        attached,
+                        interrupts,
+                        on_event=on_event,
+                        ask=ask,
+                        limits=limits,
+                        wanted=wanted,
+                    )
+                    exit_ = run.follow(cell)
                 run.judge(exit_, request.image)
-                return CellResult(attached.container.id, time.monotonic() - started, run.result)
+                duration_s = time.monotonic() - started
+                return CellResult(attached.container.id, duration_s, run.result, run.variables())
     raise CommandNotFound(
         f"image {request.image} has neither python3 nor python on its PATH: a cell needs "
         "Python 3.8 or newer in the image; run its commands with the line %container run"
@@ -106,229 +108,48 @@ def _request(request: RunRequest, python: str) -> RunRequest:
     )
 
 
-class _Run:
-    """A started cell: what it sends, what it was told, how it ended."""
+def run_script(
+    engine: Engine,
+    request: RunRequest,
+    interpreter: Sequence[str],
+    source: str,
+    on_event: Callable[[Event], None],
+    *,
+    limits: OutputLimits | None = None,
+) -> CellResult:
+    """Run ``source`` with an interpreter of the request's image and return how it ended.
 
-    def __init__(
-        self,
-        attached: Attached,
-        on_event: Callable[[Event], None],
-        interrupts: Interrupts,
-        limits: OutputLimits,
-    ) -> None:
-        self.result: Result | None = None
-        self._attached, self._on_event, self._interrupts = attached, on_event, interrupts
-        self._limits = limits
-        self._error: Error | None = None
-        self._refused: str | None = None
-        self._frames = FrameDecoder(limits.frame_bytes)
-        self._received_bytes = 0
-        self._outputs = 0
-        self._left_out = 0
-        self._stretch: StreamName | None = None  # the stream of the output shown last
-        self._cleaners = {name: TextCleaner() for name in _FD_NAMES}
-        self._decoders = {
-            name: codecs.getincrementaldecoder("utf-8")("replace") for name in _FD_NAMES
-        }
-        self._told = 0  # interrupts passed on
-        self._kill_at: float | None = None
-        self._give_up_at: float | None = None
-
-    def follow(self, cell: bytes) -> Exit:
-        """Send the cell, hand on what comes until nothing more can, and return the exit."""
-        to_cell, frames, *raw = self._attached.channels
-        os.set_blocking(to_cell, False)
-        unsent = memoryview(cell)
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._interrupts.fd, selectors.EVENT_READ)
-            selector.register(to_cell, selectors.EVENT_WRITE)
-            # Frames first, as the runner holds them back until raw output before them is read.
-            # The container's own outputs, which the monitor relays, only tell of failed starts.
-            own = (self._attached.stdout, self._attached.stderr)
-            sources: dict[int, StreamName | None] = {frames: None}
-            sources |= zip((*raw, *own), _FD_NAMES * 2, strict=True)
-            for fd in sources:
-                selector.register(fd, selectors.EVENT_READ)
-            while sources and not self._is_given_up():
-                ready = {key.fd for key, _ in selector.select(self._patience_s())}
-                self._pass_on_interrupts()
-                if to_cell in ready:
-                    unsent = _send(to_cell, unsent)
-                    if not unsent:
-                        selector.unregister(to_cell)
-                for fd in [fd for fd in sources if fd in ready]:
-                    try:
-                        data = os.read(fd, _READ_BYTES)
-                    except BlockingIOError:  # the cell has read back what it had written
-                        continue
-                    self._take(sources[fd], data)
-                    if not data:
-                        selector.unregister(fd)
-                        del sources[fd]
-        for name in _FD_NAMES:
-            self._show([Stream(name, self._decoders[name].decode(b"", final=True))])
-            self._emit(Stream(name, self._cleaners[name].finish()))
-        if self._left_out:
-            self._on_event(
-                Stream(
-                    "stderr",
-                    f"cellblock: {self._left_out} more outputs were left out: "
-                    f"a cell shows {self._limits.outputs}\n",
-                )
+    The interpreter's words are followed by the name of a file that holds the text. It has no
+    input; its outputs are events, and there is no value. Interrupts and errors are those of
+    :func:`run_cell`, CommandNotFound where the image does not have the interpreter.
+    """
+    with Interrupts() as interrupts, _script(source) as path:
+        started = time.monotonic()
+        request = replace(
+            request,
+            argv=(*interpreter, SCRIPT_TARGET),
+            entrypoint="",
+            binds=(*request.binds, Bind(path, SCRIPT_TARGET)),
+        )
+        with engine.spawn(request) as attached:
+            run = RunningCell(
+                attached,
+                interrupts,
+                on_event=on_event,
+                ask=None,
+                limits=limits or OutputLimits(),
+                wanted=(),
             )
-        return self._exit()
-
-    def judge(self, exit_: Exit, image: str) -> None:
-        """Raise what ended the cell, unless it ended well."""
-        if self._refused is not None:
-            raise OutputRefused(
-                f"the cell's output was refused and its container ended: {self._refused}"
-            )
-        ended_well = exit_.exit_code == 0 and self._error is None and exit_.verdict is None
-        if self._told and not ended_well:
-            late = self._give_up_at is not None
-            raise CellInterrupted(
-                f"the cell did not stop within {GRACE_S:g} s, and its container was killed"
-                if late
-                else "the cell was interrupted"
-            )
-        if exit_.verdict is not None:
-            raise exit_.verdict
-        if self._error is not None:
-            raise CellFailed(self._error.ename, self._error.evalue)
-        if exit_.exit_code != 0:
-            raise self._silent_failure(exit_.exit_code, image)
-        if self._frames.ignored:
-            kinds = ", ".join(sorted(one_line(kind, 40) for kind in self._frames.ignored)[:5])
-            self._emit(Stream("stderr", f"cellblock: output of unknown kinds ignored: {kinds}\n"))
-
-    def _silent_failure(self, exit_code: int, image: str) -> CellFailed | Unsupported:
-        if exit_code > 128:
-            with contextlib.suppress(ValueError):
-                name = signal.Signals(exit_code - 128).name
-                return CellFailed(name, "this signal ended the cell's process")
-        if self._frames.hello is None:
-            return Unsupported(
-                f"the Python of image {image} did not start the cell (exit status {exit_code}): "
-                "a cell needs Python 3.8 or newer"
-            )
-        return CellFailed("SystemExit", str(exit_code))
-
-    def _exit(self) -> Exit:
-        while True:
-            self._pass_on_interrupts()
-            with contextlib.suppress(TimeoutError):
-                return self._attached.wait(max(self._patience_s(), _SHORTEST_WAIT_S))
-            if self._is_given_up():
-                raise TimeoutError("the killed container did not end in time")
-
-    def _patience_s(self) -> float:
-        deadline = self._kill_at or self._give_up_at
-        return _TICK_S if deadline is None else max(0, min(_TICK_S, deadline - time.monotonic()))
-
-    def _is_given_up(self) -> bool:
-        return self._give_up_at is not None and time.monotonic() >= self._give_up_at
-
-    def _pass_on_interrupts(self) -> None:
-        if self._interrupts.count > self._told:
-            self._interrupts.clear()
-            if not self._told:
-                self._attached.interrupt()
-                self._kill_at = time.monotonic() + GRACE_S
-            else:
-                self._kill_at = time.monotonic()
-            self._told = self._interrupts.count
-        if self._kill_at is not None and time.monotonic() >= self._kill_at:
-            self._kill()
-
-    def _kill(self) -> None:
-        self._kill_at = None
-        if self._give_up_at is None:
-            self._give_up_at = time.monotonic() + _KILLED_S
-            self._attached.kill()
-
-    def _take(self, name: StreamName | None, data: bytes) -> None:
-        """Take what one descriptor gave; None names the frames."""
-        if self._refused is not None:
-            return
-        self._received_bytes += len(data)
-        if self._received_bytes > self._limits.total_bytes:
-            megabytes = self._limits.total_bytes >> 20
-            self._refuse(f"it passed {megabytes} MiB; write large output to files")
-        elif name is None:
-            try:
-                self._show(self._frames.feed(data))
-            except FrameError as error:
-                self._refuse(str(error))
-        elif not self._told or self._frames.hello is not None:
-            # An interrupt before the runner runs makes Python complain of its own start.
-            self._show([Stream(name, self._decoders[name].decode(data))])
-
-    def _refuse(self, reason: str) -> None:
-        self._refused = reason
-        self._kill()
-
-    def _show(self, events: Iterable[Event]) -> None:
-        """Hand on events, cleaned, neighbouring text joined."""
-        name: StreamName | None = None
-        texts: list[str] = []
-        try:
-            for event in events:
-                if isinstance(event, Stream):
-                    if event.name != name:
-                        self._show_text(name, texts)
-                        name, texts = event.name, []
-                    texts.append(event.text)
-                    continue
-                self._show_text(name, texts)
-                name, texts = None, []
-                self._emit(_cleaned(event))
-        finally:  # what came before a broken frame
-            self._show_text(name, texts)
-
-    def _show_text(self, name: StreamName | None, texts: list[str]) -> None:
-        if name is not None and texts:
-            self._emit(Stream(name, self._cleaners[name].feed("".join(texts))))
-
-    def _emit(self, event: Event) -> None:
-        first = False
-        match event:
-            case Stream(text=""):
-                return
-            case Result():
-                first, self.result = self.result is None, event
-            case Error():
-                first, self._error = self._error is None, event
-        if self._has_room(event, at_the_end=first):
-            self._on_event(event)
-
-    def _has_room(self, event: Event, *, at_the_end: bool) -> bool:
-        """Tell whether to show it; what a cell ends with is shown whatever came before."""
-        stretch = event.name if isinstance(event, Stream) else None
-        if stretch is not None and stretch == self._stretch:
-            return True
-        if self._outputs >= self._limits.outputs and not at_the_end:
-            self._left_out += 1
-            return False
-        self._outputs += 1
-        self._stretch = stretch
-        return True
+            exit_ = run.follow()
+        run.judge(exit_, request.image)
+        return CellResult(attached.container.id, time.monotonic() - started, None)
 
 
-def _send(fd: int, unsent: memoryview) -> memoryview:
-    try:
-        return unsent[os.write(fd, unsent) :]
-    except BlockingIOError:
-        return unsent
-    except BrokenPipeError:  # it ended without reading; its exit says why
-        return unsent[len(unsent) :]
-
-
-def _cleaned(event: Display | Result | Error) -> Event:
-    if isinstance(event, Error):
-        return Error(one_line(event.ename, 200), colourless(event.evalue), clean(event.traceback))
-    bundle = {
-        mime: clean(value) if mime == "text/plain" and isinstance(value, str) else value
-        for mime, value in event.bundle.items()
-    }
-    return type(event)(bundle, event.metadata)
+@contextlib.contextmanager
+def _script(source: str) -> Iterator[Path]:
+    """Keep a text in a file that every user of the container can read."""
+    with tempfile.TemporaryDirectory(prefix="cellblock-cell-") as directory:
+        path = Path(directory, "cell")
+        path.write_bytes(source.encode("utf-8", "surrogateescape"))
+        path.chmod(0o644)
+        yield path

@@ -22,11 +22,14 @@ class Stream:
 class Display:
     """Something displayed: its representations by MIME type, text or bytes.
 
-    Nothing in it is to be trusted; a surface shows the types that it can show safely.
+    Nothing in it is to be trusted; a surface shows the types that it can show safely. With a
+    ``display_id`` it can be replaced by later displays of the same cell that ``update`` it.
     """
 
     bundle: Bundle
     metadata: Mapping[str, object] = field(default_factory=dict)
+    display_id: str | None = None
+    update: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,4 +49,20 @@ class Error:
     traceback: str
 
 
-Event: TypeAlias = Stream | Display | Result | Error
+@dataclass(frozen=True)
+class Clear:
+    """The outputs so far go away: at once, or when the next one comes (``wait``)."""
+
+    wait: bool
+
+
+@dataclass(frozen=True)
+class InputRequest:
+    """The cell asks for a line; a ``secret`` one is not echoed."""
+
+    number: int
+    prompt: str
+    secret: bool
+
+
+Event: TypeAlias = Stream | Display | Result | Error | Clear | InputRequest

@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
-from .events import Display, Error, Event, Result, Stream
+from .events import Clear, Display, Error, Event, InputRequest, Result, Stream
 
+_CODEC = Path(__file__).parent.parent / "guest" / "codec.py"
 _LENGTHS = struct.Struct("!II")
 _MAX_HEADER_BYTES = 1 << 16
 _MAX_PARTS = 64
@@ -37,22 +39,50 @@ class Hello:
     python: str
 
 
-def encode_cell(source: str) -> bytes:
-    """Return the frame that hands the cell's source to the runner."""
-    payload = source.encode("utf-8", "backslashreplace")
-    header = json.dumps({"kind": "cell"}).encode("ascii")
-    return _LENGTHS.pack(len(header), len(payload)) + header + payload
+def encode_cell(
+    source: str, given: Mapping[str, bytes] | None = None, wanted: Sequence[str] = ()
+) -> bytes:
+    """Return the frames that hand a cell to the runner.
+
+    ``given`` are variables as the codec has them, ``wanted`` the names of those to be sent back.
+    """
+    frames: list[bytes] = []
+    if given or wanted:
+        frames += _frame({"kind": "codec"}, _CODEC.read_bytes())
+    for name, data in (given or {}).items():
+        frames += _frame({"kind": "variable", "name": name}, data)
+    cell = source.encode("utf-8", "backslashreplace")
+    frames += _frame({"kind": "cell", "out": list(wanted)}, cell)
+    return b"".join(frames)
+
+
+def encode_answer(number: int, text: str | None, *, unasked: bool = False) -> bytes:
+    """Return the frame that answers an input request; None is the end of input."""
+    kind = "unasked" if unasked else "end" if text is None else "answer"
+    payload = (text or "").encode("utf-8", "backslashreplace")
+    return b"".join(_frame({"kind": kind, "id": number}, payload))
+
+
+def _frame(header: Mapping[str, object], payload: bytes) -> tuple[bytes, bytes, bytes]:
+    head = json.dumps(header).encode("ascii")
+    return _LENGTHS.pack(len(head), len(payload)), head, payload
 
 
 class FrameDecoder:
     """Turns the bytes of the channel into events.
 
     ``hello`` is the runner's greeting, once it came; ``ignored`` holds unknown kinds, at most
-    a handful.
+    a handful. ``variables`` are the ``wanted`` ones as they came, ``refusals`` what the runner
+    said of those that cannot travel, ``variable_bytes`` how much of what was read they are.
     """
 
-    def __init__(self, max_frame_bytes: int) -> None:
+    def __init__(self, max_frame_bytes: int, wanted: Sequence[str] = ()) -> None:
         self.hello: Hello | None = None
+        self.variables: dict[str, bytearray] = {}
+        self.refusals: list[str] = []
+        self.variable_bytes = 0
+        self._sizes: dict[str, int] = {}
+        self._wanted = frozenset(wanted)
         self.ignored: set[str] = set()
         self._max_frame_bytes = max_frame_bytes
         self._unshown = 0
@@ -85,24 +115,41 @@ class FrameDecoder:
     def _decode(self, head: bytes, payload: bytes) -> Event | None:
         header = _header(head)
         kind = _text(header, "kind", _MAX_NAME)
+        event_of = _EVENTS.get(kind)
+        if event_of is not None:
+            return event_of(header, payload)
         match kind:
-            case "stream":
-                return _stream(header, payload)
-            case "display":
-                return Display(_bundle(header, payload), _metadata(header))
-            case "result":
-                return Result(_bundle(header, payload), _metadata(header))
-            case "error":
-                return Error(
-                    _text(header, "ename", _MAX_NAME),
-                    _text(header, "evalue", _MAX_EVALUE),
-                    _utf8(payload),
+            case "variable":
+                self._take_variable(header, payload)
+            case "refused" if len(self.refusals) < _MAX_PARTS:
+                self.refusals.append(
+                    f"variable {_text(header, 'name', _MAX_NAME)!r} "
+                    + _text(header, "reason", _MAX_EVALUE)
                 )
             case "hello":
                 self.hello = Hello(_count(header, "protocol"), _text(header, "python", _MAX_NAME))
             case _ if len(self.ignored) < _MAX_PARTS:
                 self.ignored.add(kind)
         return None
+
+    def missing(self) -> list[str]:
+        """Return the names of the wanted variables that did not come whole."""
+        return sorted(
+            name
+            for name in self._wanted
+            if name not in self._sizes or len(self.variables[name]) != self._sizes[name]
+        )
+
+    def _take_variable(self, header: Mapping[str, Any], payload: bytes) -> None:
+        name, size = _text(header, "name", _MAX_NAME), header.get("size")
+        if name not in self._wanted or type(size) is not int or not payload:
+            raise FrameError("a variable that was not asked for")
+        data = self.variables.setdefault(name, bytearray())
+        if self._sizes.setdefault(name, size) != size or len(data) + len(payload) > size:
+            raise FrameError("a variable is longer than it says")
+        data += payload
+        self.variable_bytes += len(payload)
+        self._unshown -= 1
 
 
 def _header(head: bytes) -> dict[str, Any]:
@@ -146,6 +193,30 @@ def _stream(header: Mapping[str, Any], payload: bytes) -> Stream:
     raise FrameError("a frame's stream is neither stdout nor stderr")
 
 
+def _display(header: Mapping[str, Any], payload: bytes) -> Display:
+    name = _text(header, "display_id", _MAX_NAME) if "display_id" in header else None
+    update = header.get("update") is True and name is not None
+    return Display(_bundle(header, payload), _metadata(header), name, update)
+
+
+def _result(header: Mapping[str, Any], payload: bytes) -> Result:
+    return Result(_bundle(header, payload), _metadata(header))
+
+
+def _error(header: Mapping[str, Any], payload: bytes) -> Error:
+    ename, evalue = _text(header, "ename", _MAX_NAME), _text(header, "evalue", _MAX_EVALUE)
+    return Error(ename, evalue, _utf8(payload))
+
+
+def _clear(header: Mapping[str, Any], _payload: bytes) -> Clear:
+    return Clear(header.get("wait") is True)
+
+
+def _input(header: Mapping[str, Any], payload: bytes) -> InputRequest:
+    secret = header.get("secret") is True
+    return InputRequest(_count(header, "id"), _utf8(payload[:_MAX_EVALUE]), secret)
+
+
 def _metadata(header: Mapping[str, Any]) -> Mapping[str, object]:
     metadata = header.get("metadata", {})
     if not isinstance(metadata, dict):
@@ -171,3 +242,13 @@ def _bundle(header: Mapping[str, Any], payload: bytes) -> dict[str, str | bytes]
     if start != len(payload):
         raise FrameError("a frame's parts are not what it holds")
     return bundle
+
+
+_EVENTS: Mapping[str, Callable[[Mapping[str, Any], bytes], Event]] = {
+    "stream": _stream,
+    "display": _display,
+    "result": _result,
+    "error": _error,
+    "clear": _clear,
+    "input": _input,
+}

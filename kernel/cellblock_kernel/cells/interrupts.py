@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -47,6 +48,22 @@ class Interrupts:
             signal.signal(signal.SIGINT, self._previous)
         os.close(self.fd)
         os.close(self._wake)
+
+    @contextlib.contextmanager
+    def raised(self) -> Iterator[None]:
+        """Let SIGINT raise KeyboardInterrupt meanwhile, where someone is asked; it is noted."""
+        if not self._installed:
+            yield
+            return
+        signal.signal(signal.SIGINT, self._previous)
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.count += 1
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._wake, b"!")
+        finally:
+            signal.signal(signal.SIGINT, self._note)
 
     def clear(self) -> None:
         """Take the wake-up back; the count stays."""

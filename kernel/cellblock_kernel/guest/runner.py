@@ -4,16 +4,24 @@ One file of the standard library only, for any Python from 3.8 on: the engine bi
 into the container and starts it there as a script. It is told its cell on descriptor 3 and
 answers on descriptor 4. Descriptors 5 and 6 become the process's standard output and error, for
 subprocesses and C code: pipes that the host itself reads, so that what they carry can be kept in
-order with the frames. It is no kernel: one cell, no input, no state.
+order with the frames. It is no kernel: one cell, no state.
 
 A frame is two big-endian 32-bit lengths, a JSON object and a payload::
 
-    in    {"kind": "cell"}                                     payload: the source
+    in    {"kind": "codec"}                                    payload: the text of codec.py
+          {"kind": "variable", "name": ...}                    payload: as the codec has it
+          {"kind": "cell", "out": [NAME, ...]}                 payload: the source
+          {"kind": "answer" | "end" | "unasked", "id": N}      payload: what was typed
     out   {"kind": "hello", "protocol": 1, "python": "3.12.1"}
           {"kind": "stream", "name": "stdout" | "stderr"}      payload: the text
           {"kind": "display" | "result", "metadata": {...},
+           "display_id": ..., "update": bool,               only of displays that have one
            "parts": [{"type": MIME, "size": N, "binary": bool}]}   payload: the parts
+          {"kind": "input", "id": N, "secret": bool}           payload: the prompt; awaits an answer
+          {"kind": "clear", "wait": bool}                      the outputs so far go away
           {"kind": "error", "ename": ..., "evalue": ...}       payload: the traceback
+          {"kind": "variable", "name": ..., "size": N}         payload: the next bytes of N
+          {"kind": "refused", "name": ..., "reason": ...}      a variable that cannot travel
 
 Text is UTF-8. Whoever reads frames must not trust them: the cell can write to descriptor 4 too.
 """
@@ -57,6 +65,8 @@ LENGTHS = struct.Struct("!II")
 MAX_PAYLOAD = 60 << 20  # the host refuses frames above 64 MiB
 MAX_HEADER = 48 << 10  # and headers above 64 KiB
 MAX_EVALUE = 4096
+MAX_PROMPT = 4096
+MAX_ID = 200
 TEXT_CHUNK = 1 << 15  # characters gathered before a frame leaves
 TEXT_FRAME = 1 << 20  # characters in one frame at most
 FLUSH_S = 0.05
@@ -76,6 +86,8 @@ REPRESENTATIONS = (
     ("application/javascript", "_repr_javascript_"),
 )
 STARTS_A_PROCESS = frozenset(("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn"))
+AWAIT: int = _ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+IS_COROUTINE = 0x80  # inspect.CO_COROUTINE
 FUTURES = sum({getattr(__future__, name).compiler_flag for name in __future__.all_feature_names})
 
 
@@ -491,6 +503,8 @@ def library(name: str) -> Any:
 def traceback_text(error: BaseException) -> str:
     """Return Python's own traceback without the frames of this file."""
     report = library("traceback").TracebackException(type(error), error, error.__traceback__)
+    ours = next((n for n, frame in enumerate(report.stack) if frame.filename == CELL), 0)
+    del report.stack[:ours]  # the event loop's, below the cell
     reports, seen = [report], set()
     while reports:
         one = reports.pop()
@@ -505,6 +519,27 @@ def traceback_text(error: BaseException) -> str:
     if not report.stack and lines[:1] == ["Traceback (most recent call last):\n"]:
         del lines[0]  # a syntax error: nothing of the cell ever ran
     return "".join(lines)
+
+
+class Handle:
+    """What updates a display, as ``IPython.display.DisplayHandle`` does."""
+
+    count = 0
+
+    def __init__(self, cell: Cell, display_id: Any = True) -> None:  # noqa: FBT002 -- IPython's
+        self._cell = cell
+        if display_id is True:
+            Handle.count += 1
+            display_id = f"display {Handle.count}"
+        self.display_id = str(display_id)
+
+    def display(self, obj: Any, **options: Any) -> None:
+        """Show another object under this name."""
+        self._cell.display(obj, display_id=self.display_id, **options)
+
+    def update(self, obj: Any, **options: Any) -> None:
+        """Show an object in the place of what is shown under this name."""
+        self._cell.display(obj, display_id=self.display_id, update=True, **options)
 
 
 class Cell:
@@ -522,16 +557,21 @@ class Cell:
         transient: Any = None,
         display_id: Any = None,
         raw: bool = False,
+        update: bool = False,
         **_more: Any,
-    ) -> None:
-        """Show objects, as ``IPython.display.display`` does; ``raw`` takes MIME bundles."""
-        del transient
-        if display_id is not None:
-            raise NotImplementedError("display_id: a display of this cell cannot be updated")
+    ) -> Handle | None:
+        """Show objects, as ``IPython.display.display`` does; ``raw`` takes MIME bundles.
+
+        With a ``display_id`` (True for a new one) what is shown can be updated, by the handle.
+        """
+        handle = None if display_id is None else Handle(self, display_id)
+        identity = dict(transient or {})
+        if handle is not None:
+            identity["display_id"] = handle.display_id
         for value in objects:
             custom = None if isinstance(value, type) else method_of(value, "_ipython_display_")
             if raw:
-                self.publish(value, metadata)
+                self.publish(value, metadata, transient=identity, update=update)
             elif custom is not None:
                 custom()
             else:
@@ -540,16 +580,31 @@ class Cell:
                     if (include and mime not in include) or (exclude and mime in exclude):
                         del shown.data[mime]
                 shown.metadata.update(metadata or {})
-                self._show("display", shown)
+                self._show("display", shown, identity, update=update)
+        return handle
 
-    def publish(self, data: Any, metadata: Any = None, **_more: Any) -> None:
+    def publish(
+        self,
+        data: Any,
+        metadata: Any = None,
+        source: Any = None,
+        *,
+        transient: Any = None,
+        update: bool = False,
+        **_more: Any,
+    ) -> None:
         """Show a MIME bundle, as ``IPython.display.publish_display_data`` does."""
+        del source
         if not isinstance(data, dict):
             raise TypeError(f"data must be a dict of MIME types, not {type(data).__name__}")
         shown = Shown()
         shown.data.update(data)
         shown.metadata.update(metadata or {})
-        self._show("display", shown)
+        self._show("display", shown, transient, update=update)
+
+    def clear_output(self, wait: bool = False) -> None:  # noqa: FBT001, FBT002 -- IPython's
+        """Remove the outputs so far, at once or when the next one comes."""
+        self._channel.send({"kind": "clear", "wait": bool(wait)})
 
     def show_result(self, value: Any) -> None:
         """Show the value of the cell's last expression (a ``sys.displayhook``)."""
@@ -559,7 +614,7 @@ class Cell:
         if custom is not None:
             custom()
             return
-        self._show("result", Shown().gather(value))
+        self._show("result", Shown().gather(value), None)
         if is_figure(value) and "matplotlib.pyplot" in sys.modules:
             sys.modules["matplotlib.pyplot"].close(value)
 
@@ -573,20 +628,27 @@ class Cell:
             self.display(figure)
             pyplot.close(figure)
 
-    def _show(self, kind: str, shown: Shown) -> None:
+    def _show(
+        self, kind: str, shown: Shown, transient: dict[str, Any] | None, *, update: bool = False
+    ) -> None:
         if self._channel.open:
-            self._channel.send(*shown.frame(kind))
+            header, payload = shown.frame(kind)
+            name = (transient or {}).get("display_id")
+            if name is not None:
+                header["display_id"], header["update"] = str(name)[:MAX_ID], bool(update)
+            self._channel.send(header, payload)
         else:
             print(shown.data.get("text/plain", ", ".join(shown.data)))
 
     def run(self, source: str, namespace: dict[str, Any]) -> int:
         """Run the source and return the exit status; errors are sent."""
-        status = self._attempt(lambda: self._execute(source, namespace))
-        return self._attempt(self.show_figures) or status
+        status = self.attempt(lambda: self._execute(source, namespace))
+        return self.attempt(self.show_figures) or status
 
-    def _attempt(self, work: Callable[[], None]) -> int:
+    def attempt(self, work: Callable[[], int | None]) -> int:
+        """Do a part of the work and return its exit status; errors are sent."""
         try:
-            work()
+            return work() or 0
         except SystemExit as leave:
             if leave.code is None or isinstance(leave.code, int):
                 return (leave.code or 0) & 0xFF
@@ -595,25 +657,32 @@ class Cell:
         except BaseException as error:  # noqa: BLE001 -- whatever a cell raises is shown
             self._report(error)
             return INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
-        return 0
 
     def _execute(self, source: str, namespace: dict[str, Any]) -> None:
-        only_parse: int = _ast.PyCF_ONLY_AST
-        tree: _ast.Module = compile(source, CELL, "exec", only_parse, dont_inherit=True)
+        try:
+            tree = parse(source)
+        except SyntaxError as error:
+            source = translated(source, error, namespace)
+            tree = parse(source)
         last: list[_ast.stmt] = []
         if tree.body and isinstance(tree.body[-1], _ast.Expr) and not is_silenced(source, tree):
             last = [tree.body.pop()]
-        code = compile(tree, CELL, "exec", dont_inherit=True)
-        flags = code.co_flags & FUTURES
+        code = compile(tree, CELL, "exec", AWAIT, dont_inherit=True)
+        flags = code.co_flags & FUTURES | AWAIT
         shown = compile(_ast.Interactive(last), CELL, "single", flags, dont_inherit=True)
-        exec(code, namespace)  # noqa: S102 -- running the cell is the purpose
-        if last:
-            exec(shown, namespace)  # noqa: S102
+        codes = [code, shown] if last else [code]
+        if any(code.co_flags & IS_COROUTINE for code in codes):
+            run_in_loop(codes, namespace)
+            return
+        for code in codes:
+            exec(code, namespace)  # noqa: S102 -- running the cell is the purpose
 
     def _report(self, error: BaseException) -> None:
         try:
             evalue = str(error)
             text = traceback_text(error)
+            if isinstance(error, UsageError):
+                text = f"UsageError: {evalue}\n"
         except Exception as broken:  # noqa: BLE001 -- an exception that cannot be printed
             evalue = "<unprintable>"
             text = f"{type(error).__name__} ({type(broken).__name__} while printing it)\n"
@@ -628,6 +697,74 @@ class Cell:
         self._channel.send(header, encoded(text)[:MAX_PAYLOAD])
 
 
+def parse(source: str) -> _ast.Module:
+    """Return the syntax tree of a cell."""
+    flags: int = _ast.PyCF_ONLY_AST | AWAIT
+    tree: _ast.Module = compile(source, CELL, "exec", flags, dont_inherit=True)
+    return tree
+
+
+class UsageError(Exception):
+    """A line is IPython's, and there is no IPython."""
+
+
+def translated(source: str, error: SyntaxError, namespace: dict[str, Any]) -> str:
+    """Return as Python what is Python with IPython's ``%magics`` and ``!commands``.
+
+    Raises the error of a cell that is neither, and UsageError if the image has no IPython.
+    """
+    search = library("re").search
+    if search(r"(?m)^\s*[%!?]|=\s*[%!]|\?\s*$", source) is None:
+        raise error
+    try:
+        shell, manager = ipython(namespace)
+    except ImportError:
+        line = source.splitlines()[(error.lineno or 1) - 1 : error.lineno]
+        if search(r"^\s*[%!?]|=\s*[%!]|\?\s*$", "".join(line)) is None:
+            raise error from None
+        raise UsageError(
+            f"line {error.lineno} needs IPython, which this image does not have: %magics and !cmd "
+            "are IPython's; in plain Python, use subprocess.run"
+        ) from None
+    namespace["get_ipython"] = lambda: shell
+    result: str = manager.transform_cell(source)
+    return result
+
+
+def ipython(namespace: dict[str, Any]) -> tuple[Any, Any]:
+    """Return IPython's shell around the cell's namespace, and what translates its syntax."""
+    core = importlib.import_module("IPython.core.interactiveshell")
+    configuration = importlib.import_module("traitlets.config").Config()
+    configuration.HistoryManager.enabled = False
+    shell = core.InteractiveShell.instance(
+        config=configuration, user_module=sys.modules["__main__"], user_ns=namespace
+    )
+    for name in ("exit", "quit"):  # they would ask a shell to leave that nobody runs
+        namespace.pop(name, None)
+    shell.system = shell.system_raw  # no terminal: outputs stay in order
+    return shell, shell.input_transformer_manager
+
+
+def run_in_loop(codes: list[types.CodeType], namespace: dict[str, Any]) -> None:
+    """Run code that awaits in an event loop of its own; its tasks end with it."""
+    asyncio = library("asyncio")
+    loop = asyncio.new_event_loop()
+    try:
+        asyncio.set_event_loop(loop)
+        for code in codes:
+            awaitable = eval(code, namespace)  # noqa: S307 -- running the cell is the purpose
+            if code.co_flags & IS_COROUTINE:
+                loop.run_until_complete(awaitable)
+    finally:
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
 def is_silenced(source: str, tree: _ast.Module) -> bool:
     """Tell whether a semicolon after the last expression asks not to show it."""
     last = tree.body[-1]
@@ -640,11 +777,16 @@ def is_silenced(source: str, tree: _ast.Module) -> bool:
 class ImportHooks:
     """Acquaint some libraries with the cell, once they are imported.
 
-    Two are led to its displays; ``linecache`` gets its lines, for tracebacks.
+    Two are led to its displays, one to the notebook's input; ``linecache`` gets its lines, for
+    tracebacks.
     """
 
-    def __init__(self, cell: Cell, source: str) -> None:
-        display = {"display": cell.display, "publish_display_data": cell.publish}
+    def __init__(self, cell: Cell, inbox: Inbox, source: str) -> None:
+        display = {
+            "display": cell.display,
+            "publish_display_data": cell.publish,
+            "clear_output": cell.clear_output,
+        }
         lines = list(io.StringIO(source + "\n", None))
 
         def show(*_arguments: object, **_options: object) -> None:  # pyplot sets attributes on it
@@ -653,6 +795,7 @@ class ImportHooks:
         self._changes: dict[str, Callable[[Any], object]] = {
             "IPython.core.display_functions": lambda module: vars(module).update(display),
             "matplotlib.pyplot": lambda module: setattr(module, "show", show),
+            "getpass": lambda module: setattr(module, "getpass", inbox.getpass),
             "linecache": lambda module: module.cache.update(
                 {CELL: (len(source), None, lines, CELL)}
             ),
@@ -677,17 +820,115 @@ class ImportHooks:
         return spec
 
 
-def read_cell(fd: int) -> str:
-    """Return the source that the host sent."""
-    with open(fd, "rb") as file:
-        head, payload = LENGTHS.unpack(file.read(LENGTHS.size))
-        header = json.loads(file.read(head))
-        if header.get("kind") != "cell":
-            raise ValueError(f"not a cell: {header!r}")
-        return file.read(payload).decode("utf-8")
+class StdinNotImplementedError(NotImplementedError):
+    """Nobody can be asked: the front end takes no input, or there is none."""
 
 
-def install(channel: Channel, cell: Cell, source: str) -> types.ModuleType:
+class Inbox:
+    """The framed way in, and questions to whoever sits in front of the notebook."""
+
+    def __init__(self, fd: int, channel: Channel) -> None:
+        self._fd, self._channel = fd, channel
+        self._buffer = bytearray()
+        self._lock = threading.Lock()
+        self._asked = 0
+
+    def read(self) -> tuple[dict[str, Any], bytes]:
+        """Return the next frame. Raises EOFError."""
+        head, size = LENGTHS.unpack(self._take(LENGTHS.size))
+        header: dict[str, Any] = json.loads(self._take(head))
+        return header, self._take(size)
+
+    def _take(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            data = os.read(self._fd, 1 << 20)
+            if not data:
+                raise EOFError("EOF when reading a line")
+            self._buffer += data
+        taken = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return taken
+
+    def input(self, prompt: object = "", /) -> str:
+        """Ask for a line, as ``builtins.input`` does."""
+        return self._ask(str(prompt), secret=False)
+
+    def getpass(self, prompt: str = "Password: ", stream: object = None, **_more: object) -> str:
+        """Ask for a secret, as ``getpass.getpass`` does."""
+        del stream
+        return self._ask(str(prompt), secret=True)
+
+    def _ask(self, prompt: str, *, secret: bool) -> str:
+        with self._lock:
+            if not self._channel.open:
+                raise EOFError("EOF when reading a line")  # a forked child has no notebook
+            self._asked += 1
+            header = {"kind": "input", "id": self._asked, "secret": secret}
+            self._channel.send(header, encoded(prompt)[:MAX_PROMPT])
+            while True:
+                answer, text = self.read()
+                if answer.get("id") == self._asked:  # others are of questions interrupted
+                    break
+        if answer["kind"] == "unasked":
+            raise StdinNotImplementedError(
+                "input was asked for, but this front end does not support input requests"
+            )
+        if answer["kind"] != "answer":
+            raise EOFError("EOF when reading a line")
+        return text.decode("utf-8")
+
+
+class Order:
+    """What the host sent: a cell, and the variables that travel with it."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self.codec = types.ModuleType("__cellblock_codec__")
+        self.given: dict[str, bytes] = {}
+        kind = ""
+        while kind != "cell":
+            header, payload = inbox.read()
+            kind = header["kind"]
+            if kind == "codec":
+                exec(compile(payload, HERE, "exec"), self.codec.__dict__)  # noqa: S102
+            elif kind == "variable":
+                self.given[header["name"]] = payload
+        self.source: str = payload.decode("utf-8")
+        self.wanted: list[str] = header.get("out", [])
+
+    def hand_in(self, channel: Channel, namespace: dict[str, Any]) -> int:
+        """Put the given variables into the cell's namespace and return 0 if all could be."""
+        status = 0
+        for name, data in self.given.items():
+            try:
+                namespace[name] = self.codec.loads(data)
+            except Exception as error:  # noqa: BLE001 -- a broken NumPy or pandas of the image
+                channel.send(refusal(name, "did not arrive in the container", error))
+                status = 1
+        self.given.clear()
+        return status
+
+    def hand_out(self, channel: Channel, namespace: dict[str, Any]) -> None:
+        """Send the wanted variables that there are."""
+        for name in self.wanted:
+            if name not in namespace:
+                continue  # the host says what it misses
+            try:
+                data = self.codec.dumps(namespace[name])
+            except Exception as error:  # noqa: BLE001 -- whatever an object's own methods raise
+                channel.send(refusal(name, "cannot travel out of the container", error))
+                continue
+            header = {"kind": "variable", "name": name, "size": len(data)}
+            for start in range(0, len(data), MAX_PAYLOAD):
+                channel.send(header, data[start : start + MAX_PAYLOAD])
+
+
+def refusal(name: str, what: str, error: Exception) -> dict[str, Any]:
+    """Return the frame that tells why a variable stays where it is."""
+    reason = str(error) if type(error).__name__ == "CannotTravel" else repr(error)
+    return {"kind": "refused", "name": name, "reason": f"{what}: {reason[:2000]}"}
+
+
+def install(channel: Channel, cell: Cell, inbox: Inbox, source: str) -> types.ModuleType:
     """Make the process look like a notebook to the cell and return its ``__main__``."""
     os.register_at_fork(
         before=channel.before_fork,
@@ -698,7 +939,8 @@ def install(channel: Channel, cell: Cell, source: str) -> types.ModuleType:
     sys.stdout, sys.stderr = Stream(channel, "stdout", 1), Stream(channel, "stderr", 2)
     sys.displayhook = cell.show_result
     builtins.display = cell.display  # type: ignore[attr-defined]
-    sys.meta_path.insert(0, ImportHooks(cell, source))
+    builtins.input = inbox.input
+    sys.meta_path.insert(0, ImportHooks(cell, inbox, source))
     sys.argv = [""]
     if sys.path and sys.path[0] == os.path.dirname(__file__):  # noqa: PTH120
         sys.path[0] = ""
@@ -713,16 +955,20 @@ def run() -> int:
     """Run the cell that waits on descriptor 3 and return the exit status."""
     faulthandler.enable(2)
     os.set_inheritable(FRAMES_FD, False)  # noqa: FBT003 -- the standard library's signature
+    os.set_inheritable(SOURCE_FD, False)  # noqa: FBT003
     channel = Channel(FRAMES_FD)
     channel.send({"kind": "hello", "protocol": PROTOCOL, "python": sys.version.split()[0]})
     for given, standard in RAW_FDS.items():
         os.dup2(given, standard)
         os.close(given)
-    source = read_cell(SOURCE_FD)
+    inbox = Inbox(SOURCE_FD, channel)
+    order = Order(inbox)
     cell = Cell(channel)
-    main = install(channel, cell, source)
+    main = install(channel, cell, inbox, order.source)
     atexit.register(channel.finish)  # first in, last out: behind what the cell registers
-    status = cell.run(source, main.__dict__)
+    status = cell.attempt(lambda: order.hand_in(channel, main.__dict__))
+    status = status or cell.run(order.source, main.__dict__)
+    status = status or cell.attempt(lambda: order.hand_out(channel, main.__dict__))
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # threads may still run; an interrupt ends them
     channel.flush()
     return status

@@ -10,6 +10,8 @@ from cellblock_engine import CellblockError, InvalidInput
 from .declaration import Argument, Call
 from .outcome import Acknowledged
 
+_LARGEST_ENV_FILE = 1 << 20
+
 JSON = Argument(("--json",), "print JSON: sizes in bytes, times in RFC 3339", "flag")
 NO_TRUNC = Argument(("--no-trunc",), "show identifiers and commands in full", "flag")
 QUIET = Argument(("-q", "--quiet"), "show identifiers only", "flag")
@@ -19,8 +21,17 @@ ENV = Argument(
     "each",
     "NAME[=VALUE]",
 )
+ENV_FILE = Argument(
+    ("--env-file",), "set the variables in a file, a line each; -e goes before", "each", "FILE"
+)
+LABEL = Argument(
+    ("-l", "--label"), "a label, for you to find it by with inspect", "each", "NAME[=VALUE]"
+)
 WORKDIR = Argument(("-w", "--workdir"), "working directory in the container", metavar="DIR")
 USER = Argument(("-u", "--user"), "user (and group) to run as", metavar="USER[:GROUP]")
+PLATFORM = Argument(
+    ("--platform",), "another platform than this machine's", metavar="OS/ARCH[/VARIANT]"
+)
 COMMAND = Argument(
     ("command",), "what to run, and its arguments", "rest", "COMMAND", forms=("line",)
 )
@@ -47,9 +58,13 @@ def quiet(call: Call) -> bool:
 
 
 def environment(call: Call) -> dict[str, str]:
-    """Return the variables of ``-e``; one that the caller does not have is left out."""
+    """Return the variables of ``--env-file`` and ``-e``; what the caller does not have is left out.
+
+    Raises InvalidInput.
+    """
+    words = [line for path in getattr(call.arguments, "env_file", ()) for line in _lines(path)]
     given: dict[str, str] = {}
-    for word in call.arguments.env:
+    for word in (*words, *call.arguments.env):
         name, equals, value = word.partition("=")
         if not name:
             raise InvalidInput(f"environment variable {word!r} has no name: write -e NAME=VALUE")
@@ -58,6 +73,38 @@ def environment(call: Call) -> dict[str, str]:
         elif name in call.environ:
             given[name] = call.environ[name]
     return given
+
+
+def labels(call: Call) -> dict[str, str]:
+    """Return the labels of ``--label``. Raises InvalidInput."""
+    given: dict[str, str] = {}
+    for word in call.arguments.label:
+        name, _, value = word.partition("=")
+        if not name:
+            raise InvalidInput(f"label {word!r} has no name: write --label NAME=VALUE")
+        given[name] = value
+    return given
+
+
+def _lines(path: str) -> list[str]:
+    """Return the lines of an environment file that say something; quotes mean themselves."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_LARGEST_ENV_FILE + 1)
+    except OSError as error:
+        raise InvalidInput(f"cannot read --env-file {path}: {error.strerror}") from error
+    if len(content) > _LARGEST_ENV_FILE:
+        raise InvalidInput(f"--env-file {path} is larger than 1 MiB")
+    try:
+        lines = [line.lstrip() for line in content.decode("utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"--env-file {path} is not UTF-8") from error
+    found = [line for line in lines if line and not line.startswith("#")]
+    for line in found:
+        name = line.partition("=")[0]
+        if not name or name != name.rstrip():
+            raise InvalidInput(f"--env-file {path}: {line!r} is not NAME=VALUE")
+    return found
 
 
 def each(names: Iterable[str], act: Callable[[str], Iterable[str]]) -> Acknowledged:

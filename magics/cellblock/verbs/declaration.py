@@ -18,6 +18,7 @@ from cellblock_engine import InvalidInput
 if TYPE_CHECKING:
     from cellblock_engine import Engine, Progress
 
+    from ..asking import Asking
     from .outcome import Outcome
 
 Form = Literal["line", "cell"]
@@ -64,13 +65,14 @@ class Call:
     """One use of a verb: everything its action may look at.
 
     ``progress`` opens a display of a pull on the surface the call came from; ``environ`` is the
-    environment of the caller.
+    environment of the caller; ``asking`` gets words from the user.
     """
 
     engine: Engine
     arguments: argparse.Namespace
     progress: Callable[[], AbstractContextManager[Progress]]
     environ: Mapping[str, str]
+    asking: Asking
 
 
 @dataclass(frozen=True)

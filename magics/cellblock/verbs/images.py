@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ..tables import Column, Table, size
-from .common import JSON, NO_TRUNC, QUIET, each, quiet, style
+from .common import JSON, NO_TRUNC, PLATFORM, QUIET, each, quiet, style
 from .declaration import Argument, Call, Verb
 from .outcome import Acknowledged, Identifiers, Listing
 
@@ -101,9 +101,7 @@ VERBS = (
         "pull",
         "Get an image from its registry",
         (
-            Argument(
-                ("--platform",), "another platform than this machine's", metavar="OS/ARCH[/VARIANT]"
-            ),
+            PLATFORM,
             Argument(("image",), "as Docker writes it, python:3.12-slim", metavar="IMAGE"),
         ),
         pull,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from cellblock_engine import (
     HOST_IMAGE,
     NETWORKS,
@@ -9,13 +11,40 @@ from cellblock_engine import (
     ImageNotFound,
     InvalidInput,
     Limits,
+    Platform,
     RunRequest,
     parse_seconds,
 )
 
-from .common import COMMAND, CONTAINER, ENV, USER, WORKDIR, environment
+from .attachments import ATTACHMENTS, binds, memory
+from .cell import CELL_ARGUMENTS
+from .common import (
+    COMMAND,
+    CONTAINER,
+    CONTAINERS,
+    ENV,
+    ENV_FILE,
+    LABEL,
+    PLATFORM,
+    USER,
+    WORKDIR,
+    each,
+    environment,
+    labels,
+)
 from .declaration import Argument, Call, Verb
-from .outcome import Foreground, Outcome, Started
+from .defaults import settled
+from .outcome import Acknowledged, Foreground, Outcome, Started
+from .privileges import PRIVILEGES
+
+PULL_POLICIES = ("missing", "always", "never")
+PULL = Argument(
+    ("--pull",),
+    "pull the image first: missing (if it is not here, the default), always, never",
+    metavar="WHEN",
+    default="missing",
+    values=PULL_POLICIES,
+)
 
 _SHELL = "/bin/sh"
 _MAX_SCRIPT_BYTES = 128 * 1024 - 1  # MAX_ARG_STRLEN of execve(2)
@@ -26,6 +55,8 @@ def run(call: Call) -> Outcome:
     request = run_request(call)
     if call.arguments.detach and request.interactive:
         raise InvalidInput("-d and -i exclude each other: nobody would hold the other end of stdin")
+    if call.arguments.explain:
+        return Acknowledged(call.engine.explain(request).lines())
     ensure_image(call, request.image)
     if call.arguments.detach:
         return Started(call.engine.start(request).id)
@@ -35,15 +66,40 @@ def run(call: Call) -> Outcome:
     )
 
 
+def create(call: Call) -> Started:
+    """Make a container that start starts; the line is its id."""
+    request = run_request(call)
+    ensure_image(call, request.image)
+    return Started(call.engine.create(request).id)
+
+
+def start(call: Call) -> Outcome:
+    """Start containers that are there; one that runs is let alone, as Docker does."""
+    names = call.arguments.containers
+    if not call.arguments.attach:
+
+        def act(name: str) -> list[str]:
+            if call.engine.container(name).inspect().status != "running":
+                call.engine.start(name)
+            return [name]
+
+        return each(names, act)
+    if len(names) > 1:
+        raise InvalidInput("-a follows one container: name one, or leave it out")
+    info = call.engine.container(names[0]).inspect()
+    stdin: Literal["caller", "empty"] = "caller" if info.interactive else "empty"
+    return Foreground(lambda: call.engine.spawn(names[0]), ("start", names[0]), stdin)
+
+
 def run_request(call: Call) -> RunRequest:
     """Return the request that the words of ``run`` make, in either of its forms.
 
-    A cell's container is removed at its end unless it was given a name to be found by. Raises
-    InvalidInput.
+    A cell's container is removed at its end unless it was given a name to be found by. What no
+    flag says is as the settings have it. Raises InvalidInput.
     """
-    given = call.arguments
+    given, defaults = call.arguments, call.engine.settings.run
     cell = "command" not in given
-    return RunRequest(
+    request = RunRequest(
         image=HOST_IMAGE if given.image is None else given.image,
         argv=() if cell else tuple(given.command),
         entrypoint=None if cell else given.entrypoint,
@@ -51,24 +107,56 @@ def run_request(call: Call) -> RunRequest:
         workdir=given.workdir,
         user=given.user,
         hostname=given.hostname,
-        network=given.network,
-        limits=Limits(memory=given.memory, cpus=given.cpus, pids=given.pids_limit),
+        network=defaults.network if given.network is None else given.network,
+        limits=Limits(
+            given.memory, given.cpus, given.pids_limit, given.memory_swap, given.cpuset_cpus
+        ),
         timeout_s=None if given.timeout is None else parse_seconds(given.timeout),
         name=given.name,
         remove=given.rm or (cell and given.name is None),
         interactive=not cell and given.interactive,
+        binds=binds(call),
+        tmpfs=memory(call),
+        read_only=given.read_only,
+        shm_bytes=given.shm_size,
+        storage_bytes=given.storage_limit,
+        labels=labels(call),
+        ulimits=tuple(given.ulimit),
+        cap_add=tuple(given.cap_add),
+        cap_drop=tuple(given.cap_drop),
     )
+    return settled(request, defaults)
 
 
 def ensure_image(call: Call, name: str) -> None:
-    """Pull an image that the store does not have, as Docker's ``run`` does."""
+    """Pull an image as ``--pull`` and ``--platform`` say; by default, if it is not in the store.
+
+    One that is there for another platform than was asked for is pulled anew. Raises InvalidInput,
+    ImageNotFound, RegistryError and its kinds.
+    """
+    given = call.arguments
+    if given.pull not in PULL_POLICIES:
+        raise InvalidInput(f"--pull {given.pull!r} is not known: {', '.join(PULL_POLICIES)}")
+    wanted = None if given.platform is None else Platform.parse(given.platform)
     if name == HOST_IMAGE:
+        if wanted is not None and Platform.host().runs(wanted) is None:
+            raise InvalidInput(f"the image host is of this machine's platform, not of {wanted}")
         return
-    try:
-        call.engine.image(name)
-    except ImageNotFound:
-        with call.progress() as progress:
-            call.engine.pull(name, progress=progress)
+    if given.pull != "always":
+        try:
+            there = call.engine.image(name)
+        except ImageNotFound:
+            if given.pull == "never":
+                raise
+        else:
+            if wanted is None or wanted.runs(there.platform) is not None:
+                return
+            if given.pull == "never":
+                raise ImageNotFound(
+                    f"image {name} is in the store for {there.platform} only, not for {wanted}"
+                )
+    with call.progress() as progress:
+        call.engine.pull(name, platform=given.platform, progress=progress)
 
 
 def execute(call: Call) -> Foreground:
@@ -117,57 +205,69 @@ def _number(text: str) -> float:
         raise InvalidInput(f"{text!r} is not a number") from error
 
 
+_DETACH = Argument(
+    ("-d", "--detach"), "let it run by itself and show its id", "flag", forms=("line",)
+)
+_EXPLAIN = Argument(
+    ("--explain",), "show the plan of the start, and start nothing", "flag", forms=("line",)
+)
+_WHAT = (
+    Argument(("--rm",), "remove the container when it has ended", "flag"),
+    Argument(("-i", "--interactive"), "pass your stdin on", "flag", forms=("line",)),
+    Argument(("--name",), "a name to find it by", metavar="NAME"),
+    ENV,
+    ENV_FILE,
+    LABEL,
+    WORKDIR,
+    USER,
+    Argument(("-h", "--hostname"), "its host name (the start of its id)", metavar="NAME"),
+    Argument(
+        ("--entrypoint",),
+        "instead of the image's entrypoint",
+        metavar="COMMAND",
+        forms=("line",),
+    ),
+    Argument(
+        ("--network",),
+        "none (loopback only, the usual default) or host",
+        metavar="NETWORK",
+        values=NETWORKS,
+    ),
+    Argument(("-m", "--memory"), "memory limit: 64m, 1.5g", metavar="SIZE"),
+    Argument(
+        ("--memory-swap",), "memory and swap together (no swap); -1: all there is", metavar="SIZE"
+    ),
+    Argument(("--cpuset-cpus",), "the processors to run on: 0-2,4", metavar="CPUS"),
+    Argument(("--cpus",), "processors at most: 0.5, 2", metavar="N", convert=_number),
+    Argument(("--pids-limit",), "processes and threads at most", metavar="N", convert=_whole),
+    PULL,
+    PLATFORM,
+    Argument(("--timeout",), "end it after: 90, 500ms, 2m, 1h", metavar="TIME"),
+    *ATTACHMENTS,
+    *PRIVILEGES,
+    Argument(
+        ("image",),
+        "reference, id, or host",
+        metavar="IMAGE",
+        subject="image",
+        forms=("line",),
+    ),
+    Argument(
+        ("image",),
+        "reference, id, or host (the default)",
+        "optional",
+        "IMAGE",
+        subject="image",
+        forms=("cell",),
+    ),
+    COMMAND,
+)
+
 VERBS = (
     Verb(
         "run",
         "Run a command in a new container",
-        (
-            Argument(("--rm",), "remove the container when it has ended", "flag"),
-            Argument(
-                ("-d", "--detach"), "let it run by itself and show its id", "flag", forms=("line",)
-            ),
-            Argument(("-i", "--interactive"), "pass your stdin on", "flag", forms=("line",)),
-            Argument(("--name",), "a name to find it by", metavar="NAME"),
-            ENV,
-            WORKDIR,
-            USER,
-            Argument(("-h", "--hostname"), "its host name (the start of its id)", metavar="NAME"),
-            Argument(
-                ("--entrypoint",),
-                "instead of the image's entrypoint",
-                metavar="COMMAND",
-                forms=("line",),
-            ),
-            Argument(
-                ("--network",),
-                "none (loopback only, the default) or host",
-                metavar="NETWORK",
-                default="none",
-                values=NETWORKS,
-            ),
-            Argument(("-m", "--memory"), "memory limit: 64m, 1.5g", metavar="SIZE"),
-            Argument(("--cpus",), "processors at most: 0.5, 2", metavar="N", convert=_number),
-            Argument(
-                ("--pids-limit",), "processes and threads at most", metavar="N", convert=_whole
-            ),
-            Argument(("--timeout",), "end it after: 90, 500ms, 2m, 1h", metavar="TIME"),
-            Argument(
-                ("image",),
-                "reference, id, or host",
-                metavar="IMAGE",
-                subject="image",
-                forms=("line",),
-            ),
-            Argument(
-                ("image",),
-                "reference, id, or host (the default)",
-                "optional",
-                "IMAGE",
-                subject="image",
-                forms=("cell",),
-            ),
-            COMMAND,
-        ),
+        (_DETACH, _EXPLAIN, *CELL_ARGUMENTS, *_WHAT),
         run,
     ),
     Verb(
@@ -176,11 +276,22 @@ VERBS = (
         (
             Argument(("-i", "--interactive"), "pass your stdin on", "flag", forms=("line",)),
             ENV,
+            ENV_FILE,
             WORKDIR,
             USER,
             CONTAINER,
             COMMAND,
         ),
         execute,
+    ),
+    Verb("create", "Make a container without starting it", _WHAT, create),
+    Verb(
+        "start",
+        "Start containers that were created or have ended",
+        (
+            Argument(("-a", "--attach"), "follow it (one container), as run does", "flag"),
+            CONTAINERS,
+        ),
+        start,
     ),
 )

@@ -1,4 +1,4 @@
-"""inspect, info, version."""
+"""doctor, info, inspect, version."""
 
 from __future__ import annotations
 
@@ -9,9 +9,18 @@ from contextlib import suppress
 from cellblock_engine import ContainerNotFound, ImageNotFound, NotFound
 
 from ..documents import record
+from ..tables import Column, Table
 from .common import JSON
 from .declaration import Argument, Call, Verb
-from .outcome import Facts, Inspection
+from .outcome import Facts, Inspection, Listing
+
+_CHECK_COLUMNS = (
+    Column("CHECK", lambda row, _: row.name),
+    Column("STATUS", lambda row, _: row.status),
+    Column("FOUND", lambda row, _: row.found),
+    Column("LOST", lambda row, _: row.lost),
+    Column("HOW TO GET IT", lambda row, _: row.remedy),
+)
 
 
 def inspect(call: Call) -> Inspection:
@@ -28,6 +37,17 @@ def _inspect(call: Call, name: str) -> dict[str, object]:
         raise NotFound(
             f"{name!r} is neither a container nor an image here: see ps -a and images"
         ) from error
+
+
+def doctor(call: Call) -> Listing:
+    """Return a row for each thing that containers need, and one for what was stale."""
+    from cellblock_engine import Check  # noqa: PLC0415 - help must not load the engine
+
+    found = call.engine.doctor()
+    count = len(found.swept)
+    stale = Check("stale state", "swept" if count else "ok", "; ".join(found.swept) or "none")
+    table = Table(Check, _CHECK_COLUMNS, (*found.checks, stale))
+    return Listing(table, "json" if call.arguments.json else "text")
 
 
 def info(call: Call) -> Facts:
@@ -55,6 +75,7 @@ VERBS = (
         (Argument(("names",), "containers or images", "some", "NAME", subject="container"),),
         inspect,
     ),
+    Verb("doctor", "Show what this machine offers; sweep what is stale", (JSON,), doctor),
     Verb("info", "Show the engine and this machine", (JSON,), info),
     Verb("version", "Show versions", (JSON,), version),
 )

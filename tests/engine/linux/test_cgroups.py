@@ -109,6 +109,7 @@ def test_limits_are_what_the_kernel_now_says(make):
     }
 
 
+@pytest.mark.attack(22)
 def test_out_of_memory_is_counted_as_its_own(make):
     group = make(cgroups.Limits(memory_bytes=16 * MEBIBYTE))
 
@@ -141,6 +142,7 @@ def test_reaching_the_limit_without_a_kill_is_no_oom(make, tmp_path):
     assert not group.counters().own_oom
 
 
+@pytest.mark.attack(22)
 def test_the_memory_of_a_group_above_is_not_its_own(make):
     parent = make(cgroups.Limits(memory_bytes=16 * MEBIBYTE), "parent")
     (memory,) = [path for path in parent.paths if (Path(path) / "memory.failcnt").exists()]
@@ -266,6 +268,7 @@ def test_names_that_are_paths_are_refused(name):
         V1Controllers({"cpu": "/nonexistent"}, {}).create(name, cgroups.Limits())
 
 
+@pytest.mark.attack(74)
 def test_the_sweep_removes_what_was_recorded_and_nothing_else(make):
     group = make()
     pid = run_in(group, lambda: time.sleep(0.2))
@@ -295,6 +298,8 @@ def test_a_hybrid_layout_gives_the_v1_controllers_and_leaves_v2_alone(tmp_path):
     )
     assert controllers.missing() == {
         "pids": "the pids controller of cgroup v1 is not mounted",
+        "cpuset-cpus": "the cpuset controller of cgroup v1 is not mounted",
+        "memory-swap": "this kernel does not count swap (boot it with swapaccount=1)",
     }
     group = controllers.create("g", cgroups.Limits())
     assert group.paths == (
@@ -370,6 +375,8 @@ def test_without_v1_every_limit_is_refused_by_name_and_a_run_without_goes_on(mou
         cgroups.Limits(memory_bytes=MEBIBYTE),
         cgroups.Limits(cpus=1),
         cgroups.Limits(pids=1),
+        cgroups.Limits(memory_swap_bytes=-1),
+        cgroups.Limits(cpuset_cpus="0"),
     ):
         (name,) = limits.named()
         assert controllers.refused(limits).startswith(f"cannot enforce a limit on {name}: {reason}")

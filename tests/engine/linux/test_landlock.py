@@ -93,6 +93,7 @@ def outside(tmp_path):
 
 
 @NEEDS_LANDLOCK
+@pytest.mark.attack(7)
 def test_nothing_outside_the_root_is_executed(root, outside):
     script = place_program(root / "script", b"#!/proc/self/fd/%d\n" % outside)
     programs = (outside, f"/proc/self/fd/{outside}", f"/{script.name}")
@@ -106,6 +107,7 @@ def test_nothing_outside_the_root_is_executed(root, outside):
 
 
 @NEEDS_LANDLOCK
+@pytest.mark.attack(7)
 def test_its_own_program_is_outside(root):
     def work():
         confine()

@@ -95,6 +95,7 @@ def call(name, *arguments):
         "userfaultfd",
     ],
 )
+@pytest.mark.attack(2, 14)
 def test_known_calls_off_the_list_get_eperm(name):
     assert call(name) == -errno.EPERM
 
@@ -126,6 +127,7 @@ def test_clone3_gets_enosys_and_threads_and_forks_still_work():
     "flag",
     [0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000],
 )
+@pytest.mark.attack(1, 2)
 def test_no_namespace_can_be_made(flag):
     assert call("unshare", flag) == -errno.EPERM
     assert call("unshare", flag | 0x400) == -errno.EPERM
@@ -174,10 +176,12 @@ def test_the_socket_families_of_the_list_open():
         (0xFFFFFFFF, 1, 0),
     ],
 )
+@pytest.mark.attack(13)
 def test_every_other_socket_is_refused(family, kind, protocol):
     assert call("socket", family, kind, protocol) == -errno.EAFNOSUPPORT
 
 
+@pytest.mark.attack(13)
 def test_the_high_half_of_a_family_or_protocol_changes_nothing():
     assert call("socket", 16 + BIT, 3, 6 + BIT) == -errno.EAFNOSUPPORT
     assert call("socket", 16 + BIT, 3, 0 + BIT) > 0
@@ -189,6 +193,7 @@ def test_socketpair_is_for_unix_only():
 
 @pytest.mark.parametrize("request_number", [0x5412, 0x541C])
 @pytest.mark.parametrize("high", [0, BIT, 0xDEADBEEF << 32])
+@pytest.mark.attack(12)
 def test_terminal_injection_is_refused_whatever_the_high_bits_say(request_number, high):
     byte = ctypes.create_string_buffer(b"x")
     assert call("ioctl", 0, request_number | high, ctypes.addressof(byte)) == -errno.EPERM
@@ -237,6 +242,7 @@ def test_a_python_program_runs_under_it():
 
 
 @X86_64
+@pytest.mark.attack(15)
 def test_calls_through_int_0x80_end_the_process():
     # mov eax, 20 (getpid of i386); int 0x80; ret
     code = b"\xb8\x14\x00\x00\x00\xcd\x80\xc3"
@@ -260,6 +266,7 @@ def test_calls_through_int_0x80_end_the_process():
 
 @X86_64
 @pytest.mark.parametrize("number", [0, 39, 512, 520, 0x3FFFFFFF])
+@pytest.mark.attack(15)
 def test_x32_numbers_end_the_process(number):
     status, answer = in_child(lambda: raw(0x40000000 + number, 0, 0, 0))
     assert os.WIFSIGNALED(status)

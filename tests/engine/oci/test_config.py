@@ -96,6 +96,7 @@ def test_a_time_nobody_can_use_is_no_time(text):
         document(config={"Volumes": ["/x"]}),
     ],
 )
+@pytest.mark.attack(44, 48)
 def test_what_cannot_be_meant_is_refused(value):
     with pytest.raises(InvalidAnswer) as caught:
         parse(value)

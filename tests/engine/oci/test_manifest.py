@@ -99,6 +99,7 @@ def test_annotations_and_urls_are_kept():
         pytest.param([], None, id="an array"),
     ],
 )
+@pytest.mark.attack(44, 45, 46)
 def test_what_is_doubtful_is_refused_in_one_line(document, served):
     with pytest.raises(InvalidAnswer) as caught:
         parse(document, served)
@@ -119,6 +120,7 @@ def test_what_is_doubtful_is_refused_in_one_line(document, served):
         b" " * (4 * 2**20 + 1),
     ],
 )
+@pytest.mark.attack(46)
 def test_what_is_no_plain_json_is_refused(raw):
     with pytest.raises(InvalidAnswer):
         m.parse_manifest(raw, m.OCI_MANIFEST)

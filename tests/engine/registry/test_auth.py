@@ -112,6 +112,7 @@ def test_a_token_is_used_again_and_renewed_when_it_expires(client, guarded):
     assert guarded.tokens_given == 2
 
 
+@pytest.mark.attack(52)
 def test_a_token_server_elsewhere_is_asked_without_credentials(client, guarded, other):
     client(SECRET).manifest("latest")
     assert len(other.seen) == 1
@@ -139,6 +140,7 @@ def test_basic_is_answered_with_credentials_only(client, fake, image):
         client().manifest("latest")
 
 
+@pytest.mark.attack(56)
 def test_endless_401_ends(client, guarded, fake):
     fake.routes["/v2/img/manifests/latest"] = lambda request: request.answer(
         401, WWW_Authenticate=f'Bearer realm="{guarded.realm}"'
@@ -163,6 +165,7 @@ def test_a_challenge_without_an_answer_is_an_error(client, fake, challenge):
 
 
 @pytest.mark.parametrize("realm", ["http://example.test/token", "file:///etc/passwd", "token"])
+@pytest.mark.attack(52, 54)
 def test_a_realm_in_the_clear_is_refused(client, guarded, realm):
     guarded.realm = realm
     with pytest.raises(InvalidAnswer):
@@ -190,6 +193,43 @@ def test_a_token_server_that_misbehaves(client, guarded, other, status, body, er
     assert "\n" not in str(caught.value)
 
 
+IDENTITY = Credentials("<token>", "refresh/me+", "identity")
+
+
+def test_an_identity_token_is_posted_and_never_part_of_an_address(client, guarded, fake):
+    forms = []
+
+    def give(request):
+        forms.append(request.form)
+        request.answer(200, json.dumps({"access_token": guarded.token}).encode())
+
+    guarded.realm = f"{fake.url}/token"
+    fake.routes["/token"] = give
+    client(IDENTITY).manifest("latest")
+    (form,) = forms
+    assert (form["grant_type"], form["refresh_token"]) == (["refresh_token"], ["refresh/me+"])
+    assert (form["scope"], form["service"]) == (["repository:img:pull"], ["svc"])
+    assert not any("refresh" in path for path in fake.paths())
+    assert not any("Basic" in headers.get("Authorization", "") for _, headers in fake.seen)
+
+
+def test_an_identity_token_follows_no_redirect_and_answers_no_basic(client, guarded, fake, other):
+    guarded.realm = f"{fake.url}/token"
+    fake.routes["/token"] = lambda request: request.answer(307, Location=f"{other.url}/token")
+    with pytest.raises(RegistryUnavailable, match="307"):
+        client(IDENTITY).manifest("latest")
+    guarded.realm = f"{other.url}/token"  # another origin: asked without it
+    client(IDENTITY).manifest("latest")
+    assert not any("refresh" in str(seen) for seen in other.seen)
+    fake.routes["/v2/img/manifests/latest"] = lambda request: request.answer(
+        401, WWW_Authenticate='Basic realm="x"'
+    )
+    with pytest.raises(AccessDenied, match="user name and password"):
+        client(IDENTITY).manifest("latest")
+    assert not any("Basic" in headers.get("Authorization", "") for _, headers in fake.seen)
+
+
+@pytest.mark.attack(51, 52)
 def test_a_challenge_from_the_target_of_a_redirect_is_not_answered(client, fake, other, image):
     blob = Packed(b"layer", m.OCI_LAYER)
     fake.routes[f"/v2/img/blobs/{blob.digest}"] = lambda request: request.answer(

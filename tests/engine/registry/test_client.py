@@ -66,6 +66,7 @@ def test_a_manifest_by_digest_is_verified(client, fake, image):
         client.manifest(wanted)
 
 
+@pytest.mark.attack(45)
 def test_a_manifest_that_is_not_what_the_registry_says_is_refused(client, fake, image):
     fake.routes[LATEST] = lambda request: request.answer(
         200, image.manifest.raw, Docker_Content_Digest=image.config.digest
@@ -112,6 +113,7 @@ def test_a_page_is_no_registry(client, fake):
 
 
 @pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.attack(46)
 def test_a_gigabyte_of_manifest_is_cut_off(client, fake, announced):
     sent = 0
 
@@ -148,6 +150,7 @@ def test_nobody_there_is_said_at_once(transport, fake):
     assert "object at" not in str(caught.value)
 
 
+@pytest.mark.attack(55)
 def test_a_silent_registry_is_given_up(client, fake):
     release = threading.Event()
     fake.routes[LATEST] = lambda request: release.wait(20)
@@ -171,6 +174,7 @@ def test_passing_trouble_is_sat_out(client, fake, image, status):
 
 
 @pytest.mark.parametrize("retry_after", ["99999", "9" * 500, "-1", "nan", "", "Wed, 21 Oct 2099"])
+@pytest.mark.attack(56)
 def test_lasting_trouble_is_given_up_whatever_the_server_asks_for(client, fake, retry_after):
     fake.routes[LATEST] = lambda request: request.answer(429, Retry_After=retry_after)
     started = time.monotonic()
@@ -180,6 +184,7 @@ def test_lasting_trouble_is_given_up_whatever_the_server_asks_for(client, fake, 
     assert len(fake.seen) == 3
 
 
+@pytest.mark.attack(56)
 def test_the_shipped_patience_is_bounded():
     patience = Patience()
     longest = sum(patience.wait_s(attempt, "999999") for attempt in range(patience.attempts))
@@ -187,6 +192,7 @@ def test_the_shipped_patience_is_bounded():
     assert patience.wait_s(0, "3") == 3
 
 
+@pytest.mark.attack(51)
 def test_a_redirect_to_another_host_loses_the_authorization(transport, fake, other):
     other.serve_blob(BLOB)
     fake.routes["/here"] = lambda request: request.answer(307, Location="/there")
@@ -198,6 +204,7 @@ def test_a_redirect_to_another_host_loses_the_authorization(transport, fake, oth
     assert [headers.get("Authorization") for _, headers in other.seen] == [None]
 
 
+@pytest.mark.attack(51)
 def test_the_authorization_does_not_come_back_with_a_second_redirect(transport, fake, other):
     fake.routes["/here"] = lambda request: request.answer(302, Location=f"{other.url}/there")
     other.routes["/there"] = lambda request: request.answer(302, Location=f"{fake.url}/end")
@@ -237,6 +244,7 @@ def test_a_redirect_costs_no_new_connection(transport, fake):
     assert len(ports) == 1
 
 
+@pytest.mark.attack(54)
 def test_plain_http_elsewhere_is_never_sent(transport):
     with pytest.raises(InvalidAnswer, match="plain http"):
         transport.open("http://192.0.2.1/", {}, None)
@@ -272,12 +280,14 @@ def cut_after(count):
     return route
 
 
+@pytest.mark.attack(55)
 def test_a_blob_that_breaks_off_is_taken_up_where_it_broke(client, fake):
     fake.routes[BLOB_PATH] = cut_after(600_000)
     assert read(client) == CONTENT
     assert [headers.get("Range") for _, headers in fake.seen] == [None, "bytes=600000-"]
 
 
+@pytest.mark.attack(55)
 def test_a_server_without_ranges_serves_too(client, fake):
     cut, honest = cut_after(600_000), [False]
 
@@ -292,6 +302,7 @@ def test_a_server_without_ranges_serves_too(client, fake):
     assert read(client) == CONTENT
 
 
+@pytest.mark.attack(55)
 def test_a_blob_that_always_breaks_off_is_given_up(client, fake):
     fake.routes[BLOB_PATH] = cut_after(10)
     with pytest.raises(RegistryUnavailable, match="broke off after 30 of 1048576 bytes"):
@@ -299,6 +310,7 @@ def test_a_blob_that_always_breaks_off_is_given_up(client, fake):
     assert len(fake.seen) == 3
 
 
+@pytest.mark.attack(55)
 def test_a_continuation_at_another_place_is_refused(client, fake):
     def route(request):
         if "Range" in request.headers:
@@ -312,6 +324,7 @@ def test_a_continuation_at_another_place_is_refused(client, fake):
 
 
 @pytest.mark.parametrize("body", [CONTENT[:-1], CONTENT + b"x", b""])
+@pytest.mark.attack(55)
 def test_a_length_that_is_not_the_promised_one_is_refused_before_reading(client, fake, body):
     fake.routes[BLOB_PATH] = lambda request: request.answer(200, body)
     with pytest.raises(DigestMismatch, match="instead of 1048576"):
@@ -319,6 +332,7 @@ def test_a_length_that_is_not_the_promised_one_is_refused_before_reading(client,
 
 
 @pytest.mark.parametrize("body", [CONTENT[:-1], CONTENT * 100])
+@pytest.mark.attack(55)
 def test_a_length_nobody_announced_is_found_out(client, fake, body):
     def route(request):
         request.send_response(200)
@@ -331,6 +345,7 @@ def test_a_length_nobody_announced_is_found_out(client, fake, body):
         read(client)
 
 
+@pytest.mark.attack(55)
 def test_a_blob_that_drips_is_given_up(client, fake):
     def route(request):
         request.send_response(200)
@@ -347,6 +362,7 @@ def test_a_blob_that_drips_is_given_up(client, fake):
     assert time.monotonic() - started < 6
 
 
+@pytest.mark.attack(55)
 def test_a_head_that_drips_is_given_up(client, fake):
     def route(request):
         for byte in b"HTTP/1.1 200 OK\r\n" + b"X" * 100:
@@ -361,6 +377,7 @@ def test_a_head_that_drips_is_given_up(client, fake):
     assert time.monotonic() - started < 8
 
 
+@pytest.mark.attack(53)
 def test_descriptor_urls_are_not_followed(client, fake, other):
     fake.serve_blob(BLOB)
     foreign = m.Descriptor(

@@ -23,6 +23,7 @@ from cellblock_engine.registry.origin import Origin
         ("0.0.0.0:5000", "https://0.0.0.0:5000"),
     ],
 )
+@pytest.mark.attack(54)
 def test_plain_http_is_for_this_machine_only(registry, expected):
     assert str(Origin.of_registry(registry)) == expected
 
@@ -60,5 +61,6 @@ def test_other_addresses_are_refused(url):
         ("http://127.0.0.1", "https://b.test", True),
     ],
 )
+@pytest.mark.attack(54)
 def test_who_may_send_a_client_where(source, target, allowed):
     assert Origin.of_url(source).may_refer_to(Origin.of_url(target)) is allowed

@@ -236,6 +236,7 @@ def test_an_index_entry_without_a_platform_is_told_by_its_config(fake, get):
     assert str(get(reference).manifest) == mine.manifest.digest
 
 
+@pytest.mark.attack(46)
 def test_an_index_in_an_index_is_not_followed(fake, get):
     mine = an_image()
     fake.serve(mine)
@@ -248,6 +249,7 @@ def test_an_index_in_an_index_is_not_followed(fake, get):
         get(serve_index(fake, lying))
 
 
+@pytest.mark.attack(46)
 def test_an_index_that_answers_with_itself_ends(fake, get):
     entry = an_image().manifest.descriptor(platform=HOST_PLATFORM)
     index = an_index(entry)
@@ -258,6 +260,7 @@ def test_an_index_that_answers_with_itself_ends(fake, get):
     assert len(fake.seen) == 2
 
 
+@pytest.mark.attack(57)
 def test_a_tag_that_moves_meanwhile_does_not_mix(fake, get, store):
     old, new = an_image(layers=2), an_image(layers=2, contents=(b"new", b"new"))
     fake.serve(new, tag="unused")
@@ -274,6 +277,7 @@ def test_a_tag_that_moves_meanwhile_does_not_mix(fake, get, store):
     assert tree(store, image) == {"file0": b"0\n", "file1": b"1\n"}
 
 
+@pytest.mark.attack(57)
 def test_by_digest_the_tag_is_never_asked(fake, get):
     parts = an_image()
     fake.serve(parts)
@@ -334,6 +338,7 @@ def other_config(parts, fake):
         (other_config, DigestMismatch),
     ],
 )
+@pytest.mark.attack(43)
 def test_damage_leaves_no_image_and_nothing_half_done(fake, get, store, layout, spoil, error):
     parts = an_image(layers=4)
     reference = fake.serve(parts)
@@ -355,6 +360,7 @@ def test_as_many_diff_ids_as_layers(fake, get, count):
         get(fake.serve(an_image(layers=2, diff_ids=ids)))
 
 
+@pytest.mark.attack(43)
 def test_a_diff_id_that_is_not_the_layers_is_refused(fake, get, store):
     with pytest.raises(InvalidLayer) as caught:
         get(fake.serve(an_image(diff_ids=[digest_of(b"something else")])))
@@ -375,6 +381,7 @@ def test_what_is_no_image_is_refused_before_anything_is_loaded(fake, get, layout
     assert not list(layout.blobs.glob("*"))
 
 
+@pytest.mark.attack(46)
 def test_a_config_of_absurd_size_is_not_asked_for(fake, get):
     parts = an_image()
     huge = parts.config.descriptor(size=2**40)
@@ -383,6 +390,7 @@ def test_a_config_of_absurd_size_is_not_asked_for(fake, get):
     assert len(fake.seen) == 1
 
 
+@pytest.mark.attack(45)
 def test_a_page_instead_of_a_manifest(fake, get):
     fake.routes["/v2/img/manifests/latest"] = lambda request: request.answer(
         200, b"<html></html>", Content_Type="text/html"

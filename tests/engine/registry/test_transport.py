@@ -1,7 +1,5 @@
 """What only shows over TLS, and the requests of ordinary users behind a proxy."""
 
-import ssl
-import subprocess
 import threading
 from http.server import ThreadingHTTPServer
 
@@ -10,42 +8,7 @@ import pytest
 from cellblock_engine.errors import InvalidAnswer, RegistryUnavailable
 from cellblock_engine.registry.patience import Patience
 from cellblock_engine.registry.transport import Stopped, Transport
-from support import capabilities
-from support.fakeregistry import FakeRegistry, Request, Server
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """A key and a certificate for 127.0.0.1 that nobody has signed but itself."""
-    capabilities.need_program("openssl")
-    directory = tmp_path_factory.mktemp("tls")
-    key, certificate = directory / "key.pem", directory / "cert.pem"
-    subprocess.run(
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 "
-        "-subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1 "
-        f"-keyout {key} -out {certificate}".split(),
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    return key, certificate
-
-
-@pytest.fixture
-def secure(certificate):
-    """A server that speaks TLS."""
-    key, chain = certificate
-    server = Server()
-    server.owner = FakeRegistry(server)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(chain, key)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield server.owner
-    server.shutdown()
-    thread.join()
-    server.server_close()
+from support.fakeregistry import Request
 
 
 def get(transport, url, authorization=None):
@@ -71,6 +34,7 @@ def test_the_systems_trust_is_used(trusted, patience):
     assert get(Transport(patience), f"{trusted}/yes") == b"yes"
 
 
+@pytest.mark.attack(54)
 def test_https_never_leads_to_http(trusted, secure, fake, patience):
     secure.routes["/down"] = lambda request: request.answer(302, Location=f"{fake.url}/yes")
     with pytest.raises(InvalidAnswer, match="plain http is refused"):

@@ -6,6 +6,8 @@ import os
 import re
 import time
 
+import pytest
+
 from cellblock_engine.runtime import logs
 
 MARKER = r"\[cellblock: (\d+) bytes of output were not logged\]\n"
@@ -26,6 +28,7 @@ def test_bytes_come_back_as_they_were_written_with_stream_and_time(tmp_path):
     assert all(before <= entry.time_ns <= time.time_ns() for entry in entries)
 
 
+@pytest.mark.attack(25)
 def test_the_log_stays_bounded_and_keeps_the_newest(tmp_path, monkeypatch):
     monkeypatch.setattr(logs, "LARGEST_FILE", 10_000)
     writer = logs.LogWriter(str(tmp_path))
@@ -46,6 +49,7 @@ def test_a_line_that_a_crash_cut_short_is_left_out(tmp_path):
     assert [entry.data for entry in logs.read(str(tmp_path))] == [b"whole\n"]
 
 
+@pytest.mark.attack(72)
 def test_a_full_disk_does_not_end_the_writer(tmp_path):
     os.symlink("/dev/full", tmp_path / "log")
     writer = logs.LogWriter(str(tmp_path))
@@ -66,6 +70,7 @@ def logged_bytes(directory):
     return sum(file.stat().st_size for file in directory.iterdir())
 
 
+@pytest.mark.attack(25)
 def test_a_flood_is_logged_within_its_budget_and_the_rest_is_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(logs, "BURST_BYTES", 1 << 20)
     monkeypatch.setattr(logs, "BYTES_PER_S", 1 << 17)

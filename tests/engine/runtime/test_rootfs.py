@@ -10,12 +10,13 @@ from cellblock_engine.runtime.spec import (
     OverlaySpec,
     ProcessSpec,
     StartSpec,
+    TmpfsSpec,
     dump,
     load_start,
 )
 
 
-def spec(*, own_network=True, id_ranges="/run/ids"):
+def spec(*, own_network=True, id_ranges="/run/ids", read_only=False):
     return StartSpec(
         id="c" * 64,
         directory="/d",
@@ -29,12 +30,17 @@ def spec(*, own_network=True, id_ranges="/run/ids"):
             OverlaySpec("/usr", ("/usr",), "/d/upper1"),
         ),
         files=(FileSpec("/etc/hosts", "127.0.0.1 localhost\n"),),
-        binds=(BindSpec("/d/data", "/data", writable=False),),
+        binds=(BindSpec("/d/data", "/data/set", writable=False),),
+        tmpfs=(TmpfsSpec("/data", 1 << 20, 0o700),),
+        shm_bytes=1 << 16,
+        read_only=read_only,
+        storage_bytes=None,
         limits=Limits(1 << 26, 0.5, None),
         timeout_s=1.5,
         stop_signal=15,
         foreground=True,
         remove=False,
+        again=False,
         process=ProcessSpec(("sh", "-c", "ä"), ("A=b",), "/", "", ("in", "out")),
     )
 
@@ -51,9 +57,20 @@ def test_the_plan_reads_as_the_order_in_which_things_happen():
         "proc on /proc ()",
     ]
     assert "files /etc/hosts" in lines
-    assert "bind /d/data on /data (ro)" in lines
-    assert lines.index("tmpfs on /dev (mode=755,size=64k)") < lines.index("mask /proc/kcore")
+    assert "tmpfs on /dev/shm (mode=1777,size=65536)" in lines
+    assert lines.index("tmpfs on /dev (mode=755,size=64k,nr_inodes=1024)") < lines.index(
+        "mask /proc/kcore"
+    )
     assert "read-only /proc/sys" in lines
+
+
+def test_attachments_come_outermost_first_and_read_only_last():
+    lines = [operation.describe() for operation in rootfs.attachments(spec(read_only=True))]
+    assert lines == [
+        "tmpfs on /data (1048576 bytes, mode 700)",
+        "bind /d/data on /data/set (ro)",
+        "read-only / /usr /etc/hosts",
+    ]
 
 
 def test_sources_are_cloned_bottom_layer_first_and_only_the_upper_is_writable():
@@ -64,7 +81,6 @@ def test_sources_are_cloned_bottom_layer_first_and_only_the_upper_is_writable():
         "/d/upper0",
         "/usr",
         "/d/upper1",
-        "/d/data",
     ]
     assert [source.path for source in sources if source.writable] == ["/d/upper0", "/d/upper1"]
 

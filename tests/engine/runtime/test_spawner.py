@@ -54,6 +54,7 @@ def test_closing_an_engine_that_did_not_start_it_leaves_it_to_the_others(engine,
     assert before in pids(layout)
 
 
+@pytest.mark.attack(70)
 def test_a_killed_spawner_is_replaced_and_its_containers_live_on(engine, layout):
     container = engine.start(RunRequest(argv=("sleep", "100"), name="survivor"))
     for pid in pids(layout):
@@ -86,6 +87,7 @@ def test_a_damaged_record_neither_stops_others_nor_loses_what_was_written(engine
     engine.container("damaged").remove()
 
 
+@pytest.mark.attack(70)
 def test_removing_a_container_of_a_killed_monitor_leaves_no_group_and_no_socket(engine, layout):
     container = engine.start(RunRequest(argv=("sleep", "100"), name="orphan"))
     pid = container.inspect().pid
@@ -99,6 +101,7 @@ def test_removing_a_container_of_a_killed_monitor_leaves_no_group_and_no_socket(
     assert not layout.monitor_socket(container.id).exists()
 
 
+@pytest.mark.attack(28)
 def test_a_timeout_beyond_what_poll_can_count_is_a_timeout_like_any_other(engine):
     assert engine.run("host", ["true"], timeout=1e9).exit_code == 0
 
@@ -120,6 +123,7 @@ def test_an_exec_that_leaves_children_behind_times_out_all_the_same(engine):
         assert "timed out" in str(result.verdict)
 
 
+@pytest.mark.attack(17)
 def test_a_command_on_its_way_in_shows_nothing_of_the_host(engine):
     """Container root stops whoever comes and reads what /proc shows of it."""
     watcher = (

@@ -68,6 +68,7 @@ def test_what_is_no_message_is_refused_and_leaks_no_descriptor(ends, packet):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.attack(65)
 def test_a_listener_is_met_by_its_own_user_alone(tmp_path, monkeypatch):
     path = str(tmp_path / "s")
     with pytest.raises(FileNotFoundError):
@@ -85,6 +86,7 @@ def test_a_listener_is_met_by_its_own_user_alone(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("root")
+@pytest.mark.attack(65)
 def test_a_container_does_not_believe_a_monitor_of_another_user(engine, tmp_path):
     engine.run("host", ["true"], name="over", remove=False)
     container = engine.container("over")

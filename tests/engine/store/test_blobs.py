@@ -44,6 +44,7 @@ def test_a_blob_is_there_once_committed(store: Store, layout: Layout):
         (b"", DIGEST, len(DATA)),
     ],
 )
+@pytest.mark.attack(43)
 def test_other_content_is_refused_and_leaves_nothing(
     store: Store, layout: Layout, data: bytes, digest: Digest, size: int
 ):
@@ -78,6 +79,7 @@ def test_reading_verifies_and_is_capped(store: Store, tmp_path: Path):
         store.blobs.read(DIGEST, len(DATA))
 
 
+@pytest.mark.attack(47)
 def test_links_in_place_of_blobs_are_not_followed(store: Store, tmp_path: Path):
     put(store, DATA)
     (tmp_path / "secret").write_bytes(DATA)

@@ -106,6 +106,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED.keys())
+@pytest.mark.attack(43)
 def test_damaged_blobs_are_refused_and_leave_nothing(
     store: Store, layout: Layout, tmp_path: Path, data: bytes
 ):
@@ -116,6 +117,7 @@ def test_damaged_blobs_are_refused_and_leave_nothing(
     assert staged(layout) == []
 
 
+@pytest.mark.attack(43)
 def test_another_diffid_is_refused(store: Store, layout: Layout, tmp_path: Path):
     other = Digest.of(b"other")
     with pytest.raises(InvalidLayer, match=DIFFID.short):
@@ -129,6 +131,7 @@ def test_unknown_media_types_are_refused(store: Store, tmp_path: Path):
         store.layers.extract(blob(tmp_path, ARCHIVE), f"{OCI}+encrypted", DIFFID)
 
 
+@pytest.mark.attack(47)
 def test_blobs_that_are_links_are_not_followed(store: Store, tmp_path: Path):
     blob(tmp_path, ARCHIVE)
     (tmp_path / "link").symlink_to("blob")
@@ -137,6 +140,7 @@ def test_blobs_that_are_links_are_not_followed(store: Store, tmp_path: Path):
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zstd.compress])
+@pytest.mark.attack(37)
 def test_bombs_end_at_the_cap(layout: Layout, tmp_path: Path, compress: Callable[[bytes], bytes]):
     store = Store(layout, caps=Caps(floor_bytes=2**20, ratio=10))
     bomb = tars.archive(tars.header(b"f", size=2**27) + bytes(2**27))
@@ -145,18 +149,21 @@ def test_bombs_end_at_the_cap(layout: Layout, tmp_path: Path, compress: Callable
     assert staged(layout) == []
 
 
+@pytest.mark.attack(37)
 def test_a_zstd_window_bomb_is_refused(store: Store, tmp_path: Path):
     frame = b"\x28\xb5\x2f\xfd" + b"\x00" + bytes(((31 - 10) << 3,)) + b"\x01\x00\x00"
     with pytest.raises(InvalidLayer, match="zstd stream"):
         store.layers.extract(blob(tmp_path, frame), f"{OCI}+zstd", DIFFID)
 
 
+@pytest.mark.attack(38)
 def test_entries_are_capped(layout: Layout, tmp_path: Path):
     store = Store(layout, caps=Caps(max_entries=10))
     with pytest.raises(InvalidLayer, match="more than 10 headers"):
         store.layers.extract(blob(tmp_path, tars.archive(*[tars.file(b"f")] * 20)), OCI, DIFFID)
 
 
+@pytest.mark.attack(72)
 def test_a_full_disk_is_said_so_and_leaves_nothing(tmp_path: Path):
     small = tmp_path / "small"
     small.mkdir()
@@ -179,6 +186,7 @@ def test_a_full_disk_is_said_so_and_leaves_nothing(tmp_path: Path):
         subprocess.run(["umount", small], check=True)
 
 
+@pytest.mark.attack(65)
 def test_what_is_kept_is_for_its_owner_alone(store: Store, layout: Layout, extract: Extract):
     extract(store, ARCHIVE)
     for path in (layout.home, layout.layers, layout.staging, layout.layers / DIFFID.hex):

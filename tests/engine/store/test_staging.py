@@ -30,6 +30,7 @@ def test_a_sweep_leaves_what_is_held(tmp_path: Path):
     assert os.listdir(tmp_path / "staging") == []
 
 
+@pytest.mark.attack(70, 74)
 def test_a_sweep_removes_what_nobody_holds(tmp_path: Path):
     staging = Staging(tmp_path)
     (tmp_path / "dead" / "deep").mkdir(parents=True)

@@ -41,6 +41,7 @@ def test_paths_of_any_form(tmp_path: Path, as_what):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.attack(40)
 def test_hostile_names(tmp_path: Path):
     tree = os.fsencode(tmp_path / "tree")
     for name in (b"new\nline", b"\xff\xfe", b"-rf", b" ", b"n" * 255, b"a\\b"):
@@ -51,6 +52,7 @@ def test_hostile_names(tmp_path: Path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.attack(41)
 def test_ten_thousand_levels():
     directory = tempfile.mkdtemp(dir="/dev/shm")  # a disk takes ten seconds to make them
     fd = os.open(directory, os.O_RDONLY)

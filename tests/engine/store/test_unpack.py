@@ -17,6 +17,8 @@ from cellblock_engine.store.unpack import unpack as unpack_into
 from support import tars
 from support.treelist import tree
 
+EXAMPLES = int(os.environ.get("CELLBLOCK_EXAMPLES", "250"))  # make fuzz has more
+
 Unpack = Callable[[bytes], Path]
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_CHOWN and CAP_MKNOD")
@@ -69,6 +71,7 @@ def test_everything_is_as_recorded(unpack: Unpack):
 
 
 @needs_root
+@pytest.mark.attack(35)
 def test_extended_attributes_of_overlayfs_and_of_the_host_are_dropped(unpack: Unpack):
     capability = b"\x01\0\0\x02\0\x04\0\0" + bytes(12)
     values = {
@@ -143,6 +146,7 @@ def test_a_whiteout_beside_its_name_hides_only_what_is_below(unpack: Unpack, whi
     assert (root / "f").read_bytes() == b"new"
 
 
+@pytest.mark.attack(39)
 def test_duplicates_and_flips_end_as_the_last_entry_says(unpack: Unpack):
     root = unpack(
         tars.archive(
@@ -175,6 +179,7 @@ def test_duplicates_and_flips_end_as_the_last_entry_says(unpack: Unpack):
     assert not is_opaque(root / "g")
 
 
+@pytest.mark.attack(30, 36, 40)
 def test_names_are_taken_from_the_root_of_the_layer(unpack: Unpack):
     root = unpack(
         tars.archive(
@@ -232,6 +237,7 @@ def test_names_are_taken_from_the_root_of_the_layer(unpack: Unpack):
         tars.directory(b"d") + tars.file(b"d/f") + tars.hard_link(b"d", b"d/f"),
     ],
 )
+@pytest.mark.attack(30, 31, 32, 33, 34, 40)
 def test_hostile_entries_are_refused(unpack: Unpack, shared_store, entry: bytes):
     with pytest.raises(InvalidLayer) as caught:
         unpack(tars.archive(entry))
@@ -250,6 +256,7 @@ class TestSymbolicLinks:
         return directory
 
     @pytest.mark.parametrize("up", [b"", b"../../../../../../../../../../.."])
+    @pytest.mark.attack(31, 33)
     def test_writes_through_links_land_in_the_root(self, unpack: Unpack, outside: Path, up: bytes):
         before = tree(outside)
         target = up + os.fsencode(outside)
@@ -271,6 +278,7 @@ class TestSymbolicLinks:
         assert is_whiteout(inside / "gone")
         assert is_opaque(inside / "new")
 
+    @pytest.mark.attack(31, 32, 33)
     def test_entries_replace_links_and_never_follow_them(self, unpack: Unpack, outside: Path):
         before = tree(outside)
         target = os.fsencode(outside)
@@ -311,6 +319,7 @@ class TestSymbolicLinks:
         assert (root / "var" / "run").is_symlink()
 
 
+@pytest.mark.attack(32)
 def test_hard_links_through_links_of_the_layer(unpack: Unpack):
     root = unpack(
         tars.archive(
@@ -328,6 +337,7 @@ def test_hard_links_through_links_of_the_layer(unpack: Unpack):
     }
 
 
+@pytest.mark.attack(41)
 def test_many_directories_and_deep_ones(unpack: Unpack):
     deep = b"/".join([b"d"] * 1000)
     wide = [tars.file(b"w%d/%d/f" % (n % 150, n), b"x") for n in range(600)]
@@ -337,6 +347,7 @@ def test_many_directories_and_deep_ones(unpack: Unpack):
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.attack(31)
 def test_hostile_resolution_takes_bounded_time(unpack: Unpack):
     # Each link doubles the way: 2^40 steps, were they all taken.
     links = [tars.symlink(b"l%d" % n, b"l%d/../l%d" % (n + 1, n + 1)) for n in range(40)]
@@ -432,8 +443,11 @@ ENTRIES = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+@settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.differing_executors]
+)
 @given(entries=st.lists(ENTRIES, max_size=12))
+@pytest.mark.attack(30, 31, 32, 33)
 def test_nothing_outside_of_the_root_changes(
     tmp_path_factory: pytest.TempPathFactory, entries: list[bytes]
 ):
@@ -456,8 +470,9 @@ def test_nothing_outside_of_the_root_changes(
     assert sorted(os.listdir(base)) == ["outside", "root"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.data())
+@pytest.mark.attack(38, 43)
 def test_damaged_archives_are_refused_or_unpacked(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ):

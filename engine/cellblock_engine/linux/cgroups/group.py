@@ -17,12 +17,26 @@ class Limits(NamedTuple):
     memory_bytes: int | None = None
     cpus: float | None = None
     pids: int | None = None
+    memory_swap_bytes: int | None = None
+    """Memory and swap together; -1 is as much swap as there is, None is no swap."""
+    cpuset_cpus: str | None = None
+    """The processors it may run on, as cpuset(7) lists them."""
 
     def named(self) -> dict[str, str]:
         """Return the limits that are set, as limit name -> the controller that enforces it."""
-        controllers = {"memory": self.memory_bytes, "cpu": self.cpus, "pids": self.pids}
-        names = {"memory": "memory", "cpu": "cpus", "pids": "pids"}
-        return {names[c]: c for c, value in controllers.items() if value is not None}
+        values = (
+            ("memory", "memory", self.memory_bytes),
+            ("cpus", "cpu", self.cpus),
+            ("pids", "pids", self.pids),
+            ("memory-swap", "memory", self.memory_swap_bytes if self.swaps else None),
+            ("cpuset-cpus", "cpuset", self.cpuset_cpus),
+        )
+        return {name: controller for name, controller, value in values if value is not None}
+
+    @property
+    def swaps(self) -> bool:
+        """Tell whether swap may be used; memory and swap equal to memory is none."""
+        return self.memory_swap_bytes not in (None, self.memory_bytes)
 
 
 class Counters(NamedTuple):
@@ -90,6 +104,9 @@ class Controllers(Protocol):
     def refused(self, limits: Limits) -> str | None:
         """Return in one line which of ``limits`` cannot be enforced and why, None if all can."""
 
+    def places(self, name: str) -> tuple[str, ...]:
+        """Return the directories that :meth:`create` makes, to be recorded before it does."""
+
     def create(self, name: str, limits: Limits) -> Group:
         """Make a group of this name with its limits set; nothing stays when it fails.
 
@@ -117,11 +134,15 @@ class Unmanaged:
 
     def missing(self) -> dict[str, str]:
         """As the protocol says."""
-        return dict.fromkeys(("memory", "cpus", "pids"), self._reason)
+        return dict.fromkeys(("memory", "cpus", "pids", "memory-swap", "cpuset-cpus"), self._reason)
 
     def refused(self, limits: Limits) -> str | None:
         """As the protocol says."""
         return refusal(limits, self.missing())
+
+    def places(self, name: str) -> tuple[str, ...]:  # noqa: ARG002 - the protocol's
+        """As the protocol says."""
+        return ()
 
     def create(self, name: str, limits: Limits) -> Group:  # noqa: ARG002 - the protocol's
         """As the protocol says."""

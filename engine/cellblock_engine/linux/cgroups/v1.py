@@ -16,8 +16,9 @@ from collections.abc import Iterable
 from ...errors import LimitNotEnforceable, Unsupported
 from .group import Counters, Limits, refusal
 
-CONTROLLERS = frozenset({"cpu", "cpuacct", "freezer", "memory", "pids"})
-_LIMITED_BY = {"memory": "memory", "cpus": "cpu", "pids": "pids"}
+CONTROLLERS = frozenset({"cpu", "cpuacct", "cpuset", "freezer", "memory", "pids"})
+_LIMITED_BY = {"memory": "memory", "cpus": "cpu", "pids": "pids", "cpuset-cpus": "cpuset"}
+_WITH_SWAP = "memory.memsw.limit_in_bytes"
 _CPU_PERIOD_US = 100_000
 _CPU_QUOTA_MIN_US = 1_000  # the kernel's min_cfs_quota_period
 _NOT_TAKEN = (errno.EINVAL, errno.EBUSY, errno.ERANGE, errno.EPERM, errno.EACCES, errno.EROFS)
@@ -37,15 +38,25 @@ class V1Controllers:
 
     def missing(self) -> dict[str, str]:
         """As the protocol says."""
-        return {
+        reasons = {
             limit: self._missing[controller]
             for limit, controller in _LIMITED_BY.items()
             if controller in self._missing
         }
+        memory = self._directories.get("memory")
+        if memory is None:
+            reasons["memory-swap"] = self._missing.get("memory", "there is no memory controller")
+        elif not os.path.exists(f"{memory}/{_WITH_SWAP}"):
+            reasons["memory-swap"] = "this kernel does not count swap (boot it with swapaccount=1)"
+        return reasons
 
     def refused(self, limits: Limits) -> str | None:
         """As the protocol says."""
         return refusal(limits, self.missing())
+
+    def places(self, name: str) -> tuple[str, ...]:
+        """As the protocol says."""
+        return self._group(name).paths
 
     def create(self, name: str, limits: Limits) -> V1Group:
         """As the protocol says."""
@@ -53,7 +64,9 @@ class V1Controllers:
             raise ValueError(f"{name!r} is no name of a group")
         if reason := self.refused(limits):
             raise LimitNotEnforceable(reason)
-        group = V1Group({c: f"{parent}/{name}" for c, parent in self._directories.items()})
+        # Entering a cpuset group moves memory and takes time: only where one was asked for.
+        unused = () if limits.cpuset_cpus is not None else ("cpuset",)
+        group = self._group(name, unused)
         made: list[str] = []
         try:
             for path in group.paths:
@@ -65,6 +78,11 @@ class V1Controllers:
                 os.rmdir(path)
             raise
         return group
+
+    def _group(self, name: str, unused: tuple[str, ...] = ()) -> V1Group:
+        return V1Group(
+            {c: f"{parent}/{name}" for c, parent in self._directories.items() if c not in unused}
+        )
 
 
 class V1Group:
@@ -78,20 +96,39 @@ class V1Group:
     def limit(self, limits: Limits) -> None:
         """Set the limits. Raises LimitNotEnforceable, and OSError when the group is gone."""
         if limits.memory_bytes is not None:
-            self._limit_memory(limits.memory_bytes)
+            self._limit_memory(limits.memory_bytes, limits)
         if limits.cpus is not None:
             quota_us = max(_CPU_QUOTA_MIN_US, round(limits.cpus * _CPU_PERIOD_US))
             self._set("cpu", "cpu.cfs_period_us", _CPU_PERIOD_US)
             self._set("cpu", "cpu.cfs_quota_us", quota_us)
         if limits.pids is not None:
             self._set("pids", "pids.max", limits.pids)
+        if limits.cpuset_cpus is not None:
+            self._limit_processors(limits.cpuset_cpus)
 
-    def _limit_memory(self, memory_bytes: int) -> None:
+    def _limit_processors(self, cpus: str) -> None:
+        # A new group has neither, and takes no task before it has both.
+        parent = os.path.dirname(self._directories["cpuset"])
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            with open(f"{parent}/{name}", encoding="ascii") as file:
+                there = file.read().strip()
+            wanted = cpus if name == "cpuset.cpus" else there
+            try:
+                self._set("cpuset", name, wanted)
+            except LimitNotEnforceable as error:
+                raise LimitNotEnforceable(
+                    f"cannot enforce cpuset-cpus {wanted}: the processors to be had are {there}"
+                ) from error
+
+    def _limit_memory(self, memory_bytes: int, limits: Limits) -> None:
         self._set("memory", "memory.limit_in_bytes", memory_bytes)
-        # Without swap accounting this is what keeps the limit from being paged away.
-        self._set("memory", "memory.swappiness", 0)
-        if os.path.exists(self._file("memory", "memory.memsw.limit_in_bytes")):
-            self._set("memory", "memory.memsw.limit_in_bytes", memory_bytes + _SWAP_SLACK_BYTES)
+        if limits.swaps:
+            self._set("memory", _WITH_SWAP, limits.memory_swap_bytes or -1)
+        else:
+            # Without swap accounting this is what keeps the limit from being paged away.
+            self._set("memory", "memory.swappiness", 0)
+            if os.path.exists(self._file("memory", _WITH_SWAP)):
+                self._set("memory", _WITH_SWAP, memory_bytes + _SWAP_SLACK_BYTES)
         # Inherited: with it, a group at its limit would hang instead of ending.
         if self._entry("memory", "memory.oom_control", "oom_kill_disable"):
             self._set("memory", "memory.oom_control", 0)

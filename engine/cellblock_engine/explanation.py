@@ -1,0 +1,114 @@
+"""The plan of a start in words: what would be in force, and what not, here and for this caller.
+
+Reads the same plan that a start executes, so that it cannot say anything else. It makes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .linux import landlock
+from .runtime import rootfs
+from .runtime.sandbox import DEFAULT_PIDS
+from .runtime.spec import StartSpec
+from .units import format_bytes
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Lines by what they are about, in the order of a start."""
+
+    sections: Mapping[str, tuple[str, ...]]
+
+    def lines(self) -> tuple[str, ...]:
+        """Return all of it as lines for people."""
+        found: list[str] = []
+        for title, lines in self.sections.items():
+            found += [f"{title}:", *(f"  {line}" for line in lines or ("none",))]
+        return tuple(found)
+
+
+def explain(spec: StartSpec, image: str, missing: Mapping[str, str]) -> Explanation:
+    """Return the plan of a start; ``missing`` are the limits that cannot be had, and why."""
+    single_id = spec.id_ranges is None
+    mounts = (*rootfs.plan(spec), *rootfs.attachments(spec))
+    return Explanation(
+        {
+            "command": (
+                shlex.join(spec.process.argv),
+                f"image {image}, user {spec.process.user or '0'}, in {spec.process.cwd}",
+            ),
+            "namespaces": _namespaces(spec),
+            "mounts": tuple(operation.describe() for operation in mounts),
+            "limits": _limits(spec, missing),
+            "capabilities of user 0": (" ".join(spec.process.capabilities) or "none",),
+            "filters": _filters(single_id=single_id),
+            "not in force here": _absent(spec, missing),
+        }
+    )
+
+
+def _namespaces(spec: StartSpec) -> tuple[str, ...]:
+    if spec.id_ranges is None:
+        ids = f"user: 0 is user {os.geteuid()} outside, there is no other id"
+    else:
+        ids = "user: ids 0 to 65535 are a range outside that nobody else uses"
+    network = "net: only a loopback" if spec.own_network else "net: the host's, not its own"
+    return (ids, "mnt, pid, ipc, cgroup: its own", f"uts: its own, {spec.hostname}", network)
+
+
+def _limits(spec: StartSpec, missing: Mapping[str, str]) -> tuple[str, ...]:
+    limits, lines = spec.limits, []
+    if limits.memory_bytes is not None:
+        lines.append(f"memory: {format_bytes(limits.memory_bytes)}")
+        if limits.swaps and limits.memory_swap_bytes is not None:
+            swap = limits.memory_swap_bytes
+            lines.append(f"memory and swap: {format_bytes(swap) if swap > 0 else 'no limit'}")
+        else:
+            lines.append("swap: none")
+    if limits.cpus is not None:
+        lines.append(f"cpus: {limits.cpus:g}")
+    if limits.cpuset_cpus is not None:
+        lines.append(f"processors: {limits.cpuset_cpus}")
+    if limits.pids is not None:
+        lines.append(f"processes and threads: {limits.pids}")
+    elif "pids" not in missing:
+        lines.append(f"processes and threads: {DEFAULT_PIDS} (by default)")
+    if spec.storage_bytes is not None:
+        lines.append(f"written to the image's tree: {format_bytes(spec.storage_bytes)}")
+    if spec.timeout_s is not None:
+        lines.append(f"time: {spec.timeout_s:g} s")
+    lines += [f"ulimit {name}: {soft}:{hard}" for name, soft, hard in spec.process.ulimits]
+    return tuple(lines)
+
+
+def _filters(*, single_id: bool) -> tuple[str, ...]:
+    lines = [
+        "no_new_privs: setuid programs and file capabilities gain nothing",
+        "seccomp: an allow-list; no mounts, namespaces, io_uring, bpf, perf, keys",
+    ]
+    if single_id and landlock.available():
+        lines.append("landlock: the engine's interpreter cannot be executed")
+    return tuple(lines)
+
+
+def _absent(spec: StartSpec, missing: Mapping[str, str]) -> tuple[str, ...]:
+    lines = [f"a limit on {name}: {reason}" for name, reason in missing.items()]
+    if spec.id_ranges is None:
+        lines.append("ids of its own: only root has ranges to give; run as root")
+        if not landlock.available():
+            lines.append("landlock: this kernel has none (5.13 or newer, and switched on)")
+    elif spec.binds:
+        lines.append("ids of other users on bound folders: only the caller's own are mapped")
+    if not spec.own_network:
+        lines.append("a network of its own: --network host was asked for")
+    if spec.limits.memory_bytes is None:
+        lines.append("a limit of its own on memory: none was asked for (--memory)")
+    if spec.storage_bytes is None and not spec.read_only:
+        lines.append("a limit on what is written: none was asked for (--storage-limit)")
+    if not spec.read_only:
+        lines.append("a read-only root: what is written goes to the container's own layer")
+    return tuple(lines)

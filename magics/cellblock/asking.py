@@ -1,0 +1,85 @@
+"""Asking the user for what must not be written down: at a terminal, or through a front end.
+
+What is typed is returned to the verb and kept nowhere: not in the notebook, not in the history.
+"""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from typing import Protocol
+
+from cellblock_engine import InvalidInput
+
+_MAX_CHARACTERS = 64 * 2**10
+
+
+class Asking(Protocol):
+    """The ways to get words from the user. Each raises InvalidInput where nobody can answer."""
+
+    def visible(self, prompt: str) -> str:
+        """Return a line that may be seen while it is typed."""
+
+    def secret(self, prompt: str) -> str:
+        """Return a line that is not shown."""
+
+    def piped(self) -> str:
+        """Return what a program or file has put into stdin, without its last line end."""
+
+
+class Terminal:
+    """Whoever sits at the terminal that the command was started from."""
+
+    def visible(self, prompt: str) -> str:
+        """Prompt on stderr, which is not piped on."""
+        self._need_terminal()
+        print(prompt, end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline(_MAX_CHARACTERS)
+        if not line:
+            raise InvalidInput("nothing was answered")
+        return line.strip()
+
+    def secret(self, prompt: str) -> str:
+        """Ask with the terminal's echo switched off."""
+        self._need_terminal()
+        try:
+            return getpass.getpass(prompt)
+        except EOFError:
+            raise InvalidInput("nothing was answered") from None
+
+    def piped(self) -> str:
+        """Read stdin to its end."""
+        words = "" if sys.stdin is None else sys.stdin.read(_MAX_CHARACTERS)
+        return words.removesuffix("\n").removesuffix("\r")
+
+    def _need_terminal(self) -> None:
+        if sys.stdin is None or not sys.stdin.isatty():
+            raise InvalidInput("nobody can be asked: stdin is not a terminal; see --password-stdin")
+
+
+class FrontEnd:
+    """Whoever looks at the notebook: the kernel passes on what ``input`` and ``getpass`` ask."""
+
+    def visible(self, prompt: str) -> str:
+        """Ask with the front end's input field."""
+        try:
+            return input(prompt).strip()
+        except NotImplementedError as error:  # IPython's StdinNotImplementedError is one
+            raise _nobody() from error
+
+    def secret(self, prompt: str) -> str:
+        """Ask with the front end's password field."""
+        try:
+            return getpass.getpass(prompt)
+        except NotImplementedError as error:
+            raise _nobody() from error
+
+    def piped(self) -> str:
+        """Refuse: a notebook has no stdin."""
+        raise InvalidInput("a notebook has no stdin: leave --password-stdin out and you are asked")
+
+
+def _nobody() -> InvalidInput:
+    return InvalidInput(
+        "nobody can be asked: this front end has no input; log in with the cellblock command"
+    )

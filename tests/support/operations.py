@@ -1,0 +1,131 @@
+"""Random operations on a store that others work on too; run as ``python -m support.operations``.
+
+Names are few, so that processes get into each other's way. What the engine may then answer is one
+of its own errors; anything else is reported as the last line, a JSON list.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from cellblock_engine import (
+    Conflict,
+    ContainerNotFound,
+    Engine,
+    ImageNotFound,
+    RunRequest,
+    StartFailed,
+    Verdict,
+)
+
+NAMES = tuple(f"shared{number}" for number in range(6))
+# A container may be removed, and an image untagged, by somebody else at any moment.
+# So a shared one may fail to start; :meth:`Worker.run`, which nobody removes, may not.
+EXPECTED = (Conflict, ContainerNotFound, ImageNotFound, Verdict)
+
+
+class Worker:
+    """One process's operations."""
+
+    def __init__(self, engine: Engine, image: str, pulls: Sequence[str], seed: int) -> None:
+        self._engine, self._image, self._pulls = engine, image, pulls
+        self._random = random.Random(seed)
+        self.answers: dict[str, int] = {}
+        self.unexpected: list[str] = []
+
+    def work(self, count: int) -> None:
+        """Do so many operations."""
+        operations: tuple[Callable[[], object], ...] = (
+            self.run,
+            self.run_named,
+            self.start,
+            self.execute,
+            self.logs,
+            self.stop,
+            self.remove,
+            self.list,
+            self.pull,
+            self.remove_image,
+        )
+        for _ in range(count):
+            operation = self._random.choice(operations)
+            try:
+                operation()
+                answer = "done"
+            except EXPECTED as error:
+                answer = type(error).__name__
+            except Exception:  # noqa: BLE001 - that is what is looked for
+                answer = "unexpected"
+                self.unexpected.append(f"{operation.__name__}: {traceback.format_exc()}")
+            key = f"{operation.__name__} {answer}"
+            self.answers[key] = self.answers.get(key, 0) + 1
+
+    def run(self) -> None:
+        """Run a command to its end and look at its output."""
+        word = str(self._random.random())
+        done = self._engine.run(self._image, ["echo", word])
+        assert done.stdout.decode().strip() == word, done
+
+    def run_named(self) -> None:
+        """Run under a shared name; somebody may remove it meanwhile."""
+        name = self._random.choice(NAMES)
+        with suppress(StartFailed):
+            self._engine.run(self._image, ["sleep", "0.05"], name=name)
+
+    def start(self) -> None:
+        """Start one that stays."""
+        argv = ("sh", "-c", "echo started; sleep 20")
+        name = self._random.choice(NAMES)
+        with suppress(StartFailed):
+            self._engine.start(RunRequest(image=self._image, argv=argv, name=name))
+
+    def execute(self) -> None:
+        """Run a command in a shared one."""
+        container = self._engine.container(self._random.choice(NAMES))
+        with suppress(StartFailed):
+            assert container.exec(["cat", "/etc/hostname"], timeout=10).exit_code in (0, 137)
+
+    def logs(self) -> None:
+        """Read what a shared one wrote."""
+        for record in self._engine.container(self._random.choice(NAMES)).logs():
+            assert record.data == b"started\n"
+
+    def stop(self) -> None:
+        """Stop a shared one."""
+        self._engine.container(self._random.choice(NAMES)).stop(0)
+
+    def remove(self) -> None:
+        """Remove a shared one by force."""
+        self._engine.container(self._random.choice(NAMES)).remove(force=True)
+
+    def list(self) -> None:
+        """Look at everything there is."""
+        for info in self._engine.containers():
+            assert info.status in ("created", "running", "exited")
+        assert self._image in {str(r) for i in self._engine.images() for r in i.references}
+
+    def pull(self) -> None:
+        """Pull one of the small images."""
+        self._engine.pull(self._random.choice(self._pulls))
+
+    def remove_image(self) -> None:
+        """Untag one of the small images."""
+        self._engine.remove_image(self._random.choice(self._pulls))
+
+
+def main(home: str, image: str, seed: str, count: str, *pulls: str) -> None:
+    """Work, and print the counts of answers and what was unexpected."""
+    with Engine.open(Path(home)) as engine:
+        worker = Worker(engine, image, pulls, int(seed))
+        worker.work(int(count))
+    print(json.dumps({"answers": worker.answers, "unexpected": worker.unexpected}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
