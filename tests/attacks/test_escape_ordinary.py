@@ -69,7 +69,12 @@ def facts(path: Path) -> tuple[int, int, int, str]:
 def test_07_executing_the_engines_program_leaves_it_unchanged(
     ordinary_user: OrdinaryUser, own_interpreter: Path
 ) -> None:
-    packages = ordinary_user.run_python("import sysconfig; print(sysconfig.get_path('purelib'))")
+    where = (
+        "import cellblock_engine, pathlib, sysconfig\n"
+        "rooms = pathlib.Path(cellblock_engine.__file__).parents[1]\n"
+        "print(f\"{rooms}:{sysconfig.get_path('purelib')}\")"
+    )
+    packages = ordinary_user.run_python(where)
     before = facts(own_interpreter)
     assert before[0] == ordinary_user.uid
     done = ordinary_user.run(

@@ -115,9 +115,11 @@ def test_20_libraries_of_the_image_are_not_loaded_by_the_engine(
         with pytest.raises(errors.StartFailed):
             container.exec(["/bin/true"], user="nobody-knows")
         assert container.exec(["/bin/cat", "/loaded"], user="0").exit_code == 1
-        # The canary sings where it is let: the image's own Python loads it.
-        container.exec(["/usr/bin/python3", "-c", "pass"], user="0")
-        assert b"usercustomize" in container.exec(["/bin/cat", "/loaded"], user="0").stdout
+        # The canary sings where it is let: the image's own Python loads it. Where its library is
+        # at the same place as ours, what was planted there keeps it from starting at all.
+        own = container.exec(["/usr/bin/python3", "-c", "pass"], user="0")
+        loaded = container.exec(["/bin/cat", "/loaded"], user="0").stdout
+        assert b"usercustomize" in loaded or b"encodings" in own.stderr
     finally:
         container.remove(force=True)
 

@@ -25,6 +25,7 @@ class Command:
         self, spec: ProcessSpec, process: Process, client: socket.socket, before: Counters
     ) -> None:
         self.spec, self.process, self.client, self.before = spec, process, client, before
+        self.is_confirmed = False
 
 
 class Commands:
@@ -74,6 +75,7 @@ class Commands:
 
     def _on_confirmed(self, command: Command) -> None:
         self._loop.unwatch(command.process.fileno())
+        command.is_confirmed = True
         try:
             command.process.confirm()
             wire.tell(command.client, {"event": "started", "pid": command.process.pid})
@@ -82,8 +84,9 @@ class Commands:
             wire.tell(command.client, {"event": "failed", "error": failure})
 
     def _on_exit(self, command: Command) -> None:
+        if not command.is_confirmed:
+            self._on_confirmed(command)  # its client hears of the start, or its failure, first
         self._loop.unwatch(command.process.pidfd)
-        self._loop.unwatch(command.process.fileno())
         self._loop.unwatch(command.client.fileno())
         self._running.remove(command)
         exit_code = command.process.reap()
