@@ -27,6 +27,14 @@ def pids(layout: Layout) -> list[int]:
     return list(leaks.engine_pids(layout.home, layout.run))
 
 
+def has_not_exited(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
 def eventually(condition, timeout_s: float = 10.0) -> bool:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -57,9 +65,13 @@ def test_closing_an_engine_that_did_not_start_it_leaves_it_to_the_others(engine,
 @pytest.mark.attack(70)
 def test_a_killed_spawner_is_replaced_and_its_containers_live_on(engine, layout):
     container = engine.start(RunRequest(argv=("sleep", "100"), name="survivor"))
-    for pid in pids(layout):
-        if b"spawn.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            os.kill(pid, signal.SIGKILL)
+    killed = [
+        pid for pid in pids(layout) if b"spawn.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    # Until it has exited its socket takes connections that nobody will answer.
+    assert eventually(lambda: not any(map(has_not_exited, killed)))
     assert engine.run("host", ["echo", "again"]).stdout == b"again\n"
     assert container.exec(["echo", "alive"]).stdout == b"alive\n"
     assert container.stop(0).exit_code == 143
