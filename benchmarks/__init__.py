@@ -1,1 +1,1 @@
-"""Measurements beside docker, runc and bubblewrap. Nothing here is a test: figures are read."""
+"""Measurements beside docker, runc, bubblewrap and kern. Nothing here is a test: figures are read."""

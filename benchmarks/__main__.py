@@ -1,7 +1,7 @@
 """``make bench``: starts and pulls, every peer in the same run, in interleaved rounds.
 
 Needs root. A peer that is not installed is left out by name; Debian's packages are docker.io,
-runc and bubblewrap.
+runc and bubblewrap; kern is kern-sandbox, which ``make`` installs beside the project's packages.
 """
 
 from __future__ import annotations

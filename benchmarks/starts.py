@@ -45,6 +45,8 @@ def contestants(
         found.append(
             Contestant("bwrap --unshare-all", _command([*argv_bwrap, "--dev", "/dev", "true"]))
         )
+    if kern := find("kern"):
+        found.append(Contestant("kern box", _kern(kern, rootfs, directory / "kern")))
     return found
 
 
@@ -55,6 +57,15 @@ def _cellblock(home: Path, image: str) -> list[str]:
 
 def _command(argv: Sequence[str]) -> Callable[[], object]:
     return lambda: subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
+
+
+def _kern(kern: str, rootfs: Path, home: Path) -> Callable[[], object]:
+    """Run a throw-away box as kern's defaults have it, with all that it keeps below ``home``."""
+    home.mkdir(mode=0o700)
+    own = [f"XDG_{name}={home}" for name in ("CACHE_HOME", "CONFIG_HOME", "DATA_HOME")]
+    own += [f"XDG_STATE_HOME={home}", f"XDG_RUNTIME_DIR={home}"]
+    box = [kern, "box", "cb-bench", "--rootfs", str(rootfs), "--rm", "--quiet", "--", "true"]
+    return _command(["env", *own, *box])
 
 
 def _runc(runc: str, bundle: Path) -> Callable[[], object]:
