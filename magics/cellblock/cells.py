@@ -50,7 +50,8 @@ def run_cell(
     The text is Python's, or that of the interpreter which the options or its first line name.
     Raises what :func:`cellblock_kernel.run_cell` raises; the traceback of a cell that failed has
     been shown by then, so that the exception is one line. Variables that ``options`` wants of the
-    cell are bound in the shell's namespace if it ended well, all or none.
+    cell are bound in the shell's namespace if it ended well, all or none. If it showed a value,
+    ``_`` and ``Out[n]`` are the result that ``--result`` binds: data, never a live object.
     """
     options = options or CellOptions()
     interpreter = options.interpreter_of(source)
@@ -74,6 +75,9 @@ def run_cell(
     shell.user_ns.update(result.variables)
     if options.result_name is not None:
         shell.user_ns[options.result_name] = result
+    if result.result is not None:
+        # As IPython keeps what a cell showed; the value itself stays where it was made.
+        shell.displayhook.update_user_ns(result)
     return result
 
 

@@ -93,6 +93,30 @@ def test_a_syntax_error(notebook: Notebook) -> None:
     assert len(outputs.errors[0]) == 1
 
 
+def test_what_a_cell_showed_is_kept_as_data(notebook: Notebook) -> None:
+    outputs = notebook.cell("[6 * 7]", "--result how")
+    assert outputs.items == [("display", {"text/plain": "[42]"})]
+    check = "n = max(Out)\nprint(_ is how is Out[n] is globals()[f'_{n}'])\nprint(_.result)"
+    outputs = notebook.run(check)
+    assert outputs.text() == "True\nResult('[42]': text/plain)\n", outputs
+    for silent in ("'never';", "x = 1", "None", "print(1)"):
+        assert notebook.cell(silent).reply["status"] == "ok"
+    notebook.cell("import threading\n1/0")
+    assert notebook.run("print(_ is how, max(Out) == n)").text() == "True True\n"
+    notebook.cell("2")
+    assert notebook.run("print(_.result.bundle, __ is how)").text().endswith("} True\n")
+
+
+def test_a_cell_is_the_first_of_a_fresh_session(notebook: Notebook, base_image: str) -> None:
+    text = "print(repr((_, __, ___, _i, _ii, _iii)), Out, In[1] == _i1, len(In), _oh is Out)"
+    for image in ("host", base_image):
+        assert notebook.cell(text, image).text() == "('', '', '', '', '', '') {} True 2 True\n"
+    outputs = notebook.cell(f"%config\n{text}\nget_ipython().user_ns is globals()")
+    assert outputs.text().endswith("('', '', '', '', '', '') {} True 2 True\n"), outputs
+    assert outputs.items[-1] == ("display", {"text/plain": "True"})
+    assert notebook.cell("_ = 5\nIn = 7\n(_, In)").items[-1][1] == {"text/plain": "(5, 7)"}
+
+
 def test_top_level_await(notebook: Notebook) -> None:
     outputs = notebook.cell(
         "import asyncio\n"
@@ -162,6 +186,30 @@ def test_a_cell_that_forges_questions_and_reads_no_answer_is_ended(notebook: Not
     ((line,),) = outputs.errors
     assert line.startswith("OutputRefused: ")
     assert "does not read the answers" in line
+
+
+TIMED = """
+import time
+started = time.monotonic()
+try:
+    get_ipython().run_cell_magic("container", "run --timeout 2", "print(input('name? '))")
+except BaseException as error:
+    print(type(error).__name__, time.monotonic() - started)
+"""
+
+
+def test_a_timeout_ends_a_question_at_once(notebook: Notebook) -> None:
+    def answer(content: dict) -> str:
+        time.sleep(8)
+        return "too late"
+
+    name, duration_s = notebook.run(TIMED, answer=answer).text().split()
+    assert name == "TimedOut"
+    assert 2 <= float(duration_s) < 4, "reported when it happened, not when the answer came"
+    # What was typed is nobody's, and the next question gets its own answer.
+    outputs = notebook.run("%%container run\nprint(input())", answer=lambda content: "in time")
+    assert outputs.text() == "in time\n"
+    assert notebook.containers() == 0
 
 
 def test_an_interrupt_ends_a_question(notebook: Notebook) -> None:

@@ -25,6 +25,8 @@ class Notebook:
         self.outputs: list = []
         self.user_ns: dict = {}
         self.display_pub = SimpleNamespace(publish=self.publish)
+        self.shown: list = []
+        self.displayhook = SimpleNamespace(update_user_ns=self.shown.append)
 
     def publish(self, *, data, metadata, transient, update) -> None:
         self.outputs.append((data, metadata))

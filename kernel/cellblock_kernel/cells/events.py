@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 StreamName = Literal["stdout", "stderr"]
 Bundle: TypeAlias = Mapping[str, str | bytes]
+_REPR_TEXT = 200
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,18 @@ class Display:
     update: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """The value of the cell's last expression, as :class:`Display` has it."""
 
     bundle: Bundle
     metadata: Mapping[str, object] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Return a line: a notebook keeps this as ``_``, and megabytes may be behind it."""
+        text = str(self.bundle.get("text/plain", ""))
+        start = text if len(text) <= _REPR_TEXT else text[:_REPR_TEXT] + "..."
+        return f"Result({start!r}: {', '.join(sorted(self.bundle))})"
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class Interrupts:
         os.set_blocking(self._wake, False)
         os.set_blocking(self.fd, False)
         self._installed = False
+        self._withdrawn = False
 
     def __enter__(self) -> Self:
         """Take over SIGINT, where that is ours to take."""
@@ -57,13 +58,19 @@ class Interrupts:
             return
         signal.signal(signal.SIGINT, self._previous)
         try:
-            yield
+            try:
+                yield
+            finally:
+                signal.signal(signal.SIGINT, self._note)
         except KeyboardInterrupt:
-            self.count += 1
-            with contextlib.suppress(BlockingIOError):
-                os.write(self._wake, b"!")
-        finally:
-            signal.signal(signal.SIGINT, self._note)
+            signal.signal(signal.SIGINT, self._note)  # it may have struck the first attempt
+            self._note(signal.SIGINT, None)
+
+    def withdraw(self) -> None:
+        """End :meth:`raised`, from any thread, as an interrupt would; it is not counted."""
+        if self._installed:
+            self._withdrawn = True
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     def clear(self) -> None:
         """Take the wake-up back; the count stays."""
@@ -71,6 +78,9 @@ class Interrupts:
             os.read(self.fd, 64)
 
     def _note(self, _signum: int, _frame: FrameType | None) -> None:
+        if self._withdrawn:
+            self._withdrawn = False
+            return
         self.count += 1
         if self.count > _NOTED:
             raise KeyboardInterrupt

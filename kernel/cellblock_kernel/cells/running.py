@@ -22,6 +22,7 @@ from ..errors import CellFailed, CellInterrupted, OutputRefused, VariableRefused
 from .events import Clear, Display, Error, Event, InputRequest, Result, Stream, StreamName
 from .frames import FrameDecoder, FrameError, encode_answer
 from .interrupts import Interrupts
+from .questions import watched
 from .text import TextCleaner, clean, colourless, one_line
 from .variables import refused, unpack
 
@@ -294,7 +295,9 @@ class RunningCell:
         """Put a question of the cell, and queue the answer."""
         text, unasked = None, self._question is None
         if self._question is not None and not self._told:
-            with self._interrupts.raised():
+            # A cell that is over, at its time limit for one, is not worth the user's answer.
+            frames = self._attached.channels[1]
+            with watched(frames, self._interrupts.withdraw), self._interrupts.raised():
                 try:
                     text = self._question(request)
                 except EOFError:

@@ -736,9 +736,11 @@ def ipython(namespace: dict[str, Any]) -> tuple[Any, Any]:
     core = importlib.import_module("IPython.core.interactiveshell")
     configuration = importlib.import_module("traitlets.config").Config()
     configuration.HistoryManager.enabled = False
+    history = {name: namespace[name] for name in ("In", "_ih", "Out", "_oh") if name in namespace}
     shell = core.InteractiveShell.instance(
         config=configuration, user_module=sys.modules["__main__"], user_ns=namespace
     )
+    namespace.update(history)
     for name in ("exit", "quit"):  # they would ask a shell to leave that nobody runs
         namespace.pop(name, None)
     shell.system = shell.system_raw  # no terminal: outputs stay in order
@@ -928,6 +930,14 @@ def refusal(name: str, what: str, error: Exception) -> dict[str, Any]:
     return {"kind": "refused", "name": name, "reason": f"{what}: {reason[:2000]}"}
 
 
+def fresh_session(source: str) -> dict[str, Any]:
+    """Return the names of history as the first cell of a new IPython finds them."""
+    inputs: list[str] = ["", source]
+    outputs: dict[int, object] = {}
+    names = dict.fromkeys(("_", "__", "___", "_i", "_ii", "_iii"), "")
+    return {**names, "_i1": source, "In": inputs, "_ih": inputs, "Out": outputs, "_oh": outputs}
+
+
 def install(channel: Channel, cell: Cell, inbox: Inbox, source: str) -> types.ModuleType:
     """Make the process look like a notebook to the cell and return its ``__main__``."""
     os.register_at_fork(
@@ -946,6 +956,7 @@ def install(channel: Channel, cell: Cell, inbox: Inbox, source: str) -> types.Mo
         sys.path[0] = ""
     main = types.ModuleType("__main__")
     main.__dict__["__builtins__"] = builtins
+    main.__dict__.update(fresh_session(source))
     sys.modules["__cellblock__"] = sys.modules["__main__"]
     sys.modules["__main__"] = main
     return main
