@@ -7,7 +7,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test attacks soak fuzz check format bench clean programs venv
+.PHONY: help demo test attacks soak fuzz check format bench peers clean programs venv
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ bench: venv programs ## measure starts and pulls beside docker, runc, bubblewrap
 	@test -x .venv/peers/bin/kern || $(BIN)/python -m pip install --quiet --target .venv/peers \
 	    kern-sandbox || echo 'kern-sandbox cannot be installed here'
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
+
+peers: venv programs ## attack Docker's containers too; writes the results into docs/security.md
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.attacks_on_docker
 
 clean: ## remove what the other commands made in this tree
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

@@ -98,18 +98,8 @@ with Engine.open() as engine:
 assert done.exit_code == 0, (done.stderr, done.verdict)
 print(done.stdout.decode())
 """
-# What is refused where root inside is the owner of files outside, and by which errnos.
-LINES = {
-    1: (attempts.NESTED_NAMESPACES, {"ENOSPC", "EPERM", "ENOSYS"}),
-    2: (attempts.MOUNTS, {"EPERM", "ENOSYS", "EINVAL"}),
-    3: (attempts.CGROUP_FILES, {"EROFS", "EACCES", "EPERM", "ENOENT"}),
-    4: (attempts.KERNEL_SETTINGS, {"EROFS", "EACCES", "EPERM", "ENOENT"}),
-    5: (attempts.DEVICES, {"EPERM", "EACCES"}),
-    6: (attempts.FILE_HANDLES, {"EPERM", "ENOSYS"}),
-    12: (attempts.TERMINALS, {"EPERM"}),
-    13: (attempts.SOCKETS, {"EPERM", "EACCES", "EAFNOSUPPORT", "EPROTONOSUPPORT", "EINVAL"}),
-    14: (attempts.KERNEL_INTERFACES, {"EPERM", "ENOSYS"}),
-}
+# What is refused also where root inside is the owner of files outside.
+LINES = {line: attempts.BY_LINE[line] for line in (1, 2, 3, 4, 5, 6, 12, 13, 14)}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from cellblock_engine import Engine, Limits, RunRequest, errors
 from cellblock_engine.container import CAPTURE_BYTES
 from cellblock_engine.layout import Layout
 from support import capabilities
+from support.attempts import FLOODS, FULL_MEMORY
 from support.inside import assert_refused, attack, read_line
 
 pytestmark = pytest.mark.usefixtures("root")
@@ -21,21 +22,7 @@ pytestmark = pytest.mark.usefixtures("root")
 def test_23_file_systems_in_memory_are_full_at_their_size(
     base_engine: Engine, base_image: str
 ) -> None:
-    code = """
-def fill(directory):
-    written = 0
-    with open(directory + "/fill", "wb", buffering=0) as file:
-        while written < 200 << 20:
-            written += file.write(bytes(1 << 20))
-for directory in ("/dev/shm", "/dev"):
-    attempt("fill " + directory, lambda: fill(directory))
-def inodes(directory):
-    for number in range(20_000):
-        os.close(os.open(f"{directory}/i{number}", os.O_CREAT | os.O_WRONLY))
-os.unlink("/dev/fill")
-attempt("inodes /dev", lambda: inodes("/dev"))
-"""
-    outcome = attack(base_engine, base_image, code)
+    outcome = attack(base_engine, base_image, FULL_MEMORY)
     assert outcome["fill /dev/shm"] == outcome["fill /dev"] == "ENOSPC"
     assert outcome["inodes /dev"] == "ENOSPC"
 
@@ -43,35 +30,8 @@ attempt("inodes /dev", lambda: inodes("/dev"))
 def test_24_floods_of_descriptors_terminals_queues_and_segments(
     base_engine: Engine, base_image: str
 ) -> None:
-    code = """
-import resource
-kept = []
-def until(call, most=200_000):
-    for number in range(most):
-        kept.append(call(number))
-attempt("descriptors", lambda: until(lambda n: os.dup(0)))
-for fd in kept: os.close(fd)
-kept.clear()
-attempt("terminals", lambda: until(lambda n: os.open("/dev/ptmx", os.O_RDWR), 5000))
-for fd in kept: os.close(fd)
-kept.clear()
-def queue(number):
-    fd = libc.mq_open(b"/q%d" % number, os.O_CREAT | os.O_RDWR, 0o600, None)
-    if fd < 0:
-        raise OSError(ctypes.get_errno(), "")
-    os.close(fd)
-attempt("queues", lambda: until(queue, 5000))
-def segment(number):
-    if libc.shmget(0, ctypes.c_size_t(4096), 0o600 | 0o1000) < 0:
-        raise OSError(ctypes.get_errno(), "")
-attempt("segments", lambda: until(segment, 50_000))
-def semaphore(number):
-    if libc.semget(0, 1, 0o600 | 0o1000) < 0:
-        raise OSError(ctypes.get_errno(), "")
-attempt("semaphores", lambda: until(semaphore, 50_000))
-"""
     before = Path("/proc/sysvipc/shm").read_text()
-    outcome = attack(base_engine, base_image, code)
+    outcome = attack(base_engine, base_image, FLOODS)
     assert_refused(outcome, "EMFILE", "ENFILE", "ENOSPC", "ENOMEM", "EIO")
     assert Path("/proc/sysvipc/shm").read_text() == before
     base_engine.run(base_image, ["python3", "-c", "import os; os.openpty()"]).check()

@@ -28,12 +28,12 @@ attempt("open_tree", lambda: syscall(428, 428, -100, b"/", 1))
 attempt("move_mount", lambda: syscall(429, 429, -100, b"/proc", -100, b"/tmp/m", 0))
 attempt("mount_setattr", lambda: syscall(442, 442, -100, b"/proc/sys", 0, bytes(32), 32))
 attempt("pivot_root", lambda: syscall(155, 41, b"/", b"/tmp"))
-attempt("chroot", lambda: os.chroot("/tmp/m"))
 for name in ("mnt", "net", "pid", "ipc", "uts", "user", "cgroup"):
     fd = os.open(f"/proc/self/ns/{name}", os.O_RDONLY)
     attempt(f"setns {name}", lambda: syscall(308, 268, fd, 0))
 for flag in (0x00020000, 0x20000000, 0x40000000, 0x08000000, 0x04000000, 0x02000000):
     attempt(f"unshare {flag:x}", lambda: syscall(272, 97, flag))
+attempt("chroot", lambda: os.chroot("/tmp/m"))
 """
 
 CGROUP_FILES = """
@@ -64,10 +64,13 @@ outcome["writable mounts"] = [path for path in ("/proc/sys", "/proc/sysrq-trigge
 DEVICES = """
 from stat import S_IFBLK, S_IFCHR
 from os import makedev, mknod
-for number in ((8, 0), (253, 0), (254, 0), (259, 0), (7, 0)):
-    attempt(f"mknod b {number}", lambda: mknod("/tmp/d", S_IFBLK, makedev(*number)))
-for number in ((1, 1), (1, 2), (10, 229), (10, 200), (5, 1), (4, 0)):
-    attempt(f"mknod c {number}", lambda: mknod("/dev/d", S_IFCHR, makedev(*number)))
+def make_and_open(kind, letter, directory, numbers):
+    for number in numbers:
+        path = f"{directory}/{letter}{number[0]}-{number[1]}"
+        attempt(f"mknod {letter} {number}", lambda: mknod(path, kind, makedev(*number)))
+        attempt(f"open {letter} {number}", lambda: os.close(os.open(path, os.O_RDONLY)))
+make_and_open(S_IFBLK, "b", "/tmp", ((8, 0), (253, 0), (254, 0), (259, 0), (7, 0)))
+make_and_open(S_IFCHR, "c", "/dev", ((1, 1), (1, 2), (10, 229), (10, 200), (5, 1), (4, 0)))
 """
 
 FILE_HANDLES = """
@@ -129,3 +132,115 @@ attempt("settimeofday", lambda: syscall(164, 170, block, 0))
 attempt("syslog", lambda: syscall(103, 116, 3, block, 256))
 attempt("quotactl", lambda: syscall(179, 60, 0x800002, b"/dev/vda", 0, block))
 """
+
+FOREIGN_CALLS = """
+import mmap, signal
+def in_child(name, call):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if call() > 0 else 1)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    outcome[name] = {0: "allowed", 1: "ENOSYS"}.get(status, "killed" if status < 0 else "?")
+def i386():
+    code = mmap.mmap(-1, 4096, prot=7)
+    code.write(bytes.fromhex("b814000000cd80c3"))  # getpid of i386 by int 0x80
+    address = ctypes.addressof(ctypes.c_char.from_buffer(code))
+    return ctypes.CFUNCTYPE(ctypes.c_int)(address)()
+in_child("i386", i386)
+in_child("x32", lambda: libc.syscall(ctypes.c_long(0x40000000 | 39)))
+in_child("native", lambda: libc.syscall(ctypes.c_long(39)))
+"""
+
+FULL_MEMORY = """
+def fill(directory):
+    written = 0
+    with open(directory + "/fill", "wb", buffering=0) as file:
+        while written < 200 << 20:
+            written += file.write(bytes(1 << 20))
+for directory in ("/dev/shm", "/dev"):
+    attempt("fill " + directory, lambda: fill(directory))
+def inodes(directory):
+    for number in range(20_000):
+        os.close(os.open(f"{directory}/i{number}", os.O_CREAT | os.O_WRONLY))
+os.unlink("/dev/fill")
+attempt("inodes /dev", lambda: inodes("/dev"))
+"""
+
+FLOODS = """
+import resource
+kept = []
+def until(call, most=200_000):
+    for number in range(most):
+        kept.append(call(number))
+attempt("descriptors", lambda: until(lambda n: os.dup(0)))
+for fd in kept: os.close(fd)
+kept.clear()
+attempt("terminals", lambda: until(lambda n: os.open("/dev/ptmx", os.O_RDWR), 5000))
+for fd in kept: os.close(fd)
+kept.clear()
+def queue(number):
+    fd = libc.mq_open(b"/q%d" % number, os.O_CREAT | os.O_RDWR, 0o600, None)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "")
+    os.close(fd)
+attempt("queues", lambda: until(queue, 5000))
+def segment(number):
+    if libc.shmget(0, ctypes.c_size_t(4096), 0o600 | 0o1000) < 0:
+        raise OSError(ctypes.get_errno(), "")
+attempt("segments", lambda: until(segment, 50_000))
+def semaphore(number):
+    if libc.semget(0, 1, 0o600 | 0o1000) < 0:
+        raise OSError(ctypes.get_errno(), "")
+attempt("semaphores", lambda: until(semaphore, 50_000))
+"""
+
+SETUID_PROGRAM = """
+import shutil, subprocess
+shutil.copy("/usr/bin/python3", "/srv/p")
+os.chmod("/srv/p", 0o4755)
+program = ["/srv/p", "-c", "import os; print(os.geteuid())"]
+ran = subprocess.run(program, user=1000, group=1000, capture_output=True, text=True)
+outcome["setuid program"] = {"0": "allowed", "1000": "EPERM"}[ran.stdout.strip()]
+"""
+
+MANY_PROCESSES = """
+children = []
+def fork():
+    for _ in range(300):
+        pid = os.fork()
+        if pid == 0:
+            import time
+            time.sleep(60)
+            os._exit(0)
+        children.append(pid)
+attempt("300 processes", fork)
+for pid in children:
+    os.kill(pid, 9)
+"""
+
+MUCH_MEMORY = """
+pid = os.fork()
+if pid == 0:
+    kept = [bytearray(b"x") * (1 << 20) for _ in range(400)]
+    os._exit(0)
+outcome["400 MiB"] = "allowed" if os.waitpid(pid, 0)[1] == 0 else "ENOMEM"
+"""
+
+# The code of lines of the list of attacks, and the errnos that mean "refused".
+BY_LINE = {
+    1: (NESTED_NAMESPACES, {"ENOSPC", "EPERM", "ENOSYS"}),
+    2: (MOUNTS, {"EPERM", "ENOSYS", "EINVAL"}),
+    3: (CGROUP_FILES, {"EROFS", "EACCES", "EPERM", "ENOENT"}),
+    4: (KERNEL_SETTINGS, {"EROFS", "EACCES", "EPERM", "ENOENT"}),
+    5: (DEVICES, {"EPERM", "EACCES", "ENOENT"}),
+    6: (FILE_HANDLES, {"EPERM", "ENOSYS"}),
+    12: (TERMINALS, {"EPERM"}),
+    13: (SOCKETS, {"EPERM", "EACCES", "EAFNOSUPPORT", "EPROTONOSUPPORT", "EINVAL"}),
+    14: (KERNEL_INTERFACES, {"EPERM", "ENOSYS"}),
+    15: (FOREIGN_CALLS, {"killed", "ENOSYS"}),
+    16: (SETUID_PROGRAM, {"EPERM"}),
+    21: (MANY_PROCESSES, {"EAGAIN"}),
+    22: (MUCH_MEMORY, {"ENOMEM"}),
+    23: (FULL_MEMORY, {"ENOSPC"}),
+    24: (FLOODS, {"EMFILE", "ENFILE", "ENOSPC", "ENOMEM", "EIO"}),
+}
