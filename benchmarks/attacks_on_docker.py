@@ -33,7 +33,7 @@ BEGIN, END = "<!-- docker table: begin -->", "<!-- docker table: end -->"
 IMAGE = "base"
 MEMORY, PIDS = "256m", 64
 FLAGS = ("--network", "none", "--memory", MEMORY, "--pids-limit", str(PIDS))
-MAX_NAMED = 6
+MAX_NAMED = 14
 
 Run = Callable[[str], str]
 """Runs a Python program as root of a new container and returns what it printed."""

@@ -744,6 +744,7 @@ def ipython(namespace: dict[str, Any]) -> tuple[Any, Any]:
     for name in ("exit", "quit"):  # they would ask a shell to leave that nobody runs
         namespace.pop(name, None)
     shell.system = shell.system_raw  # no terminal: outputs stay in order
+    shell.enable_gui = lambda gui=None: None  # %matplotlib asks for a loop; there is no screen
     return shell, shell.input_transformer_manager
 
 
