@@ -132,9 +132,10 @@ def _remarks() -> list[str]:
         "Docker's defaults bound neither. Errors that are not those by which cellblock refuses are "
         "named as such. Lines that are not here were not run on Docker.",
         "",
-        "To read beside it: what was let through in line 3 is a file and a directory in Docker's own "
-        "tmpfs above the hierarchies, not in one of them. Programs of i386 and setuid programs are "
-        "wanted in Docker, and its `--security-opt no-new-privileges` stops the latter.",
+        "To read beside it: what was let through in line 3 is a file and a directory in Docker's "
+        "own tmpfs above the hierarchies, not in one of them; in line 5 Docker lets nodes be made, "
+        "and its device cgroup decides which may be opened. Programs of i386 and setuid programs "
+        "are wanted in Docker, and its `--security-opt no-new-privileges` stops the latter.",
     ]
 
 

@@ -77,7 +77,7 @@ def run_cell(
         shell.user_ns[options.result_name] = result
     if result.result is not None:
         # As IPython keeps what a cell showed; the value itself stays where it was made.
-        shell.displayhook.update_user_ns(result)
+        shell.displayhook.update_user_ns(result)  # type: ignore[no-untyped-call]
     return result
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from cellblock_engine import Engine, Limits, RunRequest, errors
 from support import capabilities
+from support.attempts import BY_LINE
+from support.inside import assert_refused, attack
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -70,3 +72,13 @@ def test_22_memory_bombs(base_engine: Engine, base_image: str, kind: str) -> Non
     assert sibling.inspect().status == "running"
     assert sibling.exec(["true"]).exit_code == 0
     sibling.remove(force=True)
+
+
+@pytest.mark.parametrize(
+    "line", [pytest.param(n, marks=pytest.mark.attack(n), id=f"line {n}") for n in (16, 21, 22)]
+)
+def test_what_docker_is_tried_with(base_engine: Engine, base_image: str, line: int) -> None:
+    """The milder forms of these lines that `make peers` runs on Docker, whose defaults allow them."""
+    capabilities.need_memory_cgroup()
+    code, refusals = BY_LINE[line]
+    assert_refused(attack(base_engine, base_image, code), *refusals)

@@ -736,7 +736,8 @@ def ipython(namespace: dict[str, Any]) -> tuple[Any, Any]:
     core = importlib.import_module("IPython.core.interactiveshell")
     configuration = importlib.import_module("traitlets.config").Config()
     configuration.HistoryManager.enabled = False
-    history = {name: namespace[name] for name in ("In", "_ih", "Out", "_oh") if name in namespace}
+    kept = ("In", "_ih", "Out", "_oh")
+    history: dict[str, Any] = {name: namespace[name] for name in kept if name in namespace}
     shell = core.InteractiveShell.instance(
         config=configuration, user_module=sys.modules["__main__"], user_ns=namespace
     )
@@ -744,7 +745,7 @@ def ipython(namespace: dict[str, Any]) -> tuple[Any, Any]:
     for name in ("exit", "quit"):  # they would ask a shell to leave that nobody runs
         namespace.pop(name, None)
     shell.system = shell.system_raw  # no terminal: outputs stay in order
-    shell.enable_gui = lambda gui=None: None  # %matplotlib asks for a loop; there is no screen
+    shell.enable_gui = lambda *_gui: None  # %matplotlib asks for a loop; there is no screen
     return shell, shell.input_transformer_manager
 
 
