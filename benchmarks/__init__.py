@@ -1,1 +1,1 @@
-"""Measurements beside docker, runc, bubblewrap and kern. Nothing here is a test: figures are read."""
+"""Measurements beside docker, runc, bubblewrap and kern. No tests: figures are read."""

@@ -78,7 +78,7 @@ def test_22_memory_bombs(base_engine: Engine, base_image: str, kind: str) -> Non
     "line", [pytest.param(n, marks=pytest.mark.attack(n), id=f"line {n}") for n in (16, 21, 22)]
 )
 def test_what_docker_is_tried_with(base_engine: Engine, base_image: str, line: int) -> None:
-    """The milder forms of these lines that `make peers` runs on Docker, whose defaults allow them."""
+    """The milder forms that `make peers` runs on Docker, whose defaults allow them."""
     capabilities.need_memory_cgroup()
     code, refusals = BY_LINE[line]
     assert_refused(attack(base_engine, base_image, code), *refusals)
