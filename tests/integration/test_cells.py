@@ -550,7 +550,7 @@ def test_a_cell_as_an_ordinary_user(ordinary_user: OrdinaryUser) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "Stream(name='stdout', text='0\\n')",
-        "Result(bundle={'text/plain': '42'}, metadata={})",
+        "Result('42': text/plain)",
         "{'y': [1, 1]}",
         "Stream(name='stdout', text='script\\n')",
         "0",
