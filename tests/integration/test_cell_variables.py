@@ -30,7 +30,8 @@ def test_variables_go_in_and_come_back(notebook: Notebook) -> None:
     )
     outputs = notebook.cell(
         "df2 = df.assign(more=raw[0])\nm = {'was': n, 'sum': array.sum()}\n"
-        "array[0] = 7; back = array\nprint(sorted(k for k in {*globals()} - {'In', 'Out'} if k[0] != '_'))",
+        "array[0] = 7; back = array\n"
+        "print(sorted(k for k in {*globals()} - {'In', 'Out'} if k[0] != '_'))",
         "--in df,n --in raw,array --out df2,m --out back",
     )
     assert outputs.reply["status"] == "ok", outputs
