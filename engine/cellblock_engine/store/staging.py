@@ -43,7 +43,10 @@ class Staging:
         for _ in range(_ATTEMPTS):
             path = self._new_name()
             path.mkdir(mode=0o700)
-            fd = os.open(path, _DIRECTORY)
+            try:
+                fd = os.open(path, _DIRECTORY)
+            except FileNotFoundError:
+                continue  # a sweep was faster than this
             if _holds(fd, path):
                 break
             os.close(fd)

@@ -41,6 +41,24 @@ def test_a_sweep_removes_what_nobody_holds(tmp_path: Path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.attack(73)
+def test_a_sweep_between_making_and_opening_costs_another_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    staging = Staging(tmp_path / "staging")
+    mkdir, swept = Path.mkdir, []
+
+    def make_and_lose(path: Path, mode: int = 0o777) -> None:
+        mkdir(path, mode)
+        if path.parent == tmp_path / "staging" and not swept:
+            swept.extend(staging.sweep())
+
+    monkeypatch.setattr(Path, "mkdir", make_and_lose)
+    with staging.directory() as directory:
+        assert len(swept) == 1
+        assert directory.is_dir()
+
+
 def test_json_is_replaced_whole(tmp_path: Path):
     staging = Staging(tmp_path / "staging")
     target = tmp_path / "document.json"
