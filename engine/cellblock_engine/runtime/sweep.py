@@ -58,7 +58,9 @@ def _is_throw_away(directory: str) -> bool:
         return False
     try:
         with open(f"{directory}/config.json", encoding="utf-8") as file:
-            return json.load(file)["remove"] is True
+            text = file.read()
+        # Blank since a loss of power: only a throw-away one's is not synced when it is made.
+        return not text.strip("\0") or json.loads(text)["remove"] is True
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

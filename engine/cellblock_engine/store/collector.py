@@ -16,6 +16,7 @@ from ..layout import Layout
 from ..oci.digest import Digest
 from . import chains
 from .blobs import Blobs
+from .containers import is_blank
 from .layers import Layers
 
 
@@ -69,7 +70,10 @@ class Collector:
         """Yield the configs of all containers, also of those that are only being made."""
         for path in _entries(self._layout.containers):
             try:
-                config = json.loads((path / "config.json").read_bytes())
+                text = (path / "config.json").read_text(encoding="utf-8")
+                if is_blank(text):
+                    continue
+                config = json.loads(text)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # its maker holds the lock, or it is being removed
             except ValueError as error:

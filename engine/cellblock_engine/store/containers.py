@@ -131,7 +131,11 @@ class Containers:
                 (tree / "work").mkdir(mode=0o700)
                 _make_like(tree / "fs", top)
             draft = directory / f".{_CONFIG}"
-            draft.write_text(json.dumps(vars(config), default=_plain), encoding="utf-8")
+            with draft.open("w", encoding="utf-8") as file:
+                json.dump(vars(config), file, default=_plain)
+                if not config.remove:  # one that is thrown away need not outlive a loss of power
+                    file.flush()
+                    os.fsync(file.fileno())
             draft.rename(directory / _CONFIG)
         except OSError as error:
             remove_tree(directory)
@@ -209,6 +213,8 @@ class Containers:
             text = (self.directory(identifier) / _CONFIG).read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
             return None
+        if is_blank(text):
+            return None
         try:
             plain = json.loads(text)
             rich: dict[str, object] = {key: tuple(plain[key]) for key in ("layers", "argv", "env")}
@@ -226,6 +232,14 @@ class Containers:
                 f"container {identifier[:12]} has a damaged config: remove "
                 f"{self.directory(identifier)}"
             ) from error
+
+
+def is_blank(text: str) -> bool:
+    """Tell a config whose name, but not whose content, was on the disk when the power was lost.
+
+    Only a container that was to be thrown away is written so.
+    """
+    return not text.strip("\0")
 
 
 def upper(directory: Path, number: int) -> Path:

@@ -22,7 +22,7 @@ from .blobs import Blobs
 from .collector import Collector
 from .layers import Layers
 from .locks import Kind, locked
-from .staging import Staging
+from .staging import Staging, sync_directory
 
 _ID = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})")
 _GC_WAIT_S = 5.0
@@ -99,6 +99,7 @@ class Images:
             )
         for reference in doomed:
             self._path(reference).unlink(missing_ok=True)
+        sync_directory(self._layout.references)  # before anything that they named goes
         try:
             deleted, freed_bytes = self.collect()
         except Conflict:
