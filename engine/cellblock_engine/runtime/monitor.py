@@ -248,6 +248,8 @@ class Monitor:
     # The end
 
     def _signal(self, number: int) -> None:
+        if self._state.status == "exited":
+            return  # it is reaped, and only its output still being delivered
         self._signals.add(number)
         self._first.signal(number)
 
