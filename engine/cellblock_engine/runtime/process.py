@@ -64,8 +64,12 @@ class Process:
             os.close(fd)
         raise StageFailed.of(message)
 
+    _is_reaped = False
+
     def signal(self, number: int) -> None:
         """Send a signal to exactly this process; nothing if it has ended."""
+        if self._is_reaped:
+            return  # its descriptor and its id may be others' by now
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, number)
 
@@ -74,11 +78,15 @@ class Process:
 
         It leads a session of its own; until it is reaped nobody else can have its group's id.
         """
+        if self._is_reaped:
+            return
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGINT)
 
     def kill_group(self) -> None:
         """Kill it and what it started in its process group; nothing if it has ended."""
+        if self._is_reaped:
+            return
         self.signal(signal.SIGKILL)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
@@ -86,6 +94,7 @@ class Process:
     def reap(self) -> int:
         """Return its exit status as a shell would say it (128 + signal), once it has ended."""
         _, status = os.waitpid(self.pid, 0)
+        self._is_reaped = True
         os.close(self.pidfd)
         code = os.waitstatus_to_exitcode(status)
         return code if code >= 0 else 128 - code
