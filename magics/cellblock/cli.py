@@ -12,10 +12,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from cellblock_engine import CellblockError, InvalidInput
+from cellblock_engine import CellblockError
 
 from .verbs import VERBS
-from .verbs.declaration import Call, HelpRequested, did_you_mean
+from .verbs.declaration import Call, HelpRequested
+from .verbs.group import find, listed
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -62,21 +63,15 @@ def command(words: Sequence[str], open_engine: Callable[[], Engine]) -> int:
 
 def overview() -> str:
     """Return the help of the command as a whole."""
-    width = max(map(len, VERBS))
-    lines = [f"  {verb.name:<{width}}  {verb.summary}" for verb in VERBS.values()]
-    return _OVERVIEW.format(verbs="\n".join(lines))
+    return _OVERVIEW.format(verbs=listed(VERBS))
 
 
 def _do(words: Sequence[str], open_engine: Callable[[], Engine]) -> int:
-    name, *rest = words or ["--help"]
-    if name in ("-h", "--help", "help"):
-        print(overview(), end="")
-        return 0
-    verb = VERBS.get("version" if name == "--version" else name)
-    if verb is None:
-        raise InvalidInput(f"{name!r} is not a verb{did_you_mean(name, VERBS)}; see {_PROG} --help")
+    if words[:1] == ["--version"]:
+        words = ["version", *words[1:]]
     try:
-        arguments = verb.parse(rest, prog=f"{_PROG} {verb.name}")
+        found = find(words, VERBS, prog=_PROG, overview=overview)
+        arguments = found.verb.parse(found.rest, prog=found.prog)
     except HelpRequested as help_:
         print(help_, end="")
         return 0
@@ -84,7 +79,8 @@ def _do(words: Sequence[str], open_engine: Callable[[], Engine]) -> int:
     from .terminal import render  # noqa: PLC0415 - help does without it
 
     # Not closed: that would take the spawner from the next command, and it leaves by itself.
-    return render(verb.action(Call(open_engine(), arguments, _progress, os.environ, Terminal())))
+    call = Call(open_engine(), arguments, _progress, os.environ, Terminal())
+    return render(found.verb.action(call))
 
 
 def _open_engine() -> Engine:

@@ -5,18 +5,17 @@ Candidates come from the declarations of the verbs; the engine is asked for name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from cellblock_engine import HOST_IMAGE, CellblockError
 
-from .verbs import VERBS
+from .verbs import CELL_VERBS, VERBS
 from .verbs.declaration import Argument, Form, Verb
+from .verbs.group import Group
 
 if TYPE_CHECKING:
     from cellblock_engine import Engine
-
-CELL_VERBS = ("run", "exec")
 
 
 class Event(Protocol):
@@ -38,17 +37,24 @@ def complete(event: Event, engine: Callable[[], Engine]) -> list[str]:
     form: Form = "cell" if magic.startswith("%%") else "line"
     word = words[-1] if words else ""
     kept = len(word) - len(event.symbol) if word.endswith(event.symbol) else 0
-    found = _candidates([each for each in words[:-1] if each], word, form, engine)
+    known = CELL_VERBS if form == "cell" else VERBS
+    found = _candidates([each for each in words[:-1] if each], word, form, engine, known)
     return sorted(each[kept:] for each in set(found) if each.startswith(word))
 
 
 def _candidates(
-    words: list[str], word: str, form: Form, engine: Callable[[], Engine]
+    words: list[str],
+    word: str,
+    form: Form,
+    engine: Callable[[], Engine],
+    known: Mapping[str, Verb] | Mapping[str, Verb | Group],
 ) -> Iterable[str]:
     if not words:
-        return CELL_VERBS if form == "cell" else VERBS
-    verb = VERBS.get(words[0])
-    if verb is None or (form == "cell" and verb.name not in CELL_VERBS):
+        return known
+    verb = known.get(words[0])
+    if isinstance(verb, Group):
+        return _candidates(words[1:], word, form, engine, verb.verbs)
+    if verb is None:
         return ()
     arguments = verb.of_form(form)
     flags = {name: argument for argument in arguments for name in argument.names}

@@ -20,12 +20,13 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class
 from cellblock_engine import CellblockError, Engine, InvalidInput
 
 from .asking import FrontEnd
-from .completion import CELL_VERBS, Event, complete
+from .completion import Event, complete
 from .notebook import render
 from .tables import counted, plain
-from .verbs import VERBS
+from .verbs import CELL_VERBS, VERBS
 from .verbs.cell import cell_options
-from .verbs.declaration import Call, Form, HelpRequested, Verb, did_you_mean
+from .verbs.declaration import Call, Form, HelpRequested
+from .verbs.group import Found, find, listed
 from .verbs.run import ensure_image, execute_script, run_request
 
 if TYPE_CHECKING:
@@ -89,11 +90,10 @@ class ContainerMagics(Magics):
         if not words and cell is None:
             print(self._whereabouts())
             return None
-        name, *rest = words or [""]
         form: Form = "line" if cell is None else "cell"
-        verb = _verb(name, form)
-        prog = f"{'%' if form == 'line' else '%%'}container {verb.name}"
-        call = self._call(verb.parse(rest, prog=prog, form=form))
+        found = _found(words or [""], form)
+        verb = found.verb
+        call = self._call(verb.parse(found.rest, prog=found.prog, form=form))
         if cell is None:
             return render(verb.action(call))
         if verb.name == "exec":
@@ -165,20 +165,16 @@ def _words(line: str) -> list[str]:
         raise InvalidInput(f"the line cannot be split into words: {error}") from error
 
 
-def _verb(name: str, form: Form) -> Verb:
-    """Return the verb of this name; raise InvalidInput, or HelpRequested for ``--help``."""
-    if name in ("-h", "--help", "help"):
-        raise HelpRequested(_overview())
-    if form == "cell" and name not in CELL_VERBS:
-        raise InvalidInput(f"%%container has the verbs {' and '.join(CELL_VERBS)}, not {name!r}")
-    if name not in VERBS:
+def _found(words: list[str], form: Form) -> Found:
+    """Return the verb of these words; raise InvalidInput, or HelpRequested for ``--help``."""
+    if form == "line":
+        return find(words, VERBS, prog="%container", overview=_overview)
+    if words[0] not in ("-h", "--help", "help", *CELL_VERBS):
         raise InvalidInput(
-            f"{name!r} is not a verb{did_you_mean(name, VERBS)}; see %container --help"
+            f"%%container has the verbs {' and '.join(CELL_VERBS)}, not {words[0]!r}"
         )
-    return VERBS[name]
+    return find(words, CELL_VERBS, prog="%%container", overview=_overview)
 
 
 def _overview() -> str:
-    width = max(map(len, VERBS))
-    lines = [f"  %container {verb.name:<{width}}  {verb.summary}" for verb in VERBS.values()]
-    return "\n".join([*lines, "%container VERB --help tells more."])
+    return f"{listed(VERBS, '%container ')}\n%container VERB --help tells more."

@@ -28,6 +28,11 @@ def offered(fake, line: str, symbol: str | None = None) -> list[str]:
     [
         ("%container ", sorted(VERBS)),
         ("%container im", ["images"]),
+        ("%container sys", ["system"]),
+        ("%container system i", ["info"]),
+        ("%container system info --", ["--help", "--json"]),
+        ("%container system nope --", []),
+        ("%%container system ", []),
         ("%%container ", ["exec", "run"]),
         ("%%container ps ", []),
         ("%container nope ", []),

@@ -6,12 +6,23 @@ import pytest
 
 from cellblock.verbs import VERBS
 from cellblock.verbs.declaration import HelpRequested
+from cellblock.verbs.group import Group, find
 from cellblock_engine import InvalidInput
 
 
 def parse(line: str, form="line"):
-    name, *words = line.split()
-    return VERBS[name].parse(words, prog=f"cellblock {name}", form=form)
+    found = find(line.split(), VERBS, prog="cellblock", overview=str)
+    return found.verb.parse(found.rest, prog=found.prog, form=form)
+
+
+def every_use() -> list[str]:
+    return [
+        use
+        for name, entry in VERBS.items()
+        for use in (
+            [f"{name} {second}" for second in entry.verbs] if isinstance(entry, Group) else [name]
+        )
+    ]
 
 
 def test_every_verb_of_the_first_issue_is_there():
@@ -19,12 +30,14 @@ def test_every_verb_of_the_first_issue_is_there():
     assert set(wanted.split()) <= set(VERBS)
 
 
-@pytest.mark.parametrize("verb", VERBS.values(), ids=list(VERBS))
-def test_every_verb_has_help_without_operands(verb):
+@pytest.mark.parametrize("use", every_use())
+def test_every_verb_has_help_without_operands(use):
+    found = find(use.split(), VERBS, prog="%container", overview=str)
+    verb = found.verb
     with pytest.raises(HelpRequested) as caught:
-        verb.parse(["--help"], prog=f"%container {verb.name}")
+        verb.parse(["--help"], prog=found.prog)
     text = str(caught.value)
-    assert text.startswith(f"usage: %container {verb.name} [OPTIONS]")
+    assert text.startswith(f"usage: %container {use} [OPTIONS]")
     for argument in verb.of_form("line"):
         assert argument.summary.split()[0] in text
 

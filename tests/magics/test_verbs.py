@@ -10,6 +10,7 @@ from cellblock.frames import frame
 from cellblock.verbs import VERBS
 from cellblock.verbs.containers import last_lines
 from cellblock.verbs.declaration import Call
+from cellblock.verbs.group import find
 from cellblock.verbs.outcome import Acknowledged, Foreground, Identifiers, Listing, Started
 from cellblock.verbs.run import execute_script, run_request
 from cellblock_engine import (
@@ -41,13 +42,14 @@ class Answers:
 
 
 def call(fake, line: str, form="line", environ=None) -> Call:
-    name, *words = line.split()
-    arguments = VERBS[name].parse(words, prog=name, form=form)
+    found = find(line.split(), VERBS, prog="cellblock", overview=str)
+    arguments = found.verb.parse(found.rest, prog=found.prog, form=form)
     return Call(fake, arguments, lambda: nullcontext(lambda event: None), environ or {}, Answers())
 
 
 def do(fake, line: str, **environ: str):
-    return VERBS[line.split(maxsplit=1)[0]].action(call(fake, line, environ=environ))
+    found = find(line.split(), VERBS, prog="cellblock", overview=str)
+    return found.verb.action(call(fake, line, environ=environ))
 
 
 def test_run_makes_a_request_of_all_its_flags(fake):

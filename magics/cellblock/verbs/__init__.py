@@ -6,12 +6,24 @@ from collections.abc import Mapping
 
 from .containers import VERBS as CONTAINER_VERBS
 from .declaration import Verb
+from .group import Group
 from .images import VERBS as IMAGE_VERBS
 from .login import VERBS as LOGIN_VERBS
 from .run import VERBS as RUN_VERBS
+from .system import SYSTEM
 from .system import VERBS as SYSTEM_VERBS
 
-VERBS: Mapping[str, Verb] = {
-    verb.name: verb
-    for verb in (*RUN_VERBS, *CONTAINER_VERBS, *IMAGE_VERBS, *LOGIN_VERBS, *SYSTEM_VERBS)
+VERBS: Mapping[str, Verb | Group] = {
+    entry.name: entry
+    for entry in (
+        *RUN_VERBS,
+        *CONTAINER_VERBS,
+        *IMAGE_VERBS,
+        *LOGIN_VERBS,
+        *SYSTEM_VERBS,
+        SYSTEM,
+    )
+}
+CELL_VERBS: Mapping[str, Verb] = {
+    verb.name: verb for verb in RUN_VERBS if verb.name in ("run", "exec")
 }

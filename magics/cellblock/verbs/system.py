@@ -12,6 +12,7 @@ from ..documents import record
 from ..tables import Column, Table
 from .common import JSON
 from .declaration import Argument, Call, Verb
+from .group import Group
 from .outcome import Facts, Inspection, Listing
 
 _CHECK_COLUMNS = (
@@ -68,6 +69,8 @@ def version(call: Call) -> Facts:
     return Facts(facts, "json" if call.arguments.json else "text")
 
 
+_INFO = Verb("info", "Show the engine and this machine", (JSON,), info)
+
 VERBS = (
     Verb(
         "inspect",
@@ -76,6 +79,8 @@ VERBS = (
         inspect,
     ),
     Verb("doctor", "Show what this machine offers; sweep what is stale", (JSON,), doctor),
-    Verb("info", "Show the engine and this machine", (JSON,), info),
+    _INFO,
     Verb("version", "Show versions", (JSON,), version),
 )
+
+SYSTEM = Group("system", "Look after cellblock itself", {verb.name: verb for verb in (_INFO,)})
