@@ -5,6 +5,7 @@ This module is the engine's door: what is named here is public, and is imported 
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -178,12 +179,21 @@ __all__ = [
     "parse_volume",
 ]
 
+_OF_LINUX = frozenset({"container", "doctor", "engine", "explanation", "runtime.attached"})
+
 
 def __getattr__(name: str) -> object:
     """Import a public name from its module on first use (PEP 562)."""
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if sys.platform != "linux" and home in _OF_LINUX:
+        from .errors import Unsupported  # noqa: PLC0415 - seldom
+
+        raise Unsupported(
+            f"cellblock needs Linux, and this is {sys.platform}: containers are made by its kernel; "
+            "run the notebook on a Linux machine, or in a Linux virtual machine (WSL 2, Lima)"
+        )
     value = getattr(import_module(f".{home}", __name__), name)
     globals()[name] = value
     return value

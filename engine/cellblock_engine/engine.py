@@ -25,6 +25,7 @@ from .image import Image, RemovedImage
 from .layout import Layout
 from .limits import Limits
 from .linux import cgroups
+from .log import Log
 from .oci.platform import Platform
 from .oci.reference import Reference
 from .progress import Progress
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .explanation import Explanation
 
 _NO_ID = "0" * 64
+_log = Log(__name__)
 _Made = tuple[ContainerConfig, tuple[assembly.Tree, ...], Path]
 
 
@@ -352,6 +354,14 @@ class Engine:
                 self._containers.remove(config)
             raise
         self._started_spawner |= launched.started_spawner
+        _log.debug(
+            "started container %s (%s) of %s, network %s%s",
+            config.id[:12],
+            config.name,
+            config.image,
+            config.network,
+            ", with a new spawner" if launched.started_spawner else "",
+        )
         return self._held(config), launched.sock
 
     def _make(self, request: RunRequest) -> _Made:

@@ -6,7 +6,6 @@ reason. What is refused would let a command go around the filter, the mounts or 
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,11 +32,11 @@ _REASONS = {
 }
 _OUTSIDE = "what it is for belongs to the machine, not to a container"
 
-_ULIMITS = {
-    name.removeprefix("RLIMIT_").lower(): getattr(resource, name)
-    for name in dir(resource)
-    if name.startswith("RLIMIT_") and name not in ("RLIMIT_OFILE", "RLIMIT_AS")
-}
+# setrlimit(2), but "as": it counts what is not used. The runtime knows the numbers.
+_ULIMITS = tuple(
+    "core cpu data fsize memlock msgqueue nice nofile nproc rss rtprio rttime sigpending "
+    "stack".split()
+)
 _LARGEST_ULIMIT = 2**63 - 1
 
 

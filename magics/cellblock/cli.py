@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from cellblock_engine import CellblockError
 
+from .verbosity import Verbosity, tell
 from .verbs import VERBS
 from .verbs.declaration import Call, HelpRequested
 from .verbs.group import find, listed
@@ -27,13 +28,14 @@ _PROG = "cellblock"
 _SIGINT_STATUS = 128 + 2
 _SIGPIPE_STATUS = 128 + 13
 _OVERVIEW = """\
-usage: cellblock VERB [OPTIONS] ...
+usage: cellblock [-D | --log-level LEVEL] VERB [OPTIONS] ...
 
 Run commands in isolated Linux containers, without a daemon.
 
 {verbs}
 
-'cellblock VERB --help' tells more. In a notebook: %load_ext cellblock, then %container VERB.
+'cellblock VERB --help' tells more, and -D (--debug) what is done meanwhile. In a notebook:
+%load_ext cellblock, then %container VERB.
 """
 
 
@@ -67,8 +69,12 @@ def overview() -> str:
 
 
 def _do(words: Sequence[str], open_engine: Callable[[], Engine]) -> int:
-    if words[:1] == ["--version"]:
-        words = ["version", *words[1:]]
+    verbosity = Verbosity.parse(words, os.environ)
+    if verbosity.level is not None:
+        tell(verbosity.level)
+    words = verbosity.rest
+    if words[:1] == ("--version",):
+        words = ("version", *words[1:])
     try:
         found = find(words, VERBS, prog=_PROG, overview=overview)
         arguments = found.verb.parse(found.rest, prog=found.prog)

@@ -39,7 +39,7 @@ def started(script: str) -> Iterator[subprocess.Popen[bytes]]:
 def test_the_module_is_the_command():
     argv = [sys.executable, "-m", "cellblock", "--help"]
     done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.startswith("usage: cellblock VERB")
+    assert done.stdout.startswith("usage: cellblock [-D")
     assert command().stdout == done.stdout
 
 

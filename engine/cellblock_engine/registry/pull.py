@@ -8,7 +8,6 @@ large blobs: another try goes on from them, and garbage collection takes them aw
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -17,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import DigestMismatch, ImageNotFound, RegistryError, RegistryUnavailable
 from ..image import Image
+from ..log import Log
 from ..oci.digest import Digest
 from ..oci.manifest import Descriptor
 from ..oci.platform import Platform
@@ -38,7 +38,7 @@ _MIRROR_ATTEMPTS = 2
 _TICK_S = 0.2  # an interrupt whose signal went to another thread is seen after this long
 
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 # Finds the credentials for a registry by its name, or for a mirror by its host.
 Find = Callable[[str], Credentials | None]
 
@@ -88,6 +88,7 @@ def pull(
             break
     else:
         image = load(patience)
+    _log.info("pulled %s: %s", reference, image.id)
     report.whole("done")
     return image
 

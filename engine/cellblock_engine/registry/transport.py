@@ -25,6 +25,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from ..errors import InvalidAnswer, RegistryUnavailable
+from ..log import Log
 from ..settings import Registries
 from .origin import Origin
 from .patience import Patience
@@ -36,6 +37,9 @@ _SMALL_BODY = 64 * 2**10
 _MAX_URL = 16 * 2**10  # signed URLs of object stores have some 2 KiB
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+
+
+_log = Log(__name__)
 
 
 class Stopped(Exception):
@@ -161,6 +165,7 @@ class Transport:
                 problem = f"it answered {response.status} {words}"
                 retry_after = response.headers.get("Retry-After")
                 response.discard()
+            _log.info("%s: %s (attempt %d)", _shown(url), problem, attempt + 1)
             if attempt + 1 < self.patience.attempts:
                 self.wait(attempt, retry_after)
         raise unavailable(url, f"{problem}, {self.patience.attempts} times")
@@ -220,6 +225,7 @@ class Transport:
             target = Origin.of_url(url)
             if not self.trust.may_refer(origin, target):
                 raise InvalidAnswer(f"{origin} redirects to {target}: plain http is refused")
+            _log.debug("%s redirects to %s", origin, target)
             if target != origin:
                 authorization = None
             origin = target
@@ -259,6 +265,7 @@ class Transport:
             if _is_final(error):
                 raise unavailable(url, _reason(error)) from error
             raise Broken(_reason(error)) from error
+        _log.debug("%s %s: %d", "GET" if form is None else "POST", _shown(url), raw.status)
         return Response(raw, url, self)
 
     def _pool(self, origin: Origin) -> urllib3.PoolManager:
@@ -322,6 +329,11 @@ class Transport:
             self._connections.add(connection)
         if self._stopping.is_set():
             _shut(connection)
+
+
+def _shown(url: str) -> str:
+    """Return the address without its query, which can hold a signature that opens it."""
+    return url.partition("?")[0]
 
 
 def unavailable(url: str, reason: str) -> RegistryUnavailable:

@@ -11,8 +11,9 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from ..layout import Layout
 from ..private import make_runtime_directory
@@ -22,6 +23,7 @@ from .spec import PROTOCOL, StartSpec, dump
 _SCRIPT = Path(__file__).with_name("spawn.py")
 _ENGINE_PARENT = Path(__file__).parents[2]
 _PATIENCE_S = 40.0
+_MOST_LOG_BYTES = 1 << 20
 
 
 class Launch(NamedTuple):
@@ -103,7 +105,7 @@ def _start(layout: Layout, path: str) -> None:
         # Told, as it may be dismissed, and the path be another's, before it can look.
         inode = Path(path).stat().st_ino
         places = (layout.containers, layout.names, layout.spawner_lock, str(inode), str(number))
-        with (layout.run / "spawner.log").open("ab") as log:
+        with _open_log(layout.run / "spawner.log") as log:
             subprocess.run(
                 [sys.executable, "-I", "-S", _SCRIPT, _ENGINE_PARENT, *places],
                 env={},
@@ -115,3 +117,11 @@ def _start(layout: Layout, path: str) -> None:
                 start_new_session=True,
                 check=True,
             )
+
+
+def _open_log(path: Path) -> BinaryIO:
+    """Return the file for the last words of spawners and monitors; a long one makes way."""
+    with suppress(FileNotFoundError):
+        if path.stat().st_size > _MOST_LOG_BYTES:
+            path.replace(path.with_name("spawner.log.1"))
+    return path.open("ab")

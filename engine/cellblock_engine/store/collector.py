@@ -13,11 +13,14 @@ from pathlib import Path
 
 from ..errors import InvalidDigest, StoreError
 from ..layout import Layout
+from ..log import Log
 from ..oci.digest import Digest
 from . import chains
 from .blobs import Blobs
 from .containers import is_blank
 from .layers import Layers
+
+_log = Log(__name__)
 
 
 class Collector:
@@ -64,6 +67,7 @@ class Collector:
             if digest not in blobs:
                 freed_bytes += self._blobs.discard(digest)
         freed_bytes += self._blobs.partials.sweep(longest_s=0)
+        _log.info("collected %d layers, %d bytes in all", len(removed), freed_bytes)
         return tuple(sorted(removed)), freed_bytes
 
     def _containers(self) -> Iterator[dict[str, object]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..layout import Layout
+from ..log import Log
 from ..private import make_private
 from .blobs import Blobs
 from .collector import Collector
@@ -16,6 +17,7 @@ from .staging import Staging
 from .unpacking import Caps
 
 _WAIT_S = 30.0
+_log = Log(__name__)
 
 
 class Store:
@@ -51,4 +53,7 @@ class Store:
         Returns the names that the former had in staging.
         """
         self.blobs.partials.sweep()
-        return self._staging.sweep()
+        swept = self._staging.sweep()
+        if swept:
+            _log.info("swept what killed processes left: %s", ", ".join(swept))
+        return swept
