@@ -191,8 +191,8 @@ def __getattr__(name: str) -> object:
         from .errors import Unsupported  # noqa: PLC0415 - seldom
 
         raise Unsupported(
-            f"cellblock needs Linux, and this is {sys.platform}: containers are made by its kernel; "
-            "run the notebook on a Linux machine, or in a Linux virtual machine (WSL 2, Lima)"
+            f"cellblock needs Linux, and this is {sys.platform}: containers are made by its "
+            "kernel; run the notebook on a Linux machine, or in a Linux virtual machine (WSL 2, Lima)"
         )
     value = getattr(import_module(f".{home}", __name__), name)
     globals()[name] = value
