@@ -192,7 +192,8 @@ def __getattr__(name: str) -> object:
 
         raise Unsupported(
             f"cellblock needs Linux, and this is {sys.platform}: containers are made by its "
-            "kernel; run the notebook on a Linux machine, or in a Linux virtual machine (WSL 2, Lima)"
+            "kernel; run the notebook on a Linux machine, or in a Linux virtual machine "
+            "(WSL 2, Lima)"
         )
     value = getattr(import_module(f".{home}", __name__), name)
     globals()[name] = value
