@@ -15,6 +15,7 @@ from cellblock_engine import (
     Conflict,
     ContainerNotFound,
     NotFound,
+    Removal,
     RunRequest,
 )
 from cellblock_engine.runtime import sweep
@@ -106,7 +107,7 @@ def test_of_many_starts_at_once_one_wins_and_nothing_is_lost(engine):
 
 
 def test_a_created_container_is_not_swept_and_one_with_rm_goes_at_its_end(engine, monkeypatch):
-    container = engine.create(RunRequest(argv=("true",), name="box", remove=True))
+    container = engine.create(RunRequest(argv=("true",), name="box", removal=Removal.AT_END))
     layout_home = engine.info().home
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 3600)

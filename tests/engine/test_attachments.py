@@ -13,6 +13,7 @@ from cellblock_engine import (
     InvalidInput,
     Limits,
     NotFound,
+    Removal,
     RunRequest,
     StartFailed,
     Tmpfs,
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("root")
 
 def run(engine, script, **words):
     """Run a shell script to its end; return status, output, errors."""
-    request = RunRequest(argv=("sh", "-c", script), remove=True, **words)
+    request = RunRequest(argv=("sh", "-c", script), removal=Removal.AT_END, **words)
     with engine.spawn(request) as attached:
         out, err, end = attached.communicate(None, most_bytes=1 << 20)
     return end.exit_code, out.decode(), err.decode()
@@ -252,4 +253,4 @@ def test_storage_in_memory_ends_with_the_container_and_says_so():
     with pytest.raises(InvalidInput, match="give --rm as well"):
         RunRequest(storage_bytes=1 << 20)
     with pytest.raises(InvalidInput, match="too small"):
-        RunRequest(storage_bytes=1, remove=True)
+        RunRequest(storage_bytes=1, removal=Removal.AT_END)

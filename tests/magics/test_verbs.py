@@ -22,6 +22,7 @@ from cellblock_engine import (
     LogRecord,
     NotFound,
     Platform,
+    Removal,
     RunDefaults,
     Settings,
 )
@@ -69,7 +70,7 @@ def test_run_makes_a_request_of_all_its_flags(fake):
     assert request.env == {"A": "1", "HAVE": "yes"}
     assert (request.workdir, request.user, request.hostname) == ("/srv", "1:2", "node")
     assert (request.network, request.timeout_s, request.name) == ("host", 120.0, "box")
-    assert (request.remove, request.interactive) == (True, True)
+    assert (request.removal, request.interactive) == (Removal.AT_END, True)
     limits = request.limits
     assert (limits.memory_bytes, limits.cpus, limits.pids) == (64 << 20, 0.5, 9)
 

@@ -16,6 +16,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import CellblockError, StartFailed
+from ..linux.processes import identity
+from ..removal import Removal
 from ..store.trees import remove_tree
 from . import state, verdicts, wire
 from .commands import Commands, signal_name
@@ -48,6 +50,8 @@ class Monitor:
         self._relays: list[Relay] = []
         self._signals: set[int] = set()
         self._killed: str | None = None
+        self._abandoned = False
+        self._notes: state.Notes | None = None
         self._timed_out = False
         self._deadline: Timer | None = None
         self._result: dict[str, Any] = {}
@@ -66,7 +70,11 @@ class Monitor:
                 # loss of power may have cut short is the user's to judge.
                 remove_tree(f"{tree.upper}/work/work")
         # Before it is made: a monitor killed in between would leave a group nobody knows of.
-        state.note_cgroups(lock, cgroup_places(spec, client_pid))
+        places = cgroup_places(spec, client_pid)
+        caller = None
+        if spec.foreground and spec.removal is Removal.IF_ABANDONED:
+            caller = identity(client_pid)
+        self._notes = state.Notes(lock, places, caller)
         self.sandbox = Sandbox(spec, client_pid, around, self._stack)
         self._commands = Commands(self._loop, self.sandbox)
         # While init builds the root.
@@ -112,10 +120,18 @@ class Monitor:
 
         What was written in a container is deleted ``afterwards``, when nobody waits any more.
         """
-        if self._spec.remove:
+        if self._spec.removal is Removal.AT_END or self._abandoned:
             afterwards.callback(self._delete, put_aside(self._spec))
         else:
+            self._keep()
             state.write(self._spec.directory, self._state)
+
+    def record_failure(self, afterwards: ExitStack) -> None:
+        """Leave what was there before the start, or nothing where nobody is left to have it."""
+        if not self._spec.again or (self._notes is not None and self._notes.caller_is_gone()):
+            afterwards.callback(remove_tree, put_aside(self._spec))
+        else:
+            self._keep()
 
     def farewell(self) -> None:
         """Tell everybody how it ended."""
@@ -126,6 +142,11 @@ class Monitor:
         """Close the connections, which tells the clients that nothing is left."""
         for client in (*self._clients, self._client):
             client.close()
+
+    def _keep(self) -> None:
+        """Say that nobody can abandon it any more."""
+        if self._notes is not None:
+            self._notes.forget_caller()
 
     def _delete(self, directory: str) -> None:
         # Its lock file notes the groups that the next sweep has yet to remove.
@@ -243,6 +264,7 @@ class Monitor:
         for relay in self._relays:
             relay.abandon_client()
         self._killed = "the process that ran it ended"
+        self._abandoned = self._spec.removal is Removal.IF_ABANDONED
         self._first.signal(signal.SIGKILL)
 
     # The end
@@ -318,8 +340,7 @@ def run(client: socket.socket, client_pid: int, around: Surroundings) -> bool:
             try:
                 monitor.start(client_pid, around, fds)
             except (StageFailed, CellblockError, OSError) as error:
-                if not spec.again:
-                    afterwards.callback(remove_tree, put_aside(spec))
+                monitor.record_failure(afterwards)
                 failure = as_error(error, spec.process)
                 wire.tell(client, {"event": "failed", "error": failure})
                 return True
