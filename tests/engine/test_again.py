@@ -18,7 +18,7 @@ from cellblock_engine import (
     Removal,
     RunRequest,
 )
-from cellblock_engine.runtime import sweep
+from cellblock_engine.runtime import launcher, sweep
 
 pytestmark = pytest.mark.usefixtures("root")
 COUNT = ("sh", "-c", "echo x >> /kept; cat /kept; exit 3")
@@ -116,4 +116,21 @@ def test_a_created_container_is_not_swept_and_one_with_rm_goes_at_its_end(engine
     monkeypatch.undo()
     with engine.spawn("box") as attached:
         assert attached.wait(30).exit_code == 0
+    assert engine.containers() == ()
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_one_that_is_removed_while_it_starts_says_so(engine, monkeypatch, new):
+    launch = launcher.launch
+
+    def removed_first(*arguments):
+        engine.container("box").remove(force=True)
+        return launch(*arguments)
+
+    request = RunRequest(argv=("true",), name="box")
+    if not new:
+        engine.create(request)
+    monkeypatch.setattr(launcher, "launch", removed_first)
+    with pytest.raises(ContainerNotFound, match="box was removed while it started"):
+        engine.start(request if new else "box")
     assert engine.containers() == ()

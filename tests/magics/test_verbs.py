@@ -193,10 +193,11 @@ def test_settings_are_the_defaults_of_flags(fake):
 
 
 def test_a_cells_container_goes_unless_it_has_a_name(fake):
-    assert run_request(call(fake, "run", "cell")).remove
+    assert run_request(call(fake, "run", "cell")).removal is Removal.AT_END
     assert run_request(call(fake, "run", "cell")).image == "host"
-    assert not run_request(call(fake, "run --name box", "cell")).remove
-    assert run_request(call(fake, "run --name box --rm", "cell")).remove
+    assert run_request(call(fake, "run --name box", "cell")).removal is Removal.NEVER
+    removal = run_request(call(fake, "run --name box --rm", "cell")).removal
+    assert removal is Removal.AT_END
 
 
 def test_exec_needs_a_command_and_a_container(fake):

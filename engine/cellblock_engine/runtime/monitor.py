@@ -16,17 +16,18 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import CellblockError, StartFailed
+from ..linux import cgroups
 from ..linux.processes import identity
 from ..removal import Removal
 from ..store.trees import remove_tree
 from . import state, verdicts, wire
 from .commands import Commands, signal_name
 from .descriptors import Descriptors
-from .failures import as_error
+from .failures import as_error, removed_meanwhile
 from .logs import LogWriter
 from .loop import Loop, Timer
 from .process import Process, StageFailed
-from .sandbox import Sandbox, Surroundings, cgroup_places
+from .sandbox import Sandbox, Surroundings, group_name
 from .spec import StartSpec, load_start
 from .streams import OUTWARD, Relay, pipe_for_container
 
@@ -70,12 +71,12 @@ class Monitor:
                 # loss of power may have cut short is the user's to judge.
                 remove_tree(f"{tree.upper}/work/work")
         # Before it is made: a monitor killed in between would leave a group nobody knows of.
-        places = cgroup_places(spec, client_pid)
+        controllers = cgroups.discover(client_pid)
         caller = None
         if spec.foreground and spec.removal is Removal.IF_ABANDONED:
             caller = identity(client_pid)
-        self._notes = state.Notes(lock, places, caller)
-        self.sandbox = Sandbox(spec, client_pid, around, self._stack)
+        self._notes = state.Notes(lock, controllers.places(group_name(spec)), caller)
+        self.sandbox = Sandbox(spec, controllers, around, self._stack)
         self._commands = Commands(self._loop, self.sandbox)
         # While init builds the root.
         self._listen()
@@ -340,8 +341,10 @@ def run(client: socket.socket, client_pid: int, around: Surroundings) -> bool:
             try:
                 monitor.start(client_pid, around, fds)
             except (StageFailed, CellblockError, OSError) as error:
-                monitor.record_failure(afterwards)
                 failure = as_error(error, spec.process)
+                if not os.path.isdir(spec.directory):
+                    failure = removed_meanwhile(os.path.basename(spec.name_link))
+                monitor.record_failure(afterwards)
                 wire.tell(client, {"event": "failed", "error": failure})
                 return True
             monitor.serve(client_pidfd)

@@ -58,7 +58,7 @@ def test_the_plan_reads_as_the_order_in_which_things_happen():
         "proc on /proc ()",
     ]
     assert "files /etc/hosts" in lines
-    assert "tmpfs on /dev/shm (mode=1777,size=65536)" in lines
+    assert "tmpfs on /dev/shm (mode=1777,size=65536,nr_inodes=1024)" in lines
     assert lines.index("tmpfs on /dev (mode=755,size=64k,nr_inodes=1024)") < lines.index(
         "mask /proc/kcore"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
@@ -177,3 +178,24 @@ def _read(attached) -> bytes:
     except BlockingIOError:
         time.sleep(0.01)
         return b""
+
+
+@pytest.mark.attack(70)
+def test_a_spawner_that_dies_before_the_request_is_sent_is_replaced(engine, layout, monkeypatch):
+    connect, calls = launcher._connect, itertools.count()
+
+    def connect_and_kill(layout):
+        launched = connect(layout)
+        if next(calls) % 2 == 0:
+            victims = pids(layout)
+            for pid in victims:
+                os.kill(pid, signal.SIGKILL)
+            assert eventually(lambda: not any(map(has_not_exited, victims)))
+        return launched
+
+    monkeypatch.setattr(launcher, "_connect", connect_and_kill)
+    for _ in range(10):
+        done = engine.run("host", ["echo", "once"])
+        assert (done.exit_code, done.stdout) == (0, b"once\n")
+    assert next(calls) == 20
+    assert engine.containers() == ()
