@@ -187,7 +187,9 @@ def test_a_spawner_that_dies_before_the_request_is_sent_is_replaced(engine, layo
     def connect_and_kill(layout):
         launched = connect(layout)
         if next(calls) % 2 == 0:
-            victims = pids(layout)
+            for pid in pids(layout):
+                os.kill(pid, signal.SIGSTOP)
+            victims = pids(layout)  # with the monitor it may have been forking
             for pid in victims:
                 os.kill(pid, signal.SIGKILL)
             assert eventually(lambda: not any(map(has_not_exited, victims)))
