@@ -12,7 +12,8 @@ class Removal(StrEnum):
 
     ``IF_ABANDONED`` is for a caller that means to look at, start again or remove the ended
     container itself: it stays when its command ends, and goes when the caller in the foreground
-    vanishes, or closes its connection, before that. In the background nobody can abandon it.
+    vanishes, or closes its connection, before it was told of that. In the background nobody can
+    abandon it.
     """
 
     NEVER = "never"

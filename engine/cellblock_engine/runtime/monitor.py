@@ -8,6 +8,7 @@ connection is closed last of all, so that its end of file means: nothing is left
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import time
@@ -51,8 +52,8 @@ class Monitor:
         self._relays: list[Relay] = []
         self._signals: set[int] = set()
         self._killed: str | None = None
-        self._abandoned = False
         self._notes: state.Notes | None = None
+        self._client_pidfd = -1
         self._timed_out = False
         self._deadline: Timer | None = None
         self._result: dict[str, Any] = {}
@@ -113,6 +114,7 @@ class Monitor:
             self._loop.watch(self._client.fileno(), self._on_client)
             if client_pidfd is not None:
                 # A child of the client can hold the connection open after the client's death.
+                self._client_pidfd = client_pidfd
                 self._loop.watch(client_pidfd, self._on_client_death)
         self._loop.run()
 
@@ -121,7 +123,7 @@ class Monitor:
 
         What was written in a container is deleted ``afterwards``, when nobody waits any more.
         """
-        if self._spec.removal is Removal.AT_END or self._abandoned:
+        if self._spec.removal is Removal.AT_END or self._is_abandoned():
             afterwards.callback(self._delete, put_aside(self._spec))
         else:
             self._keep()
@@ -143,6 +145,16 @@ class Monitor:
         """Close the connections, which tells the clients that nothing is left."""
         for client in (*self._clients, self._client):
             client.close()
+
+    def _is_abandoned(self) -> bool:
+        """Tell whether the caller is gone before it could be told of the end.
+
+        Not whether its death was seen first: that closes the command's input too, at whose end
+        the command may end by itself.
+        """
+        if self._notes is None or self._notes.caller is None:
+            return False
+        return self._notes.caller_is_gone() or _has_hung_up(self._client)
 
     def _keep(self) -> None:
         """Say that nobody can abandon it any more."""
@@ -262,11 +274,12 @@ class Monitor:
 
     def _on_client_death(self) -> None:
         self._loop.unwatch(self._client.fileno())
+        self._loop.unwatch(self._client_pidfd)
         for relay in self._relays:
             relay.abandon_client()
         self._killed = "the process that ran it ended"
-        self._abandoned = self._spec.removal is Removal.IF_ABANDONED
         self._first.signal(signal.SIGKILL)
+        self._on_delivered()  # nobody is left to deliver to
 
     # The end
 
@@ -366,6 +379,12 @@ def put_aside(spec: StartSpec) -> str:
     with suppress(FileNotFoundError):
         os.rename(spec.directory, aside)
     return aside
+
+
+def _has_hung_up(sock: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(sock, 0)  # POLLHUP is told of always
+    return bool(poll.poll(0))
 
 
 def _unlink(path: str) -> None:

@@ -201,3 +201,16 @@ def test_a_spawner_that_dies_before_the_request_is_sent_is_replaced(engine, layo
         assert (done.exit_code, done.stdout) == (0, b"once\n")
     assert next(calls) == 20
     assert engine.containers() == ()
+
+
+def test_a_client_that_goes_after_the_command_is_no_matter_to_its_monitor(engine, layout):
+    """It was reaped, and its unread output is still being delivered, when the client dies."""
+    argv = ("sh", "-c", "head -c 100000 /dev/zero")
+    attached = engine.spawn(RunRequest(argv=argv, name="box"))
+    assert eventually(lambda: not has_not_exited(attached.pid))
+    attached.container.kill()  # a signal that comes too late reaches nobody
+    attached.close()
+    assert eventually(lambda: engine.container("box").inspect().status == "exited", 5)
+    info = engine.container("box").inspect()
+    assert (info.exit_code, info.verdict) == (0, None)
+    assert (layout.run / "spawner.log").read_text() == ""
