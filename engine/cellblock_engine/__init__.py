@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .oci.reference import Reference
     from .privileges import Ulimit, check_security_option, parse_ulimit
     from .progress import Progress, PullEvent
+    from .removal import Removal
     from .request import HOST_IMAGE, NETWORKS, ExecRequest, RunRequest
     from .runtime.attached import Attached, Exit
     from .settings import Registries, RunDefaults, Settings
@@ -100,6 +101,7 @@ _HOMES = {
     "oci.reference": ("Reference",),
     "privileges": ("Ulimit", "check_security_option", "parse_ulimit"),
     "progress": ("Progress", "PullEvent"),
+    "removal": ("Removal",),
     "request": ("HOST_IMAGE", "NETWORKS", "ExecRequest", "RunRequest"),
     "runtime.attached": ("Attached", "Exit"),
     "settings": ("Registries", "RunDefaults", "Settings"),
@@ -155,6 +157,7 @@ __all__ = [
     "Registries",
     "RegistryError",
     "RegistryUnavailable",
+    "Removal",
     "RemovedImage",
     "Result",
     "RunDefaults",

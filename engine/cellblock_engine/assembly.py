@@ -116,7 +116,7 @@ def configure(request: RunRequest, base: Base, identifier: str, name: str) -> Co
         stop_signal=parse_signal(config.stop_signal or "TERM"),
         labels={**config.labels, **request.labels},
         created_at=time.time(),
-        remove=request.remove,
+        removal=request.removal,
         binds=request.binds,
         tmpfs=request.tmpfs,
         read_only=request.read_only,
@@ -212,7 +212,7 @@ def start_spec(
         timeout_s=config.timeout_s,
         stop_signal=config.stop_signal,
         foreground=foreground,
-        remove=config.remove,
+        removal=config.removal,
         again=again,
         process=ProcessSpec(
             config.argv,

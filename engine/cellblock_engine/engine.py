@@ -29,6 +29,7 @@ from .log import Log
 from .oci.platform import Platform
 from .oci.reference import Reference
 from .progress import Progress
+from .removal import Removal
 from .request import HOST_IMAGE, Channel, RunRequest
 from .runtime import launcher, state
 from .runtime.attached import Pipes, await_start
@@ -218,7 +219,7 @@ class Engine:
             limits=limits or Limits(),
             timeout_s=timeout,
             name=name,
-            remove=remove,
+            removal=Removal.AT_END if remove else Removal.NEVER,
             interactive=stdin is not None,
         )
         begun = time.monotonic()

@@ -10,6 +10,7 @@ from typing import Literal
 from .errors import InvalidInput
 from .limits import Limits
 from .privileges import Ulimit, held_capabilities
+from .removal import Removal
 from .volumes import DEFAULT_SHM_BYTES, SMALLEST_SHM_BYTES, Bind, Tmpfs, check_targets
 
 SMALLEST_STORAGE_BYTES = 64 << 10
@@ -44,7 +45,7 @@ class RunRequest:
     limits: Limits = field(default_factory=Limits)
     timeout_s: float | None = None
     name: str | None = None
-    remove: bool = False
+    removal: Removal = Removal.NEVER
     interactive: bool = False
     binds: tuple[Bind, ...] = ()
     channels: tuple[Channel, ...] = ()
@@ -85,7 +86,7 @@ class RunRequest:
     def _check_storage(self, storage_bytes: int) -> None:
         if storage_bytes < SMALLEST_STORAGE_BYTES:
             raise InvalidInput(f"storage limit {storage_bytes} is too small: at least 64k")
-        if not self.remove:
+        if self.removal is not Removal.AT_END:
             raise InvalidInput(
                 "a storage limit keeps what is written in memory, where it ends with the "
                 "container: give --rm as well"

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from cellblock_engine import Engine, Limits, RunRequest, errors
+from cellblock_engine import Engine, Limits, Removal, RunRequest, errors
 from support import capabilities
 from support.attempts import BY_LINE
 from support.inside import assert_refused, attack
@@ -30,7 +30,9 @@ ANSWER_S = 5.0  # generous: the machine is shared
 )
 def test_21_fork_and_thread_bombs(base_engine: Engine, base_image: str, bomb: str) -> None:
     limits = Limits(memory="256m", cpus=1, pids=50)
-    request = RunRequest(image=base_image, argv=("python3", "-c", bomb), limits=limits, remove=True)
+    request = RunRequest(
+        image=base_image, argv=("python3", "-c", bomb), limits=limits, removal=Removal.AT_END
+    )
     with base_engine.spawn(request) as attached:
         time.sleep(1)
         started = time.monotonic()

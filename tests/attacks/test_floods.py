@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cellblock_engine import Engine, Limits, RunRequest, errors
+from cellblock_engine import Engine, Limits, Removal, RunRequest, errors
 from cellblock_engine.container import CAPTURE_BYTES
 from cellblock_engine.layout import Layout
 from support import capabilities
@@ -117,7 +117,7 @@ while True: time.sleep(1)
 
 
 def test_29_a_command_that_ignores_every_signal(base_engine: Engine, base_image: str) -> None:
-    request = RunRequest(image=base_image, argv=("python3", "-c", STUBBORN), remove=True)
+    request = RunRequest(image=base_image, argv=("python3", "-c", STUBBORN), removal=Removal.AT_END)
     with base_engine.spawn(request) as attached:
         assert read_line(attached.stdout) == b"ready\n"
         attached.interrupt()

@@ -17,20 +17,14 @@ from cellblock_engine import Engine, RunRequest
 from cellblock_engine.layout import Layout
 from cellblock_engine.runtime.spec import PROTOCOL
 from support import capabilities
+from support.inside import PRELUDE
 
 pytestmark = pytest.mark.usefixtures("root")
 
 STRANGER = 54321
-PROGRAM = """
-import errno, json, os, socket, sys
-outcome = {}
-def attempt(name, call):
-    try:
-        call()
-    except OSError as error:
-        outcome[name] = errno.errorcode[error.errno]
-    else:
-        outcome[name] = "allowed"
+PROGRAM = (
+    f"{PRELUDE}\n"
+    + """
 def connect(path):
     for kind in (socket.SOCK_SEQPACKET, socket.SOCK_STREAM):
         with socket.socket(socket.AF_UNIX, kind) as client:
@@ -53,6 +47,7 @@ for pid in pids:
     attempt(f"kill {pid}", lambda: os.kill(pid, 0))
 print(json.dumps(outcome))
 """
+)
 
 
 @pytest.fixture

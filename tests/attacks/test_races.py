@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from cellblock_engine import Bind, Engine, Limits, RunRequest, errors
+from cellblock_engine import Bind, Engine, Limits, Removal, RunRequest, errors
 from support.inside import read_line
 
 pytestmark = pytest.mark.usefixtures("root")
@@ -70,7 +70,7 @@ def test_11_a_sibling_swaps_links_while_another_starts(
         image=base_image,
         argv=("python3", "-c", swap),
         binds=(shared,),
-        remove=True,
+        removal=Removal.AT_END,
         limits=Limits(cpus=0.5),
     )
     gift = outside / "gift"
@@ -85,7 +85,7 @@ def test_11_a_sibling_swaps_links_while_another_starts(
                 image=base_image,
                 argv=("cat", "/shared/way/in/secret"),
                 binds=(shared, Bind(gift, f"/shared/way/in/new{number % 7}")),
-                remove=True,
+                removal=Removal.AT_END,
             )
             with suppress(errors.StartFailed), base_engine.spawn(victim) as attached:
                 seen, _, _ = attached.communicate(None, most_bytes=1000)
@@ -156,7 +156,7 @@ print(json.dumps(seen), flush=True)
 
 
 def test_17_tracing_commands_on_their_way_in(base_engine: Engine, base_image: str) -> None:
-    request = RunRequest(image=base_image, argv=("python3", "-c", TRACER), remove=True)
+    request = RunRequest(image=base_image, argv=("python3", "-c", TRACER), removal=Removal.AT_END)
     with base_engine.spawn(request) as tracer:
         assert read_line(tracer.stdout) == b"ready\n"
         for number in range(TRIES):

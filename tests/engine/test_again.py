@@ -15,9 +15,10 @@ from cellblock_engine import (
     Conflict,
     ContainerNotFound,
     NotFound,
+    Removal,
     RunRequest,
 )
-from cellblock_engine.runtime import sweep
+from cellblock_engine.runtime import launcher, sweep
 
 pytestmark = pytest.mark.usefixtures("root")
 COUNT = ("sh", "-c", "echo x >> /kept; cat /kept; exit 3")
@@ -106,7 +107,7 @@ def test_of_many_starts_at_once_one_wins_and_nothing_is_lost(engine):
 
 
 def test_a_created_container_is_not_swept_and_one_with_rm_goes_at_its_end(engine, monkeypatch):
-    container = engine.create(RunRequest(argv=("true",), name="box", remove=True))
+    container = engine.create(RunRequest(argv=("true",), name="box", removal=Removal.AT_END))
     layout_home = engine.info().home
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 3600)
@@ -115,4 +116,21 @@ def test_a_created_container_is_not_swept_and_one_with_rm_goes_at_its_end(engine
     monkeypatch.undo()
     with engine.spawn("box") as attached:
         assert attached.wait(30).exit_code == 0
+    assert engine.containers() == ()
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_one_that_is_removed_while_it_starts_says_so(engine, monkeypatch, new):
+    launch = launcher.launch
+
+    def removed_first(*arguments):
+        engine.container("box").remove(force=True)
+        return launch(*arguments)
+
+    request = RunRequest(argv=("true",), name="box")
+    if not new:
+        engine.create(request)
+    monkeypatch.setattr(launcher, "launch", removed_first)
+    with pytest.raises(ContainerNotFound, match="box was removed while it started"):
+        engine.start(request if new else "box")
     assert engine.containers() == ()

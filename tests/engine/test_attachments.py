@@ -13,6 +13,7 @@ from cellblock_engine import (
     InvalidInput,
     Limits,
     NotFound,
+    Removal,
     RunRequest,
     StartFailed,
     Tmpfs,
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("root")
 
 def run(engine, script, **words):
     """Run a shell script to its end; return status, output, errors."""
-    request = RunRequest(argv=("sh", "-c", script), remove=True, **words)
+    request = RunRequest(argv=("sh", "-c", script), removal=Removal.AT_END, **words)
     with engine.spawn(request) as attached:
         out, err, end = attached.communicate(None, most_bytes=1 << 20)
     return end.exit_code, out.decode(), err.decode()
@@ -252,4 +253,25 @@ def test_storage_in_memory_ends_with_the_container_and_says_so():
     with pytest.raises(InvalidInput, match="give --rm as well"):
         RunRequest(storage_bytes=1 << 20)
     with pytest.raises(InvalidInput, match="too small"):
-        RunRequest(storage_bytes=1, remove=True)
+        RunRequest(storage_bytes=1, removal=Removal.AT_END)
+
+
+@pytest.mark.attack(23)
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("/dev/shm", {"shm_bytes": 1 << 20}),
+        ("/t", {"tmpfs": (Tmpfs("/t", 1 << 20),)}),
+        ("/root", {"storage_bytes": 1 << 20}),
+    ],
+)
+def test_what_is_in_memory_holds_so_many_files_and_no_more(engine, place, words):
+    fill = f"cd {place}; i=0; while [ $i -lt 2000 ]; do true > f$i || exit 9; i=$((i+1)); done"
+    exit_code, _, error = run(engine, fill, **words)
+    assert exit_code == 9
+    assert "No space left on device" in error
+
+
+def test_a_file_system_in_memory_without_a_size_has_an_inode_bound(engine):
+    exit_code, out, _ = run(engine, "stat -f -c %c /t", tmpfs=(Tmpfs("/t"),))
+    assert (exit_code, out.strip()) == (0, "65536")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cellblock_engine import Diagnosis, Engine, RunRequest
+from cellblock_engine import Diagnosis, Engine, Removal, RunRequest
 from cellblock_engine.layout import Layout
 from support import capabilities, leaks
 from support.ordinary import OrdinaryUser
@@ -152,7 +152,9 @@ def test_what_killed_processes_left_is_swept_and_named(
 ) -> None:
     home = tmp_path / "store"
     layout = Layout.default(home)
-    attached = engine.spawn(RunRequest(argv=("sleep", "100"), name="victim", remove=True))
+    attached = engine.spawn(
+        RunRequest(argv=("sleep", "100"), name="victim", removal=Removal.AT_END)
+    )
     identifier = attached.container.id
     pid = attached.container.inspect().pid
     assert pid is not None

@@ -26,6 +26,7 @@ from cellblock_engine import (
     Limits,
     OutOfMemory,
     PidsExceeded,
+    Removal,
     RunRequest,
     StartFailed,
     TimedOut,
@@ -245,7 +246,7 @@ def test_several_names_for_one_container(engine):
 
 
 def test_a_foreground_container_ends_when_it_is_closed(engine):
-    with engine.spawn(RunRequest(argv=("sleep", "100"), remove=True)) as attached:
+    with engine.spawn(RunRequest(argv=("sleep", "100"), removal=Removal.AT_END)) as attached:
         pid = attached.container.inspect().pid
     deadline = time.monotonic() + 5
     while engine.containers() and time.monotonic() < deadline:
@@ -256,7 +257,7 @@ def test_a_foreground_container_ends_when_it_is_closed(engine):
 
 def test_signals_reach_the_command(engine):
     argv = sh("trap 'echo got; exit 7' USR1; echo ready; while :; do sleep 0.05; done")
-    with engine.spawn(RunRequest(argv=argv, remove=True)) as attached:
+    with engine.spawn(RunRequest(argv=argv, removal=Removal.AT_END)) as attached:
         assert read_some(attached.stdout) == b"ready\n"
         attached.signal(signal.SIGUSR1)
         out, _, end = attached.communicate(None, most_bytes=1000, timeout_s=10)
@@ -271,7 +272,9 @@ def test_an_interrupt_reaches_what_the_command_started(engine):
         "print('ready', flush=True)\n"
         "print(child.wait())"
     )
-    with engine.spawn(RunRequest(argv=("python3", "-c", program), remove=True)) as attached:
+    with engine.spawn(
+        RunRequest(argv=("python3", "-c", program), removal=Removal.AT_END)
+    ) as attached:
         assert read_some(attached.stdout) == b"ready\n"
         attached.interrupt()
         out, _, end = attached.communicate(None, most_bytes=100, timeout_s=10)
@@ -280,7 +283,7 @@ def test_an_interrupt_reaches_what_the_command_started(engine):
 
 def test_channels_are_descriptors_three_and_four(engine):
     argv = ("python3", "-c", "import os; os.write(4, os.read(3, 100).upper())")
-    request = RunRequest(argv=argv, channels=("in", "out"), remove=True)
+    request = RunRequest(argv=argv, channels=("in", "out"), removal=Removal.AT_END)
     with engine.spawn(request) as attached:
         os.write(attached.channels[0], b"through")
         assert read_some(attached.channels[1]) == b"THROUGH"
@@ -290,7 +293,7 @@ def test_channels_are_descriptors_three_and_four(engine):
 @pytest.mark.attack(8, 18)
 def test_nothing_else_is_open_in_a_command(engine):
     list_fds = ("python3", "-c", "import os; print(sorted(map(int, os.listdir('/proc/self/fd'))))")
-    with engine.spawn(RunRequest(argv=("sleep", "100"), remove=True)) as attached:
+    with engine.spawn(RunRequest(argv=("sleep", "100"), removal=Removal.AT_END)) as attached:
         for result in (engine.run("host", list_fds), attached.container.exec(list_fds)):
             assert json.loads(result.stdout) == [0, 1, 2, 3]  # 3 is the listing itself
 
@@ -301,7 +304,7 @@ def test_any_user_may_reopen_its_own_standard_output(engine):
 
 
 def test_an_exec_that_is_given_up_ends_alone(engine):
-    with engine.spawn(RunRequest(argv=("sleep", "100"), remove=True)) as attached:
+    with engine.spawn(RunRequest(argv=("sleep", "100"), removal=Removal.AT_END)) as attached:
         container = attached.container
         started = container.spawn_exec(ExecRequest(("sleep", "99")))
         host_pid = started.pid

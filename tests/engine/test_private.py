@@ -10,6 +10,7 @@ import pytest
 from cellblock_engine.errors import StartFailed
 from cellblock_engine.layout import Layout
 from cellblock_engine.private import make_private, make_runtime_directory
+from cellblock_engine.removal import Removal
 from cellblock_engine.store import Store
 from cellblock_engine.store.containers import ContainerConfig, Containers
 
@@ -45,7 +46,7 @@ def config(identifier: str, name: str) -> ContainerConfig:
         stop_signal=15,
         labels={},
         created_at=0.0,
-        remove=False,
+        removal=Removal.NEVER,
     )
 
 

@@ -533,11 +533,11 @@ def test_nbclient_stops_at_a_cell_that_failed(engine: Engine, tmp_path: Path) ->
 
 
 AS_ORDINARY_USER = """
-from cellblock_engine import Engine, RunRequest
+from cellblock_engine import Engine, Removal, RunRequest
 from cellblock_kernel import run_cell, run_script
 with Engine.open() as engine:
-    run_cell(engine, RunRequest(remove=True), "import os; print(os.getuid()); 6 * 7", print)
-    request = RunRequest(remove=True)
+    request = RunRequest(removal=Removal.AT_END)
+    run_cell(engine, request, "import os; print(os.getuid()); 6 * 7", print)
     source = "y = x * 2"
     print(run_cell(engine, request, source, print, given={"x": [1]}, wanted=["y"]).variables)
     run_script(engine, request, ["sh"], "echo script", print)

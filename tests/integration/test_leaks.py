@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cellblock_engine import Engine, RunRequest, errors
+from cellblock_engine import Engine, Removal, RunRequest, errors
 from cellblock_engine.layout import Layout
 from cellblock_engine.runtime import launcher
 from support import leaks
@@ -120,7 +120,7 @@ def test_killed_and_timed_out(base_engine: Engine, base_image: str, unchanged) -
     def work() -> None:
         for _ in range(5):
             assert base_engine.run(base_image, ["sleep", "60"], timeout=0.1).verdict
-            request = RunRequest(image=base_image, argv=("sleep", "60"), remove=True)
+            request = RunRequest(image=base_image, argv=("sleep", "60"), removal=Removal.AT_END)
             with base_engine.spawn(request) as attached:
                 attached.kill()
                 assert attached.wait(timeout_s=20).exit_code == 137

@@ -132,7 +132,7 @@ def test_programs_run_from_everywhere_inside(ordinary_user: OrdinaryUser) -> Non
 
 BOUND = """
 import os, pathlib, sys
-from cellblock_engine import Bind, Engine, RunRequest, Tmpfs
+from cellblock_engine import Bind, Engine, Removal, RunRequest, Tmpfs
 data = pathlib.Path.home() / "bound"
 data.mkdir()
 (data / "secret").write_text("mine")
@@ -143,7 +143,7 @@ request = RunRequest(
     binds=(Bind(data, "/data", writable=True),),
     tmpfs=(Tmpfs("/t", 4096),),
     read_only=True,
-    remove=True,
+    removal=Removal.AT_END,
 )
 with Engine.open() as engine, engine.spawn(request) as attached:
     out, err, end = attached.communicate(None, most_bytes=1000)

@@ -355,9 +355,10 @@ def test_stop_asks_first(base_engine: Engine, base_image: str) -> None:
 def test_a_foreground_run_dies_with_its_client(base_home: Path, base_image: str) -> None:
     program = f"""
 from pathlib import Path
-from cellblock_engine import Engine, RunRequest
+from cellblock_engine import Engine, Removal, RunRequest
 engine = Engine.open(Path({str(base_home)!r}))
-attached = engine.spawn(RunRequest(image={base_image!r}, argv=("sleep", "300"), remove=True))
+removal = Removal.AT_END
+attached = engine.spawn(RunRequest({base_image!r}, ("sleep", "300"), removal=removal))
 print(attached.container.id, flush=True)
 attached.wait()
 """

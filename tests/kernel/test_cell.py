@@ -20,6 +20,7 @@ from cellblock_engine import (
     CellblockError,
     CommandNotFound,
     OutOfMemory,
+    Removal,
     RunRequest,
     StartFailed,
     TimedOut,
@@ -130,7 +131,11 @@ def run(source, engine=None, *, limits=None):
     events: list = []
     try:
         outcome = run_cell(
-            engine or FakeEngine(), RunRequest(remove=True), source, events.append, limits=limits
+            engine or FakeEngine(),
+            RunRequest(removal=Removal.AT_END),
+            source,
+            events.append,
+            limits=limits,
         )
     except (CellblockError, TimeoutError, KeyboardInterrupt) as error:
         outcome = error
@@ -249,7 +254,7 @@ def test_output_comes_while_the_cell_runs():
     times = []
     run_cell(
         FakeEngine(),
-        RunRequest(remove=True),
+        RunRequest(removal=Removal.AT_END),
         "import time\nfor n in range(3):\n    print(n); time.sleep(0.3)",
         lambda event: times.append(time.monotonic()),
     )
@@ -331,7 +336,7 @@ def test_output_that_the_container_takes_back_is_waited_for_no_longer():
             assert os.read(engine.attached[0].channels[2], 100) == b"stolen"
         events.append(event)
 
-    run_cell(engine, RunRequest(remove=True), "", steal_then_note)
+    run_cell(engine, RunRequest(removal=Removal.AT_END), "", steal_then_note)
     assert text(events) == "frame raw"
 
 
@@ -361,7 +366,7 @@ def run_interrupted(source: str, **how) -> tuple:
     started = time.monotonic()
     outcome: object
     try:
-        outcome = run_cell(engine, RunRequest(remove=True), source, events.append)
+        outcome = run_cell(engine, RunRequest(removal=Removal.AT_END), source, events.append)
     except (CellblockError, TimeoutError, KeyboardInterrupt) as error:
         outcome = error
     seconds = time.monotonic() - started

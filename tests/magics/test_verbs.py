@@ -22,6 +22,7 @@ from cellblock_engine import (
     LogRecord,
     NotFound,
     Platform,
+    Removal,
     RunDefaults,
     Settings,
 )
@@ -69,7 +70,7 @@ def test_run_makes_a_request_of_all_its_flags(fake):
     assert request.env == {"A": "1", "HAVE": "yes"}
     assert (request.workdir, request.user, request.hostname) == ("/srv", "1:2", "node")
     assert (request.network, request.timeout_s, request.name) == ("host", 120.0, "box")
-    assert (request.remove, request.interactive) == (True, True)
+    assert (request.removal, request.interactive) == (Removal.AT_END, True)
     limits = request.limits
     assert (limits.memory_bytes, limits.cpus, limits.pids) == (64 << 20, 0.5, 9)
 
@@ -192,10 +193,11 @@ def test_settings_are_the_defaults_of_flags(fake):
 
 
 def test_a_cells_container_goes_unless_it_has_a_name(fake):
-    assert run_request(call(fake, "run", "cell")).remove
+    assert run_request(call(fake, "run", "cell")).removal is Removal.AT_END
     assert run_request(call(fake, "run", "cell")).image == "host"
-    assert not run_request(call(fake, "run --name box", "cell")).remove
-    assert run_request(call(fake, "run --name box --rm", "cell")).remove
+    assert run_request(call(fake, "run --name box", "cell")).removal is Removal.NEVER
+    removal = run_request(call(fake, "run --name box --rm", "cell")).removal
+    assert removal is Removal.AT_END
 
 
 def test_exec_needs_a_command_and_a_container(fake):

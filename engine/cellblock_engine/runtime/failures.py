@@ -36,6 +36,14 @@ def as_error(error: StageFailed | CellblockError | OSError, process: ProcessSpec
     return _failed(f"cannot start: {error.strerror}{place}")
 
 
+def removed_meanwhile(name: str) -> dict[str, Any]:
+    """Return the failure of a start whose container somebody removed, whatever it ran into."""
+    return {
+        "kind": "ContainerNotFound",
+        "message": f"container {name} was removed while it started: make another",
+    }
+
+
 def _of_stage(error: StageFailed, process: ProcessSpec) -> dict[str, Any]:
     match error.stage:
         case "execute":

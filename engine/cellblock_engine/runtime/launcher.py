@@ -13,7 +13,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from ..layout import Layout
 from ..private import make_runtime_directory
@@ -43,15 +43,14 @@ def launch(layout: Layout, spec: StartSpec, streams: list[tuple[str, int]]) -> L
     try:
         named = [("client", pidfd), *streams]
         request = {"start": dump(spec), "fds": [name for name, _ in named]}
-        launched = _connect(layout)
+        fds = [fd for _, fd in named]
         try:
-            wire.send(launched.sock, request, [fd for _, fd in named])
-        except BaseException:
-            launched.sock.close()
-            raise
+            return _request(layout, request, fds)
+        except (BrokenPipeError, ConnectionResetError):
+            # The spawner died after it was connected to. What could not be sent was not begun.
+            return _request(layout, request, fds)
     finally:
         os.close(pidfd)
-    return launched
 
 
 def dismiss(layout: Layout) -> None:
@@ -71,6 +70,16 @@ def dismiss(layout: Layout) -> None:
         pass
     finally:
         os.close(lock)
+
+
+def _request(layout: Layout, request: dict[str, Any], fds: list[int]) -> Launch:
+    launched = _connect(layout)
+    try:
+        wire.send(launched.sock, request, fds)
+    except BaseException:
+        launched.sock.close()
+        raise
+    return launched
 
 
 def _connect(layout: Layout) -> Launch:

@@ -8,6 +8,7 @@ connection is closed last of all, so that its end of file means: nothing is left
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import time
@@ -16,15 +17,18 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import CellblockError, StartFailed
+from ..linux import cgroups
+from ..linux.processes import identity
+from ..removal import Removal
 from ..store.trees import remove_tree
 from . import state, verdicts, wire
 from .commands import Commands, signal_name
 from .descriptors import Descriptors
-from .failures import as_error
+from .failures import as_error, removed_meanwhile
 from .logs import LogWriter
 from .loop import Loop, Timer
 from .process import Process, StageFailed
-from .sandbox import Sandbox, Surroundings, cgroup_places
+from .sandbox import Sandbox, Surroundings, group_name
 from .spec import StartSpec, load_start
 from .streams import OUTWARD, Relay, pipe_for_container
 
@@ -48,6 +52,8 @@ class Monitor:
         self._relays: list[Relay] = []
         self._signals: set[int] = set()
         self._killed: str | None = None
+        self._notes: state.Notes | None = None
+        self._client_pidfd = -1
         self._timed_out = False
         self._deadline: Timer | None = None
         self._result: dict[str, Any] = {}
@@ -66,8 +72,12 @@ class Monitor:
                 # loss of power may have cut short is the user's to judge.
                 remove_tree(f"{tree.upper}/work/work")
         # Before it is made: a monitor killed in between would leave a group nobody knows of.
-        state.note_cgroups(lock, cgroup_places(spec, client_pid))
-        self.sandbox = Sandbox(spec, client_pid, around, self._stack)
+        controllers = cgroups.discover(client_pid)
+        caller = None
+        if spec.foreground and spec.removal is Removal.IF_ABANDONED:
+            caller = identity(client_pid)
+        self._notes = state.Notes(lock, controllers.places(group_name(spec)), caller)
+        self.sandbox = Sandbox(spec, controllers, around, self._stack)
         self._commands = Commands(self._loop, self.sandbox)
         # While init builds the root.
         self._listen()
@@ -104,6 +114,7 @@ class Monitor:
             self._loop.watch(self._client.fileno(), self._on_client)
             if client_pidfd is not None:
                 # A child of the client can hold the connection open after the client's death.
+                self._client_pidfd = client_pidfd
                 self._loop.watch(client_pidfd, self._on_client_death)
         self._loop.run()
 
@@ -112,10 +123,18 @@ class Monitor:
 
         What was written in a container is deleted ``afterwards``, when nobody waits any more.
         """
-        if self._spec.remove:
+        if self._spec.removal is Removal.AT_END or self._is_abandoned():
             afterwards.callback(self._delete, put_aside(self._spec))
         else:
+            self._keep()
             state.write(self._spec.directory, self._state)
+
+    def record_failure(self, afterwards: ExitStack) -> None:
+        """Leave what was there before the start, or nothing where nobody is left to have it."""
+        if not self._spec.again or (self._notes is not None and self._notes.caller_is_gone()):
+            afterwards.callback(remove_tree, put_aside(self._spec))
+        else:
+            self._keep()
 
     def farewell(self) -> None:
         """Tell everybody how it ended."""
@@ -126,6 +145,21 @@ class Monitor:
         """Close the connections, which tells the clients that nothing is left."""
         for client in (*self._clients, self._client):
             client.close()
+
+    def _is_abandoned(self) -> bool:
+        """Tell whether the caller is gone before it could be told of the end.
+
+        Not whether its death was seen first: that closes the command's input too, at whose end
+        the command may end by itself.
+        """
+        if self._notes is None or self._notes.caller is None:
+            return False
+        return self._notes.caller_is_gone() or _has_hung_up(self._client)
+
+    def _keep(self) -> None:
+        """Say that nobody can abandon it any more."""
+        if self._notes is not None:
+            self._notes.forget_caller()
 
     def _delete(self, directory: str) -> None:
         # Its lock file notes the groups that the next sweep has yet to remove.
@@ -240,10 +274,12 @@ class Monitor:
 
     def _on_client_death(self) -> None:
         self._loop.unwatch(self._client.fileno())
+        self._loop.unwatch(self._client_pidfd)
         for relay in self._relays:
             relay.abandon_client()
         self._killed = "the process that ran it ended"
         self._first.signal(signal.SIGKILL)
+        self._on_delivered()  # nobody is left to deliver to
 
     # The end
 
@@ -318,9 +354,10 @@ def run(client: socket.socket, client_pid: int, around: Surroundings) -> bool:
             try:
                 monitor.start(client_pid, around, fds)
             except (StageFailed, CellblockError, OSError) as error:
-                if not spec.again:
-                    afterwards.callback(remove_tree, put_aside(spec))
                 failure = as_error(error, spec.process)
+                if not os.path.isdir(spec.directory):
+                    failure = removed_meanwhile(os.path.basename(spec.name_link))
+                monitor.record_failure(afterwards)
                 wire.tell(client, {"event": "failed", "error": failure})
                 return True
             monitor.serve(client_pidfd)
@@ -342,6 +379,12 @@ def put_aside(spec: StartSpec) -> str:
     with suppress(FileNotFoundError):
         os.rename(spec.directory, aside)
     return aside
+
+
+def _has_hung_up(sock: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(sock, 0)  # POLLHUP is told of always
+    return bool(poll.poll(0))
 
 
 def _unlink(path: str) -> None:

@@ -41,6 +41,9 @@ MASKED = (
 )
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 _SCRATCH = b"scratch"
+_INODES_WITHOUT_SIZE = 65536
+_FEWEST_INODES = 1024
+_BYTES_PER_INODE = 4096
 _QUIET = sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NODEV | sys.MOUNT_ATTR_NOEXEC
 
 
@@ -191,8 +194,12 @@ class Scratch:
 
     def execute(self, root: Root) -> None:  # noqa: ARG002 - the protocol's
         """Make it in the staging tree."""
-        size = b"%d" % self.size_bytes
-        fd = mounts.new_filesystem(b"tmpfs", [(b"mode", b"700"), (b"size", size)])
+        options = [
+            (b"mode", b"700"),
+            (b"size", b"%d" % self.size_bytes),
+            (b"nr_inodes", b"%d" % inode_bound(self.size_bytes)),
+        ]
+        fd = mounts.new_filesystem(b"tmpfs", options)
         os.mkdir(_SCRATCH)
         sys.move_mount(fd, sys.AT_FDCWD, _SCRATCH)
         os.close(fd)
@@ -247,7 +254,10 @@ class Memory:
 
     def execute(self, root: Root) -> None:
         """Make it and attach it at a directory, made if missing."""
-        options = [(b"mode", b"%o" % self.mode)]
+        options = [
+            (b"mode", b"%o" % self.mode),
+            (b"nr_inodes", b"%d" % inode_bound(self.size_bytes)),
+        ]
         if self.size_bytes is not None:
             options.append((b"size", b"%d" % self.size_bytes))
         fd = mounts.new_filesystem(b"tmpfs", options, _QUIET)
@@ -446,13 +456,32 @@ def plan(spec: StartSpec) -> tuple[Operation, ...]:
         ),
         Devices(),
         FileSystem("/dev/pts", "devpts", tuple(pts), sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NOEXEC),
-        FileSystem("/dev/shm", "tmpfs", (("mode", "1777"), ("size", str(spec.shm_bytes)))),  # noqa: S108
+        FileSystem(
+            "/dev/shm",  # noqa: S108
+            "tmpfs",
+            (
+                ("mode", "1777"),
+                ("size", str(spec.shm_bytes)),
+                ("nr_inodes", str(inode_bound(spec.shm_bytes))),
+            ),
+        ),
         FileSystem("/dev/mqueue", "mqueue"),
     ]
     operations.append(Files(spec.files))
     operations += [Mask(path) for path in MASKED]
     operations += [ReadOnly(path) for path in READ_ONLY]
     return tuple(operations)
+
+
+def inode_bound(size_bytes: int | None) -> int:
+    """Return how many files a tmpfs of this size may hold.
+
+    Without -m an inode's kernel memory (about 1 KiB) is charged to nobody: empty files count
+    against no size.
+    """
+    if size_bytes is None:
+        return _INODES_WITHOUT_SIZE
+    return max(_FEWEST_INODES, size_bytes // _BYTES_PER_INODE)
 
 
 def attachments(spec: StartSpec) -> tuple[Operation, ...]:

@@ -41,18 +41,19 @@ class Surroundings(NamedTuple):
     seccomp_program: bytes
 
 
-def cgroup_places(spec: StartSpec, client_pid: int) -> tuple[str, ...]:
-    """Return the directories of the cgroup that the container is to get. Raises OSError."""
-    return cgroups.discover(client_pid).places(_group_name(spec))
-
-
 class Sandbox:
     """An init in its namespaces, and what belongs to it."""
 
     def __init__(
-        self, spec: StartSpec, client_pid: int, around: Surroundings, stack: ExitStack
+        self,
+        spec: StartSpec,
+        controllers: cgroups.Controllers,
+        around: Surroundings,
+        stack: ExitStack,
     ) -> None:
         """Start init and make the cgroup; the root is ready after :meth:`wait_ready`.
+
+        ``controllers`` are those of the caller, below whose own group the container's is.
 
         Raises StageFailed, LimitNotEnforceable, OSError.
         """
@@ -75,11 +76,10 @@ class Sandbox:
             userns.map_range(self._init_pid, base)
         self.namespaces = self._open_namespaces()
         self._send_clones(base)
-        controllers = cgroups.discover(client_pid)
         self.limits = spec.limits
         if spec.limits.pids is None and "pids" not in controllers.missing():
             self.limits = spec.limits._replace(pids=DEFAULT_PIDS)
-        self.group = controllers.create(_group_name(spec), self.limits)
+        self.group = controllers.create(group_name(spec), self.limits)
         group_stack.callback(self._remove_group)
         self._tasks = self.group.tasks_fds()
         for fd in self._tasks:
@@ -198,5 +198,6 @@ class Sandbox:
             wire.send(self._sock, {"mapped": True}, clones)
 
 
-def _group_name(spec: StartSpec) -> str:
+def group_name(spec: StartSpec) -> str:
+    """Return the name of the container's cgroup."""
     return f"cellblock-{spec.id[:12]}"

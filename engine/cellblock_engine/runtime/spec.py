@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..linux.cgroups import Limits
+from ..removal import Removal
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Changes when engine, spawner and monitor of different versions could misunderstand each other."""
 
 
@@ -99,7 +100,7 @@ class StartSpec:
     timeout_s: float | None
     stop_signal: int
     foreground: bool
-    remove: bool
+    removal: Removal
     again: bool
     process: ProcessSpec
 
@@ -136,6 +137,7 @@ def load_start(plain: dict[str, Any]) -> StartSpec:
             "binds": tuple(BindSpec(**bind) for bind in plain["binds"]),
             "tmpfs": tuple(TmpfsSpec(**each) for each in plain["tmpfs"]),
             "limits": Limits(*plain["limits"]),
+            "removal": Removal(plain["removal"]),
             "process": load_process(plain["process"]),
         }
     )

@@ -15,10 +15,13 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from ..linux.processes import is_alive
+
 MONITOR_KILLED = "its monitor process was killed"
 
 _STATE = "state.json"
 _LOCK = "lock"
+_CALLER = "caller "
 _ATTEMPTS = 50
 _ATTEMPT_S = 0.01
 
@@ -104,18 +107,51 @@ def hold_lock(directory: str) -> int:
     return fd
 
 
-def note_cgroups(lock: int, paths: tuple[str, ...]) -> None:
-    """Note in the lock file which cgroups to remove should the monitor not live to do it."""
-    os.pwrite(lock, "\n".join(paths).encode(), 0)
+@dataclass
+class Notes:
+    """What the lock file says to whoever finds that the monitor was killed.
+
+    ``cgroups`` are to be removed. Without ``caller`` (:func:`..linux.processes.identity`) the
+    container is an abandoned one, until the command has ended.
+    """
+
+    lock: int
+    cgroups: tuple[str, ...]
+    caller: str | None
+
+    def __post_init__(self) -> None:
+        """Write them down."""
+        caller = () if self.caller is None else (f"{_CALLER}{self.caller}",)
+        os.ftruncate(self.lock, 0)
+        os.pwrite(self.lock, "\n".join((*self.cgroups, *caller)).encode(), 0)
+
+    def caller_is_gone(self) -> bool:
+        """Tell whether there was a caller to abandon the container, and it has."""
+        return self.caller is not None and not is_alive(self.caller)
+
+    def forget_caller(self) -> None:
+        """Nobody can abandon it any more."""
+        self.caller = None
+        self.__post_init__()
 
 
 def noted_cgroups(directory: str) -> tuple[str, ...]:
-    """Return what :func:`note_cgroups` noted."""
+    """Return the noted cgroups."""
+    return tuple(line for line in _noted(directory) if not line.startswith(_CALLER))
+
+
+def noted_caller(directory: str) -> str | None:
+    """Return the noted caller."""
+    callers = (line for line in _noted(directory) if line.startswith(_CALLER))
+    return next(callers, "").removeprefix(_CALLER) or None
+
+
+def _noted(directory: str) -> list[str]:
     try:
         with open(f"{directory}/{_LOCK}", encoding="utf-8") as file:
-            return tuple(file.read().splitlines())
+            return file.read().splitlines()
     except FileNotFoundError:
-        return ()
+        return []
 
 
 def is_live(directory: str) -> bool:

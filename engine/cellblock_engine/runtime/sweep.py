@@ -12,6 +12,8 @@ import time
 from contextlib import suppress
 
 from ..linux import cgroups
+from ..linux.processes import is_alive
+from ..removal import Removal, recorded_removal
 from ..store.trees import remove_tree
 from . import state
 
@@ -53,16 +55,19 @@ def settle(directory: str, socket: str) -> bool:
 
 
 def _is_throw_away(directory: str) -> bool:
-    """Tell whether it has ended and was to leave nothing. What cannot be read is kept."""
-    if state.read(directory).status != "exited":
-        return False
+    """Tell whether it was to leave nothing when it ended so. What cannot be read is kept."""
     try:
         with open(f"{directory}/config.json", encoding="utf-8") as file:
             text = file.read()
         # Blank since a loss of power: only a throw-away one's is not synced when it is made.
-        return not text.strip("\0") or json.loads(text)["remove"] is True
+        removal = recorded_removal(json.loads(text)) if text.strip("\0") else Removal.AT_END
     except (OSError, ValueError, KeyError, TypeError):
         return False
+    if removal is Removal.IF_ABANDONED:
+        # Its monitor was killed before it could see either the command or the caller go.
+        caller = state.noted_caller(directory)
+        return caller is not None and not is_alive(caller)
+    return removal is Removal.AT_END and state.read(directory).status == "exited"
 
 
 def _is_abandoned(path: str) -> bool:

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import (
+    CellblockError,
     CommandNotExecutable,
     CommandNotFound,
+    ContainerNotFound,
     Killed,
     LimitNotEnforceable,
     OutOfMemory,
@@ -22,12 +24,13 @@ from ..errors import (
 )
 from ..linux.cgroups import Counters, Limits
 
-_ERRORS = {
+_ERRORS: dict[str, type[CellblockError]] = {
     kind.__name__: kind
     for kind in (
         StartFailed,
         CommandNotFound,
         CommandNotExecutable,
+        ContainerNotFound,
         LimitNotEnforceable,
         Unsupported,
     )
@@ -81,7 +84,7 @@ def verdict_of(plain: dict[str, Any] | None) -> Verdict | None:
     return kinds[plain["kind"]](**facts)
 
 
-def error_of(plain: dict[str, Any] | None) -> StartFailed | Unsupported | None:
+def error_of(plain: dict[str, Any] | None) -> CellblockError | None:
     """Return the exception for an error message of a monitor."""
     if plain is None:
         return None

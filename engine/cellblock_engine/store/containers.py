@@ -22,6 +22,7 @@ from ..limits import Limits
 from ..linux.capabilities import DEFAULT
 from ..private import make_private
 from ..privileges import Ulimit
+from ..removal import Removal, recorded_removal
 from ..volumes import DEFAULT_SHM_BYTES, Bind, Tmpfs
 from .names import random_name
 from .room import raise_if_full
@@ -60,7 +61,7 @@ class ContainerConfig:
     stop_signal: int
     labels: dict[str, str]
     created_at: float
-    remove: bool
+    removal: Removal
     binds: tuple[Bind, ...] = ()
     tmpfs: tuple[Tmpfs, ...] = ()
     read_only: bool = False
@@ -133,7 +134,7 @@ class Containers:
             draft = directory / f".{_CONFIG}"
             with draft.open("w", encoding="utf-8") as file:
                 json.dump(vars(config), file, default=_plain)
-                if not config.remove:  # one that is thrown away need not outlive a loss of power
+                if config.removal is not Removal.AT_END:  # else it need not outlive a loss of power
                     file.flush()
                     os.fsync(file.fileno())
             draft.rename(directory / _CONFIG)
@@ -226,6 +227,8 @@ class Containers:
             rich["ulimits"] = tuple(Ulimit(**each) for each in plain.get("ulimits", ()))
             for key in {"capabilities", "trees"} & plain.keys():
                 rich[key] = tuple(plain[key])
+            rich["removal"] = recorded_removal(plain)
+            plain.pop("remove", None)
             return ContainerConfig(**{**plain, **rich})
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(

@@ -12,6 +12,7 @@ from cellblock_engine import (
     InvalidInput,
     Limits,
     Platform,
+    Removal,
     RunRequest,
     parse_seconds,
 )
@@ -113,7 +114,7 @@ def run_request(call: Call) -> RunRequest:
         ),
         timeout_s=None if given.timeout is None else parse_seconds(given.timeout),
         name=given.name,
-        remove=given.rm or (cell and given.name is None),
+        removal=Removal.AT_END if given.rm or (cell and given.name is None) else Removal.NEVER,
         interactive=not cell and given.interactive,
         binds=binds(call),
         tmpfs=memory(call),

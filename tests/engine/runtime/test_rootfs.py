@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cellblock_engine.linux.cgroups import Limits
+from cellblock_engine.removal import Removal
 from cellblock_engine.runtime import rootfs
 from cellblock_engine.runtime.spec import (
     BindSpec,
@@ -39,7 +40,7 @@ def spec(*, own_network=True, id_ranges="/run/ids", read_only=False):
         timeout_s=1.5,
         stop_signal=15,
         foreground=True,
-        remove=False,
+        removal=Removal.NEVER,
         again=False,
         process=ProcessSpec(("sh", "-c", "ä"), ("A=b",), "/", "", ("in", "out")),
     )
@@ -57,7 +58,7 @@ def test_the_plan_reads_as_the_order_in_which_things_happen():
         "proc on /proc ()",
     ]
     assert "files /etc/hosts" in lines
-    assert "tmpfs on /dev/shm (mode=1777,size=65536)" in lines
+    assert "tmpfs on /dev/shm (mode=1777,size=65536,nr_inodes=1024)" in lines
     assert lines.index("tmpfs on /dev (mode=755,size=64k,nr_inodes=1024)") < lines.index(
         "mask /proc/kcore"
     )

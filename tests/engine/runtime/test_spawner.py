@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cellblock_engine import Engine, ExecRequest, Killed, RunRequest
+from cellblock_engine import Engine, ExecRequest, Killed, Removal, RunRequest
 from cellblock_engine.layout import Layout
 from cellblock_engine.runtime import launcher
 from support import leaks
@@ -79,7 +80,7 @@ def test_a_killed_spawner_is_replaced_and_its_containers_live_on(engine, layout)
 
 
 def test_a_monitor_says_in_the_process_list_whose_it_is(engine):
-    with engine.spawn(RunRequest(argv=("sleep", "100"), remove=True)) as attached:
+    with engine.spawn(RunRequest(argv=("sleep", "100"), removal=Removal.AT_END)) as attached:
         parent = Path(f"/proc/{attached.pid}/status").read_text().partition("PPid:")[2].split()[0]
         words = Path(f"/proc/{parent}/cmdline").read_bytes().rstrip(b"\0")
         assert words == b"cellblock-monitor " + attached.container.id[:12].encode()
@@ -119,7 +120,7 @@ def test_a_timeout_beyond_what_poll_can_count_is_a_timeout_like_any_other(engine
 
 
 def test_a_signal_that_has_only_a_number_ends_the_container_and_not_its_monitor(engine):
-    with engine.spawn(RunRequest(argv=("sleep", "100"), remove=True)) as attached:
+    with engine.spawn(RunRequest(argv=("sleep", "100"), removal=Removal.AT_END)) as attached:
         attached.signal(40)
         end = attached.wait(10)
     assert end.exit_code == 168
@@ -127,7 +128,7 @@ def test_a_signal_that_has_only_a_number_ends_the_container_and_not_its_monitor(
 
 
 def test_an_exec_that_leaves_children_behind_times_out_all_the_same(engine):
-    with engine.spawn(RunRequest(argv=("sleep", "100"), remove=True)) as attached:
+    with engine.spawn(RunRequest(argv=("sleep", "100"), removal=Removal.AT_END)) as attached:
         begun = time.monotonic()
         result = attached.container.exec(["sh", "-c", "setsid sleep 50 & sleep 50"], timeout=0.5)
         assert time.monotonic() - begun < 5
@@ -157,7 +158,7 @@ def test_a_command_on_its_way_in_shows_nothing_of_the_host(engine):
         "        print(mounts == own, devices.count(':'), words.split(chr(0))[0], flush=True)\n"
         "        seen.add(pid)\n"
     )
-    request = RunRequest(argv=("python3", "-c", watcher), remove=True)
+    request = RunRequest(argv=("python3", "-c", watcher), removal=Removal.AT_END)
     with engine.spawn(request) as attached:
         while b"ready" not in _read(attached):
             pass
@@ -177,3 +178,39 @@ def _read(attached) -> bytes:
     except BlockingIOError:
         time.sleep(0.01)
         return b""
+
+
+@pytest.mark.attack(70)
+def test_a_spawner_that_dies_before_the_request_is_sent_is_replaced(engine, layout, monkeypatch):
+    connect, calls = launcher._connect, itertools.count()
+
+    def connect_and_kill(layout):
+        launched = connect(layout)
+        if next(calls) % 2 == 0:
+            for pid in pids(layout):
+                os.kill(pid, signal.SIGSTOP)
+            victims = pids(layout)  # with the monitor it may have been forking
+            for pid in victims:
+                os.kill(pid, signal.SIGKILL)
+            assert eventually(lambda: not any(map(has_not_exited, victims)))
+        return launched
+
+    monkeypatch.setattr(launcher, "_connect", connect_and_kill)
+    for _ in range(10):
+        done = engine.run("host", ["echo", "once"])
+        assert (done.exit_code, done.stdout) == (0, b"once\n")
+    assert next(calls) == 20
+    assert engine.containers() == ()
+
+
+def test_a_client_that_goes_after_the_command_is_no_matter_to_its_monitor(engine, layout):
+    """It was reaped, and its unread output is still being delivered, when the client dies."""
+    argv = ("sh", "-c", "head -c 100000 /dev/zero")
+    attached = engine.spawn(RunRequest(argv=argv, name="box"))
+    assert eventually(lambda: not has_not_exited(attached.pid))
+    attached.container.kill()  # a signal that comes too late reaches nobody
+    attached.close()
+    assert eventually(lambda: engine.container("box").inspect().status == "exited", 5)
+    info = engine.container("box").inspect()
+    assert (info.exit_code, info.verdict) == (0, None)
+    assert (layout.run / "spawner.log").read_text() == ""
