@@ -27,6 +27,7 @@
     `-- Verdict                   the container ran, and something other than its command ended it
         |-- OutOfMemory
         |-- PidsExceeded
+        |-- DiskFull
         |-- TimedOut
         `-- Killed
 
@@ -172,6 +173,17 @@ class PidsExceeded(Verdict):
         super().__init__(
             f"pids limit: beyond the limit of {limit}, starting a process or thread was refused "
             f"{refused} time{'s' * (refused != 1)}; raise it with --pids-limit"
+        )
+
+
+class DiskFull(Verdict):
+    """The command failed, and left no room in the storage it was limited to."""
+
+    def __init__(self, *, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        super().__init__(
+            f"disk full: what was written filled the limit of {format_bytes(limit_bytes)} (or "
+            "its number of files); give it more with --storage-limit"
         )
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from cellblock_engine import (
     Bind,
+    DiskFull,
     InvalidInput,
     Limits,
     NotFound,
@@ -240,6 +241,40 @@ def test_what_is_written_is_limited_and_the_rest_works_as_ever(engine):
     )
     assert (status, out) == (0, "1\n755\n"), err
     assert "No space left" in err
+
+
+@pytest.mark.attack(23)
+@pytest.mark.parametrize(
+    "fill",
+    [
+        "head -c 8m /dev/zero > /big",
+        "i=0; while true > /root/$i; do i=$((i+1)); done; false",
+    ],
+)
+def test_filled_storage_is_the_verdict_with_its_limit(engine, fill):
+    request = RunRequest(
+        argv=("sh", "-c", fill), storage_bytes=4 << 20, removal=Removal.AT_END, interactive=True
+    )
+    with engine.spawn(request) as attached:
+        _, err, end = attached.communicate(b"", most_bytes=1 << 20)
+    assert isinstance(end.verdict, DiskFull)
+    assert end.verdict.limit_bytes == 4 << 20
+    assert str(end.verdict) == (
+        "disk full: what was written filled the limit of 4 MiB (or its number of files); give it "
+        "more with --storage-limit"
+    )
+    assert b"No space left" in err
+
+
+def test_a_command_that_made_room_again_has_failed_of_something_else(engine):
+    request = RunRequest(
+        argv=("sh", "-c", "head -c 8m /dev/zero > /big; rm /big; exit 3"),
+        storage_bytes=4 << 20,
+        removal=Removal.AT_END,
+    )
+    with engine.spawn(request) as attached:
+        _, _, end = attached.communicate(None, most_bytes=1 << 20)
+    assert (end.exit_code, end.verdict) == (3, None)
 
 
 def test_storage_in_memory_is_counted_as_the_containers(engine):

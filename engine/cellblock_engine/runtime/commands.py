@@ -96,6 +96,7 @@ class Commands:
             limits=self._sandbox.limits,
             timed_out_s=None,
             killed=None,
+            full_bytes=self._sandbox.full_bytes(),
         )
         wire.tell(command.client, {"event": "exited", "exit_code": exit_code, "verdict": verdict})
         command.client.close()

@@ -72,7 +72,9 @@ def run(spec: StartSpec, sock: socket.socket, command_line: CommandLine) -> NoRe
             clones = [source.open(None) for source in rootfs.sources(operations)]
             late = [source.open(None) for source in rootfs.sources(last)]
         refuse_imports()
-        rootfs.build(operations, clones)
+        scratch = rootfs.build(operations, clones)
+        if scratch is not None:
+            wire.send(sock, {"scratch": True}, [scratch])
         if rootfs.sources(last) and not single_id:
             stage = "user"
             who = resolve_user(spec.process.user, single_id=False)

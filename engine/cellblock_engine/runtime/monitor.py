@@ -299,6 +299,7 @@ class Monitor:
         if self._deadline is not None:
             self._deadline.cancel()
         exit_code = self._first.reap()
+        full_bytes = self.sandbox.full_bytes()
         self.sandbox.kill()
         self._commands.reap_all()
         self.sandbox.end()
@@ -311,6 +312,7 @@ class Monitor:
             limits=self.sandbox.limits,
             timed_out_s=self._spec.timeout_s if self._timed_out else None,
             killed=killed,
+            full_bytes=full_bytes,
         )
         self._state = replace(
             self._state,

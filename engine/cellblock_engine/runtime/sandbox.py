@@ -59,6 +59,7 @@ class Sandbox:
         """
         self._spec, self._around, self._stack = spec, around, stack
         self.is_gone = False
+        self._scratch: int | None = None
         base: int | None = None
         if spec.id_ranges is not None:
             base, lock_fd = userns.acquire_range(spec.id_ranges, around.allotted_slots)
@@ -87,7 +88,11 @@ class Sandbox:
 
     def wait_ready(self) -> None:
         """Return when the root is built and init is out of reach. Raises StageFailed."""
-        message, _ = wire.receive(self._sock)
+        message, fds = wire.receive(self._sock)
+        if "scratch" in message:
+            self._scratch = fds[0]
+            self._stack.callback(os.close, self._scratch)
+            message, _ = wire.receive(self._sock)
         if "uid" in message and self._base is not None:
             self._send_binds(self._base, int(message["uid"]), int(message["gid"]))
             message, _ = wire.receive(self._sock)
@@ -139,6 +144,16 @@ class Sandbox:
                 if time.monotonic() > deadline:
                     raise TimeoutError("the container's processes do not end")
                 select.select([self._init_pidfd], [], [], _LOOK_AGAIN_S)
+
+    def full_bytes(self) -> int | None:
+        """Return the size of the memory that takes what is written, if nothing more fits in.
+
+        None also where the disk takes it: no file system counts what it has refused.
+        """
+        if self._scratch is None:
+            return None
+        room = os.fstatvfs(self._scratch)
+        return None if room.f_bfree and room.f_ffree else self._spec.storage_bytes
 
     def _remove_group(self) -> None:
         with suppress(OSError):  # somebody else put a process or group into it

@@ -13,6 +13,7 @@ from ..errors import (
     CommandNotExecutable,
     CommandNotFound,
     ContainerNotFound,
+    DiskFull,
     Killed,
     LimitNotEnforceable,
     OutOfMemory,
@@ -44,11 +45,13 @@ def decide(
     limits: Limits,
     timed_out_s: float | None,
     killed: str | None,
+    full_bytes: int | None,
 ) -> dict[str, Any] | None:
     """Return the verdict, None where the command ended by itself.
 
     ``timed_out_s`` is the wall-clock limit if it struck, ``killed`` says who asked for the end,
-    ``counters`` reads the counters, where they have a say. A counter alone is no verdict: a
+    ``counters`` reads the counters, where they have a say, and ``full_bytes`` is the size of the
+    memory that takes what is written, if that is full. A counter alone is no verdict: a
     command that coped with a refused fork ended by itself.
     """
     if timed_out_s is not None:
@@ -63,11 +66,14 @@ def decide(
             "peak_bytes": counted.memory_peak_bytes or 0,
             "own": counted.own_oom,
         }
+    verdict: dict[str, Any] | None = None
     if killed is not None:
-        return {"kind": "killed", "reason": killed}
-    if counted.pids_refused and limits.pids is not None:
-        return {"kind": "pids", "limit": limits.pids, "refused": counted.pids_refused}
-    return None
+        verdict = {"kind": "killed", "reason": killed}
+    elif counted.pids_refused and limits.pids is not None:
+        verdict = {"kind": "pids", "limit": limits.pids, "refused": counted.pids_refused}
+    elif full_bytes is not None:
+        verdict = {"kind": "full", "limit_bytes": full_bytes}
+    return verdict
 
 
 def verdict_of(plain: dict[str, Any] | None) -> Verdict | None:
@@ -79,6 +85,7 @@ def verdict_of(plain: dict[str, Any] | None) -> Verdict | None:
         "oom": OutOfMemory,
         "timeout": TimedOut,
         "pids": PidsExceeded,
+        "full": DiskFull,
         "killed": Killed,
     }
     return kinds[plain["kind"]](**facts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cellblock_engine import CommandNotFound, Killed, OutOfMemory, PidsExceeded, TimedOut
+from cellblock_engine import CommandNotFound, DiskFull, Killed, OutOfMemory, PidsExceeded, TimedOut
 from cellblock_engine.linux.cgroups import Counters, Limits
 from cellblock_engine.runtime import verdicts
 
@@ -19,13 +19,14 @@ NOTHING = Counters(
 LIMITS = Limits(64 << 20, None, 16)
 
 
-def decide(exit_code=1, counters=NOTHING, timed_out_s=None, killed=None):
+def decide(exit_code=1, counters=NOTHING, timed_out_s=None, killed=None, full_bytes=None):
     plain = verdicts.decide(
         exit_code=exit_code,
         counters=lambda: counters,
         limits=LIMITS,
         timed_out_s=timed_out_s,
         killed=killed,
+        full_bytes=full_bytes,
     )
     return verdicts.verdict_of(plain)
 
@@ -48,6 +49,15 @@ def test_an_oom_at_its_own_limit_is_told_from_one_around_it():
 
 def test_a_command_that_coped_ended_by_itself():
     assert decide(0, NOTHING._replace(oom_kills=1, pids_refused=3)) is None
+
+
+def test_a_full_disk_is_one_only_where_the_command_failed_of_nothing_else():
+    full = decide(1, full_bytes=1 << 20)
+    assert isinstance(full, DiskFull)
+    assert full.limit_bytes == 1 << 20
+    assert decide(0, full_bytes=1 << 20) is None
+    assert isinstance(decide(137, NOTHING._replace(oom_kills=1), full_bytes=1), OutOfMemory)
+    assert isinstance(decide(137, killed="by SIGKILL, as asked", full_bytes=1), Killed)
 
 
 def test_pids_time_and_kills():
