@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .assembly import exec_spec
-from .errors import Conflict, ContainerNotFound, Verdict
+from .errors import Conflict, ContainerNotFound, TimedOut, Verdict
 from .layout import Layout
 from .limits import Limits
 from .privileges import Ulimit
 from .request import ExecRequest
 from .runtime import logs, state, wire
-from .runtime.attached import Attached, Exit, Pipes, await_exit
+from .runtime.attached import Attached, Exit, NotStartedInTime, Pipes, await_exit
 from .runtime.spec import dump
 from .runtime.sweep import settle
 from .runtime.verdicts import verdict_of
@@ -31,6 +31,8 @@ CAPTURE_BYTES = 64 << 20
 """How much of each output a Result keeps; the rest is read and dropped."""
 
 _LAST_WORDS_S = 10.0
+_SHORTEST_S = 0.001
+_KILLED_STATUS = 128 + signal.SIGKILL
 
 
 @dataclass(frozen=True)
@@ -152,18 +154,34 @@ class Container:
         stdin: bytes | str | None = None,
         timeout: float | None = None,
     ) -> Result:
-        """Run a further command in it and return its result. ``timeout`` is in seconds.
+        """Run a further command in it and return its result.
 
+        ``timeout`` is in seconds, from the call: code inside can hold up a command that arrives.
         What is not given is as the container's first command had it. Raises StartFailed and
         its kind, Conflict when the container does not run.
         """
         request = ExecRequest(tuple(argv), env or {}, workdir, user, interactive=stdin is not None)
         begun = time.monotonic()
-        with self.spawn_exec(request) as attached:
-            content = stdin.encode() if isinstance(stdin, str) else stdin
-            stdout, stderr, end = attached.communicate(
-                content, most_bytes=CAPTURE_BYTES, timeout_s=timeout
-            )
+        stdout, stderr = b"", b""
+        try:
+            with self._spawn_exec(
+                request, min(timeout or _LAST_WORDS_S, _LAST_WORDS_S)
+            ) as attached:
+                content = stdin.encode() if isinstance(stdin, str) else stdin
+                left_s = (
+                    None
+                    if timeout is None
+                    else max(_SHORTEST_S, begun + timeout - time.monotonic())
+                )
+                stdout, stderr, end = attached.communicate(
+                    content, most_bytes=CAPTURE_BYTES, timeout_s=left_s
+                )
+        except NotStartedInTime:
+            if timeout is None or timeout > _LAST_WORDS_S:
+                raise
+            end = Exit(_KILLED_STATUS, TimedOut(limit_s=timeout))
+        if timeout is not None and isinstance(end.verdict, TimedOut):
+            end = Exit(end.exit_code, TimedOut(limit_s=timeout))
         duration_s = time.monotonic() - begun
         return Result(end.exit_code, stdout, stderr, end.verdict, duration_s, self.id)
 
@@ -172,6 +190,9 @@ class Container:
 
         Raises StartFailed and its kind, Conflict when the container does not run.
         """
+        return self._spawn_exec(request, _LAST_WORDS_S)
+
+    def _spawn_exec(self, request: ExecRequest, start_within_s: float) -> Attached:
         sock = self._open_connection()
         if sock is None:
             raise self._not_running("cannot run a further command")
@@ -193,7 +214,7 @@ class Container:
         except BaseException:
             sock.close()
             raise
-        sock.settimeout(_LAST_WORDS_S)
+        sock.settimeout(start_within_s)
         return Attached(sock, pipes)
 
     def logs(self) -> Iterator[LogRecord]:

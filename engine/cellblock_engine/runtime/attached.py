@@ -184,6 +184,10 @@ class Attached:
             wire.send(self._sock, message)
 
 
+class NotStartedInTime(StartFailed):
+    """The command did not run before the time for it had passed; it has been ended."""
+
+
 Sink = Callable[[int, bytes], None]
 """Called with a descriptor of an Attached and what was read from it."""
 
@@ -246,7 +250,7 @@ def await_start(sock: socket.socket) -> int:
     try:
         message = _message(sock)
     except TimeoutError:
-        raise StartFailed("the container did not start in time; is the machine busy?") from None
+        raise NotStartedInTime("the command did not start in time; is the machine busy?") from None
     except (wire.Disconnected, ConnectionResetError):
         raise StartFailed(
             "the container's monitor process ended before the command ran; see spawner.log in "

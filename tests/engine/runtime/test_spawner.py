@@ -172,6 +172,33 @@ def test_a_command_on_its_way_in_shows_nothing_of_the_host(engine):
     assert {line[2] for line in lines} <= {"cellblock-monitor", "sleep"}
 
 
+@pytest.mark.attack(29)
+def test_code_inside_that_stops_whoever_comes_does_not_stop_the_clock(engine):
+    stopper = (
+        "import os, signal\n"
+        "print('ready', flush=True)\n"
+        "while True:\n"
+        "    for pid in set(filter(str.isdigit, os.listdir('/proc'))) - {'1', str(os.getpid())}:\n"
+        "        try: os.kill(int(pid), signal.SIGSTOP)\n"
+        "        except OSError: pass\n"
+    )
+    request = RunRequest(argv=("python3", "-c", stopper), removal=Removal.AT_END)
+    with engine.spawn(request) as attached:
+        while b"ready" not in _read(attached):
+            pass
+        begun = time.monotonic()
+        result = attached.container.exec(["sleep", "60"], timeout=1)
+        assert time.monotonic() - begun < 6
+        assert (result.exit_code, str(result.verdict)) == (
+            137,
+            "timed out: the limit of 1 s passed; give it more with --timeout",
+        )
+        assert engine.container(attached.container.id).inspect().status == "running"
+        attached.kill()
+        attached.wait(10)
+    assert engine.containers() == ()
+
+
 def _read(attached) -> bytes:
     try:
         return os.read(attached.stdout, 100)
