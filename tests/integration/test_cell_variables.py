@@ -94,9 +94,8 @@ def test_what_cannot_travel_is_one_line(notebook: Notebook) -> None:
     )
 
 
-def test_attack_64_a_hostile_cell_gets_nothing_unpickled(
-    notebook: Notebook, tmp_path: Path
-) -> None:
+@pytest.mark.attack(64)
+def test_a_hostile_cell_gets_nothing_unpickled(notebook: Notebook, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     hostile = (
         "import os, pickle, json, struct\n"

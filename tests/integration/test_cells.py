@@ -292,7 +292,8 @@ def test_an_interrupt_ends_a_script(notebook: Notebook) -> None:
     assert notebook.containers() == 0
 
 
-def test_attack_61_displays_are_updated_in_this_cell_only(notebook: Notebook) -> None:
+@pytest.mark.attack(61)
+def test_displays_are_updated_in_this_cell_only(notebook: Notebook) -> None:
     notebook.run("display('of the notebook', display_id='mine');")
     ids: list[tuple[str, str]] = []
 

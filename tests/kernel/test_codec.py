@@ -208,12 +208,14 @@ SONG = pickle.dumps(Canary())
         packed(0)[:-1] + b"[" * 100_000,
     ],
 )
-def test_attack_64_hostile_bytes_are_malformed(data):
+@pytest.mark.attack(64)
+def test_hostile_bytes_are_malformed(data):
     with pytest.raises(Malformed):
         loads(data)
 
 
-def test_attack_64_a_canary_proves_that_nothing_is_unpickled():
+@pytest.mark.attack(64)
+def test_a_canary_proves_that_nothing_is_unpickled():
     import builtins
 
     exec_works = pickle.loads(SONG)  # the canary can sing
@@ -238,7 +240,8 @@ def test_attack_64_a_canary_proves_that_nothing_is_unpickled():
     ),
     st.binary(max_size=16),
 )
-def test_attack_64_any_tree_is_a_value_or_malformed(tree, part):
+@pytest.mark.attack(64)
+def test_any_tree_is_a_value_or_malformed(tree, part):
     with contextlib.suppress(Malformed, CannotTravel):
         loads(packed(tree, part))
 

@@ -124,7 +124,8 @@ def test_a_failure_shows_the_traceback_then_raises(monkeypatch, notebook):
         ({"text/plain": b"bytes"}, {"text/plain": "<not shown: text/plain>"}),
     ],
 )
-def test_attack_58_only_what_cannot_act_is_shown(bundle, shown):
+@pytest.mark.attack(58)
+def test_only_what_cannot_act_is_shown(bundle, shown):
     assert reduce_bundle(bundle).data == shown
 
 
