@@ -16,7 +16,7 @@ import pytest
 
 from cellblock_engine import Engine, Limits, RunRequest, errors
 from support import capabilities
-from support.layouts import LayoutWriter
+from support.layouts import LayoutWriter, small_tar
 from support.registry import Registry
 
 MIB = 1 << 20
@@ -270,6 +270,22 @@ def test_image_configuration_is_honoured(
     assert own.stdout == b"red\n"
     other = base_engine.run(reference, ["/"], entrypoint="ls", user="0", workdir="/").check()
     assert b"usr" in other.stdout
+
+
+def test_an_image_that_has_a_layer_twice_runs(
+    base_engine: Engine, base_layout: Path, registry: Registry, tmp_path: Path
+) -> None:
+    """As the empty one of each WORKDIR that was there already; an overlay takes none twice."""
+    writer = LayoutWriter(tmp_path / "twice")
+    base = writer.adopt(base_layout)
+    empty = writer.layer(small_tar(tmp_path / "empty.tar", {}))
+    first = writer.layer(small_tar(tmp_path / "first.tar", {"file": b"first"}))
+    gone = writer.layer(small_tar(tmp_path / "gone.tar", {".wh.file": b""}))
+    writer.image([*base, empty, first, gone, empty, first, empty])
+    reference = registry.push(writer.directory, "twice")
+    image = base_engine.pull(reference)
+    assert len(image.layers) == len(base) + 6
+    assert base_engine.run(reference, ["cat", "/file"]).check().stdout == b"first"
 
 
 def test_layered_image_shows_what_umoci_made(

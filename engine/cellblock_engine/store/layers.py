@@ -100,6 +100,7 @@ class Layers:
         more where the layers need it (see :mod:`.chains`), made on first use. The last one's
         root has the mode and owner of the merged root. Raises InvalidLayer, StoreError.
         """
+        diffids = _last_of_each(diffids)
         record = self._chain_record(diffids)
         paths = [self.path(diffid) for diffid in diffids[record.first :]]
         if record.fixed:
@@ -126,6 +127,15 @@ class Layers:
 
     def _directory(self, diffid: Digest) -> Path:
         return self._layout.layers / diffid.hex
+
+
+def _last_of_each(diffids: Sequence[Digest]) -> tuple[Digest, ...]:
+    """Leave out a layer that comes again above: it hides all of itself.
+
+    An overlay refuses a directory that is there twice (ELOOP), and images often have the same
+    empty layer several times.
+    """
+    return tuple(dict.fromkeys(reversed(diffids)))[::-1]
 
 
 def _publish(staging: Path, target: Path) -> None:
