@@ -97,6 +97,11 @@ class Engine:
             self._settings = Settings.load()
         return self._settings
 
+    @property
+    def kernels(self) -> Path:
+        """Where sockets of notebook kernels go, a private directory for each."""
+        return self._layout.kernels
+
     def close(self) -> None:
         """Let the store's spawner leave, if this engine started it, once no container needs it.
 

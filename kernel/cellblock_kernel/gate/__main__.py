@@ -1,0 +1,31 @@
+"""One kernel: its container, its gate, from the start to the end of both.
+
+``python -m cellblock_kernel.gate -f CONNECTION_FILE [OPTIONS] -- COMMAND ...`` is a kernelspec's
+argv. Signals are passed on to the kernel; the end of whoever started this ends it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cellblock_engine import CellblockError
+
+from .life import live
+from .options import parse
+
+_FAILED = 125
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Be the gate; return the kernel's exit status, 125 for what could not be done."""
+    try:
+        options = parse(sys.argv[1:] if words is None else words)
+        return live(options)
+    except (CellblockError, OSError) as error:
+        print(f"cellblock: {error}", file=sys.stderr)
+        return _FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""What a kernel's container is: from a kernel's options to a request to the engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from cellblock_engine import Bind, InvalidInput, Limits, RunRequest, parse_volume
+
+from .options import GateOptions, KernelOptions
+from .room import INSIDE, Room
+
+# What a kernel may know of the environment of who starts it: nothing that could be a secret.
+ALLOWED = ("LANG", "LANGUAGE", "TZ", "TERM", "COLORTERM", "NO_COLOR", "JPY_SESSION_NAME")
+_ALLOWED_PREFIX = "LC_"
+LABEL = "cellblock.kernel"
+
+
+def request(options: GateOptions, room: Room, environ: Mapping[str, str], cwd: Path) -> RunRequest:
+    """Return the container to be made. Raises InvalidInput, NotFound."""
+    kernel = options.kernel
+    binds = [Bind(room.inside, INSIDE, writable=True)]
+    if kernel.workspace != "none":
+        binds.append(workspace(cwd, writable=kernel.workspace == "rw"))
+    binds += (parse_volume(text) for text in kernel.volume)
+    outer = os.path.realpath(options.connection_file)
+    argv = [
+        word.replace(outer, room.connection_file).replace(
+            os.fspath(options.connection_file), room.connection_file
+        )
+        for word in options.argv
+    ]
+    return RunRequest(
+        image=kernel.image,
+        argv=tuple(argv),
+        entrypoint="",
+        env=environment(kernel, environ),
+        workdir=os.fspath(cwd) if kernel.workspace != "none" else None,
+        network=kernel.network,
+        limits=Limits(memory=kernel.memory, cpus=kernel.cpus, pids=kernel.pids_limit),
+        binds=tuple(binds),
+        labels={LABEL: "1"},
+    )
+
+
+def environment(kernel: KernelOptions, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what of the environment goes in, and what the kernel's options set."""
+    env = {
+        name: value
+        for name, value in environ.items()
+        if name in ALLOWED or name.startswith(_ALLOWED_PREFIX)
+    }
+    env.update(text.partition("=")[::2] for text in kernel.env)
+    return env
+
+
+def workspace(folder: Path, *, writable: bool) -> Bind:
+    """Return the notebook's folder at its own path. Raises InvalidInput for a home as a whole."""
+    if folder == Path.home():
+        raise InvalidInput(
+            f"the notebook's folder is your home directory ({folder}), which a kernel in a "
+            "container is not shown: keep the notebook in a folder of its own, or install the "
+            "kernel with --workspace none"
+        )
+    return Bind(folder, os.fspath(folder), writable=writable)
