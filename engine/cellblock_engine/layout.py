@@ -103,7 +103,7 @@ class Layout:
 
     @property
     def kernels(self) -> Path:
-        """Sockets of notebook kernels: parts of it are shown in containers, so apart from ``run``."""
+        """Sockets of notebook kernels; apart from ``run``, as containers are shown parts of it."""
         return self.run.parent.with_name("cellblock-kernels")
 
     @property

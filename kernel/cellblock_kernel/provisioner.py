@@ -1,4 +1,7 @@
-"""Starts kernels in containers for jupyter_client: a gate process for each (:mod:`.gate`)."""
+"""Starts kernels in containers for jupyter_client: the process it knows is the kernel's gate.
+
+Found by the entry point ``cellblock`` of the group ``jupyter_client.kernel_provisioners``.
+"""
 
 from __future__ import annotations
 
@@ -6,112 +9,193 @@ import asyncio
 import os
 import signal
 import socket
-from pathlib import Path
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
 
-from jupyter_client.provisioning import LocalProvisioner
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
-from .gate.options import MODULE, KernelOptions, command
-from .gate.reports import KILL, Report
-from .gate.room import PORTS, Room
+from cellblock_engine import ContainerNotFound, Engine
 
-_START_S = 10.0
+from .gate import room
+from .gate.options import CONNECTION_FILE, MODULE, KernelOptions, command
+from .gate.reports import KILL, MAX_REPORT_BYTES, Report
+from .process import AdoptedProcess
+
+_READY_S = 10.0
+_KILLED_S = 3.0
+_TICK_S = 0.02
 
 
 class CellblockProvisioner(LocalProvisioner):
-    """The process of this provisioner is a kernel's gate; the kernel's life is the gate's."""
+    """One kernel: its gate process, its container, its room of sockets.
 
-    _room: Room | None = None
+    The kernel's life is the gate's; container and room outlive it for a restart.
+    """
+
+    _room: room.Room | None = None
     _container: str | None = None
     _words: socket.socket | None = None
-    _restarting = False
+    _keep = False
 
-    async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
-        """Place the kernel's sockets; called by ``KernelManager.pre_start_kernel()``."""
+    async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - its base's
+        """Place the sockets and complete the command and the environment.
+
+        Called by ``KernelManager.pre_start_kernel()``, also before a restart. Raises
+        CellblockError, OSError.
+        """
         km = self.parent
+        own = self._room is None
         if self._room is None:
-            self._room = Room.make(_kernels())
+            self._room = await asyncio.to_thread(_new_room)
         if km is not None:
             km.transport, km.ip, km.cache_ports = "ipc", self._room.front_ip, False
-            for name, port in PORTS.items():
+            for name, port in room.PORTS.items():
                 setattr(km, f"{name}_port", port)
-        return await super().pre_launch(**kwargs)
+        given = kwargs.get("env")
+        try:
+            kwargs = await super().pre_launch(**kwargs)
+        except BaseException:
+            if own:
+                await self.cleanup()
+            raise
+        kwargs["cmd"] = self._gate_command(kwargs["cmd"], self._explicit(given, kwargs["env"]))
+        return kwargs
 
-    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
-        """Start the gate and wait for its report; called by ``KernelManager.launch_kernel()``."""
-        cmd = self._gate_command(cmd, kwargs)
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:  # noqa: ANN401 - its base's
+        """Start the gate, and wait until the kernel can be talked to, or for some seconds.
+
+        Called by ``KernelManager.launch_kernel()``. Raises RuntimeError with one line for a
+        kernel that does not start; nothing is left of it then.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
-            info = await super().launch_kernel(cmd, stdin=theirs.fileno(), **kwargs)
-        self._words = ours
+            info = await super().launch_kernel(cmd, **{**kwargs, "stdin": theirs})
         ours.setblocking(False)
-        report = await self._report(ours)
-        if report.failure is not None:
+        self._words = ours
+        failure = await self._await_ready(ours)
+        if failure is not None:
             await self.wait()
             await self.cleanup()
-            raise RuntimeError(report.failure)
-        self._container = report.container
+            raise RuntimeError(failure)
         return info
 
     async def send_signal(self, signum: int) -> None:
-        """Signal the kernel alone; called by ``KernelManager.signal_kernel()``."""
+        """Signal the kernel's own process, through its gate.
+
+        Called by ``KernelManager.signal_kernel()``, and for interrupts.
+        """
         if signum == signal.SIGKILL:
             await self.kill()
         elif self.process is not None:
             self.process.send_signal(signum)
 
-    async def kill(self, restart: bool = False) -> None:  # noqa: ARG002, FBT
-        """End the kernel at once; called by ``KernelManager.kill_kernel()``."""
-        if self._words is not None:
-            try:
-                self._words.send(KILL)
-            except OSError:
-                pass
+    async def kill(self, restart: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - its base's
+        """End the kernel at once; its container stays until :meth:`cleanup`.
 
-    async def cleanup(self, restart: bool = False) -> None:  # noqa: FBT
-        """Remove container and sockets, unless a restart follows."""
+        Called by ``KernelManager.kill_kernel()``. A gate that does not answer is killed, which
+        takes its container along.
+        """
+        if self.process is None:
+            return
+        if self._words is not None:
+            with suppress(OSError):
+                self._words.send(KILL)
+            for _ in range(int(_KILLED_S / _TICK_S)):
+                if self.process.poll() is not None:
+                    return
+                await asyncio.sleep(_TICK_S)
+        with suppress(ProcessLookupError):
+            self.process.kill()
+
+    async def cleanup(self, restart: bool = False) -> None:  # noqa: FBT001, FBT002 - its base's
+        """Remove container and room, unless a restart follows.
+
+        Called by ``KernelManager.cleanup_resources()``, when the gate has ended.
+        """
+        if self._words is not None:
+            self._words.close()
+            self._words = None
         if not restart:
-            if self._container is not None:
+            if self._container is not None and not self._keep:
                 await asyncio.to_thread(_remove, self._container)
-                self._container = None
+            self._container = None
             if self._room is not None:
                 self._room.remove()
                 self._room = None
         await super().cleanup(restart=restart)
 
-    def _gate_command(self, cmd: list[str], kwargs: dict[str, Any]) -> list[str]:
+    async def get_provisioner_info(self) -> dict[str, Any]:
+        """Return what another process needs to take this kernel over.
+
+        Called by applications that persist kernels, through ``KernelManager.provisioner``.
+        """
+        info: dict[str, Any] = await super().get_provisioner_info()
+        return info | {
+            "container": self._container,
+            "room": str(self._room.path) if self._room is not None else None,
+            "process": AdoptedProcess.identity(self.pid) if self.pid else None,
+        }
+
+    async def load_provisioner_info(self, provisioner_info: dict[str, Any]) -> None:
+        """Take over the kernel that :meth:`get_provisioner_info` told of.
+
+        The gate still ends with the process that started it. Called as its inverse is.
+        """
+        await super().load_provisioner_info(provisioner_info)
+        self._container = provisioner_info["container"]
+        if provisioner_info["room"] is not None:
+            self._room = room.Room.found(provisioner_info["room"])
+        if provisioner_info["process"] is not None:
+            self.process = cast("Any", AdoptedProcess(provisioner_info["process"]))
+
+    def _gate_command(self, cmd: list[str], env: list[str]) -> list[str]:
+        """Return the gate's command: a kernelspec's own, or one round that of another spec."""
         if MODULE not in cmd:
-            connection_file = os.path.realpath(self.parent.connection_file)
-            cmd = [
-                connection_file if word == "{connection_file}" else word
-                for word in command(KernelOptions(), cmd)
-            ]
+            km = self.parent
+            file = os.path.realpath(km.connection_file) if km is not None else CONNECTION_FILE
+            wrapped = command(KernelOptions(), cmd)
+            cmd = [file if word == CONNECTION_FILE else word for word in wrapped]
         at = cmd.index(MODULE) + 1
-        more = ["--provisioned"]
-        if self._container is not None:
-            more.append(f"--container={self._container}")
-        return [*cmd[:at], *more, *cmd[at:]]
+        self._keep = "--keep" in cmd[: cmd.index("--")]
+        again = [f"--container={self._container}"] if self._container is not None else []
+        return [*cmd[:at], "--provisioned", *again, *env, *cmd[at:]]
 
-    async def _report(self, sock: socket.socket) -> Report:
+    def _explicit(self, given: dict[str, str] | None, final: dict[str, str]) -> list[str]:
+        """Return options for what the kernelspec, or the caller beyond its own environment, set."""
+        names = set(self.kernel_spec.env if self.kernel_spec is not None else ())
+        if given is not None:
+            names |= {name for name, value in given.items() if os.environ.get(name) != value}
+        names -= {"JPY_PARENT_PID"}
+        return [f"--env={name}={final[name]}" for name in sorted(names) if name in final]
+
+    async def _await_ready(self, sock: socket.socket) -> str | None:
+        """Return why the kernel did not start, None if it did or may yet."""
         loop = asyncio.get_running_loop()
-        line = await asyncio.wait_for(loop.sock_recv(sock, 1 << 16), _START_S)
-        if not line:
-            return Report(failure="the gate ended without a word; see the server's log")
-        return Report.decode(line)
+        text = b""
+        try:
+            async with asyncio.timeout(_READY_S):
+                while chunk := await loop.sock_recv(sock, MAX_REPORT_BYTES):
+                    *lines, text = (text + chunk).split(b"\n")
+                    for line in lines:
+                        report = Report.decode(line)
+                        self._container = report.container or self._container
+                        if report.ready or report.failure is not None:
+                            return report.failure
+        except TimeoutError:
+            if self._container is not None:
+                return None
+            await self.kill()
+            return f"the kernel's container did not start within {_READY_S:g} s"
+        return "the kernel's gate ended without a word; the server's log may tell more"
 
 
-def _kernels() -> Path:
-    from cellblock_engine import Engine
-
+def _new_room() -> room.Room:
     with Engine.open() as engine:
-        return engine.kernels
+        kernels = engine.kernel_sockets()
+        room.sweep(kernels, engine)
+        return room.Room.make(kernels)
 
 
 def _remove(container: str) -> None:
-    from cellblock_engine import ContainerNotFound, Engine
-
-    with Engine.open() as engine:
-        try:
-            engine.container(container).remove(force=True)
-        except ContainerNotFound:
-            pass
+    with Engine.open() as engine, suppress(ContainerNotFound):
+        engine.container(container).remove(force=True)

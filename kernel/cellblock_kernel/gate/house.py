@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from cellblock_engine import Bind, InvalidInput, Limits, RunRequest, parse_volume
+from cellblock_engine import Bind, InvalidInput, Limits, Removal, RunRequest, parse_volume
 
 from .options import GateOptions, KernelOptions
 from .room import INSIDE, Room
@@ -17,8 +17,8 @@ _ALLOWED_PREFIX = "LC_"
 LABEL = "cellblock.kernel"
 
 
-def request(options: GateOptions, room: Room, environ: Mapping[str, str], cwd: Path) -> RunRequest:
-    """Return the container to be made. Raises InvalidInput, NotFound."""
+def request(options: GateOptions, room: Room, env: Mapping[str, str], cwd: Path) -> RunRequest:
+    """Return the container to be made, which knows of ``env``. Raises InvalidInput, NotFound."""
     kernel = options.kernel
     binds = [Bind(room.inside, INSIDE, writable=True)]
     if kernel.workspace != "none":
@@ -35,12 +35,13 @@ def request(options: GateOptions, room: Room, environ: Mapping[str, str], cwd: P
         image=kernel.image,
         argv=tuple(argv),
         entrypoint="",
-        env=environment(kernel, environ),
+        env=env,
         workdir=os.fspath(cwd) if kernel.workspace != "none" else None,
         network=kernel.network,
         limits=Limits(memory=kernel.memory, cpus=kernel.cpus, pids=kernel.pids_limit),
         binds=tuple(binds),
-        labels={LABEL: "1"},
+        labels={LABEL: kernel.image},
+        removal=Removal.NEVER if kernel.keep else Removal.IF_ABANDONED,
     )
 
 

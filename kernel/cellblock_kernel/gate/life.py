@@ -7,11 +7,13 @@ import secrets
 import signal
 import socket
 import sys
+import time
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from cellblock_engine import AttachedRun, Engine, Exit
+from cellblock_engine import AttachedRun, ContainerNotFound, Engine, Exit
 
 from ..errors import KernelNotReady
 from . import house
@@ -29,7 +31,10 @@ _PASSED_ON = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
+_GRACE_S = 5.0
+_TICK_S = 0.004
 _CHUNK = 1 << 16
+_LAST_WORDS_BYTES = 2048
 
 
 def live(options: GateOptions) -> int:
@@ -37,80 +42,110 @@ def live(options: GateOptions) -> int:
 
     Raises CellblockError and its kinds, OSError, where it could not be started.
     """
-    reporter = Reporter(socket.socket(fileno=0) if options.provisioned else None)
+    reporter = Reporter(socket.socket(fileno=os.dup(0)) if options.provisioned else None)
     try:
         with ExitStack() as stack:
-            return Life(options, reporter, stack).run()
+            return _Life(options, reporter, stack).run()
     except Exception as error:
         with suppress(OSError):
             reporter.send(Report(failure=str(error)))
         raise
 
 
-class Life:
+class _Life:
     """What one kernel needs, from its start to its end."""
 
     def __init__(self, options: GateOptions, reporter: Reporter, stack: ExitStack) -> None:
         self._options, self._reporter = options, reporter
-        parent = int(os.environ.get("JPY_PARENT_PID") or os.getppid())
-        self._parent = os.pidfd_open(parent)
-        stack.callback(os.close, self._parent)
+        self._parent = _parent(stack)
         self._signals = _signal_pipe(stack)
+        self._kill_at: float | None = None
+        self._last_words = b""
         front = Connection.read(options.connection_file)
         self._relay = stack.enter_context(Relay(front))
-        engine = stack.enter_context(Engine.open())
-        if front.transport == "ipc":
+        self._engine = stack.enter_context(Engine.open())
+        if options.provisioned:
             self._room = Room(Path(front.ip).parent)
         else:
-            self._room = Room.make(engine.kernels)
-            stack.callback(self._room.remove)
+            self._room = stack.enter_context(Room.make(self._engine.kernel_sockets()))
         self._key = secrets.token_hex(32).encode()
         self._room.furnish(self._key, front.kernel_name)
-        self._attached = stack.enter_context(self._start(engine))
+        self._attached = stack.enter_context(self._start())
+        self._room.note(self._attached.container.id)
+        reporter.send(Report(container=self._attached.container.id))
 
     def run(self) -> int:
-        """Relay until the kernel has ended."""
+        """Relay until the kernel, or whoever started this, has ended."""
         relay, attached = self._relay, self._attached
-        relay.watch(self._parent, self._end)
+        relay.watch(self._parent, relay.stop)
         relay.watch(self._signals, self._pass_on_signals)
         relay.watch(attached.fileno(), relay.stop)
-        for fd, sink in ((attached.stdout, sys.stdout), (attached.stderr, sys.stderr)):
-            relay.watch(fd, lambda fd=fd, sink=sink: self._show(fd, sink.fileno()))
+        relay.watch(attached.stdout, partial(self._show, attached.stdout, 1))
+        relay.watch(attached.stderr, partial(self._show, attached.stderr, 2))
         if self._reporter.sock is not None:
-            relay.watch(0, self._on_word)
-        self._await_sockets()
-        relay.connect(self._room.back(self._key))
-        self._reporter.send(Report(attached.container.id, attached.pid))
-        relay.run()
-        relay.drain()
-        return attached.wait().exit_code
+            relay.watch(self._reporter.sock.fileno(), self._on_word)
+        while not (relay.stopped or self._room.has_sockets()):
+            self._turn(_TICK_S)
+        if not relay.stopped:
+            relay.connect(self._room.back(self._key))
+            self._reporter.send(Report(container=attached.container.id, ready=True))
+        while not relay.stopped:
+            self._turn(None)
+        if _has_ended(self._parent):
+            return 0  # closing the connection abandons the container, which then goes
+        return self._end(attached.wait())
 
-    def _start(self, engine: Engine) -> AttachedRun:
+    def _start(self) -> AttachedRun:
+        environ = house.environment(self._options.kernel, os.environ)
         if self._options.container is not None:
-            return engine.spawn(self._options.container)
-        return engine.spawn(house.request(self._options, self._room, os.environ, Path.cwd()))
+            # Gone where the gate before this one was killed: then there is nothing to keep.
+            with suppress(ContainerNotFound):
+                return self._engine.spawn(self._options.container, env=environ)
+        return self._engine.spawn(house.request(self._options, self._room, environ, Path.cwd()))
 
-    def _await_sockets(self) -> None:
-        while not self._room.await_sockets(0):
-            self._relay.turn(0.005)
-            if self._relay.stopped:
-                raise KernelNotReady(_why(self._attached.wait()))
+    def _turn(self, timeout_s: float | None) -> None:
+        if self._kill_at is not None:
+            left_s = self._kill_at - time.monotonic()
+            if left_s <= 0:
+                self._attached.signal(signal.SIGKILL)
+                self._kill_at = None
+            else:
+                timeout_s = left_s if timeout_s is None else min(left_s, timeout_s)
+        self._relay.turn(timeout_s)
+
+    def _end(self, end: Exit) -> int:
+        """Deliver what is left; what becomes of the container is the provisioner's, if any."""
+        self._relay.drain()
+        for fd, sink in ((self._attached.stdout, 1), (self._attached.stderr, 2)):
+            self._show(fd, sink)
+        if not (self._options.provisioned or self._options.kernel.keep):
+            self._attached.container.remove()
+        if not self._relay.connected:
+            raise KernelNotReady(self._why(end))
+        if end.verdict is not None:
+            print(f"cellblock: the kernel ended: {end.verdict}", file=sys.stderr)
+        return end.exit_code
+
+    def _why(self, end: Exit) -> str:
+        said = self._last_words.decode(errors="replace").strip().splitlines()
+        reason = str(end.verdict) if end.verdict else f"exit status {end.exit_code}"
+        return f"the kernel did not start: {reason}" + (f" ({said[-1]})" if said else "")
 
     def _pass_on_signals(self) -> None:
         for number in os.read(self._signals, _CHUNK):
             self._attached.signal(number)
+            if number == signal.SIGTERM and not self._options.provisioned:
+                self._kill_at = time.monotonic() + _GRACE_S
 
     def _on_word(self) -> None:
-        if os.read(0, 1) == KILL:
+        assert self._reporter.sock is not None
+        if self._reporter.sock.recv(1) == KILL:
             self._attached.signal(signal.SIGKILL)
         else:
-            self._relay.unwatch(0)
-
-    def _end(self) -> None:
-        self._attached.signal(signal.SIGKILL)
-        self._relay.unwatch(self._parent)
+            self._relay.unwatch(self._reporter.sock.fileno())
 
     def _show(self, fd: int, sink: int) -> None:
+        """Pass on what the kernel writes beside its channels, as a local kernel would."""
         try:
             text = os.read(fd, _CHUNK)
         except BlockingIOError:
@@ -118,23 +153,37 @@ class Life:
         if not text:
             self._relay.unwatch(fd)
             return
+        self._last_words = (self._last_words + text)[-_LAST_WORDS_BYTES:]
         with suppress(OSError):
             os.write(sink, text)
+
+
+def _parent(stack: ExitStack) -> int:
+    """Return a pidfd of whoever started this. Raises ProcessLookupError where it has ended."""
+    parent = os.pidfd_open(int(os.environ.get("JPY_PARENT_PID") or os.getppid()))
+    stack.callback(os.close, parent)
+    return parent
+
+
+def _has_ended(pidfd: int) -> bool:
+    try:
+        signal.pidfd_send_signal(pidfd, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
 
 
 def _signal_pipe(stack: ExitStack) -> int:
     read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     stack.callback(os.close, read_end)
     stack.callback(os.close, write_end)
-    signal.set_wakeup_fd(write_end)
+    stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(write_end))
     for number in _PASSED_ON:
         signal.signal(number, _noted)
     return read_end
 
 
 def _noted(_number: int, _frame: FrameType | None) -> None:
-    """Say nothing: the number is in the pipe."""
-
-
-def _why(end: Exit) -> str:
-    return f"the kernel ended before it could be talked to: {end.verdict or f'exit status {end.exit_code}'}"
+    """Do nothing: the number is in the pipe."""

@@ -20,6 +20,8 @@ _SIGNED = ("control", "stdin", "shell")
 _IDENTITY = b"cellblock-gate"
 _RECONNECT_MS = 10
 _LINGER_MS = 1000
+_SETTLE_MS = 30
+_MOST_LAST_TURNS = 10_000
 
 
 class Relay:
@@ -73,14 +75,9 @@ class Relay:
         if self._watched.pop(fd, None) is not None:
             self._poller.unregister(fd)
 
-    def run(self) -> None:
-        """Pass on what comes until somebody says :meth:`stop`."""
-        while not self._stopped:
-            self.turn(None)
-
     def turn(self, timeout_s: float | None) -> None:
         """Wait for something to come, and pass it on."""
-        ready = dict(self._poller.poll(None if timeout_s is None else timeout_s * 1000))
+        ready = dict(self._poller.poll(None if timeout_s is None else int(timeout_s * 1000)))
         for fd, callback in list(self._watched.items()):
             if fd in ready:
                 callback()
@@ -91,7 +88,7 @@ class Relay:
                 self._drain(name, self._front[name], self._inward)
 
     def stop(self) -> None:
-        """Let :meth:`run` return."""
+        """Say that nothing more is to be passed on: see :attr:`stopped`."""
         self._stopped = True
 
     @property
@@ -99,9 +96,17 @@ class Relay:
         """Whether somebody has said stop."""
         return self._stopped
 
+    @property
+    def connected(self) -> bool:
+        """Whether the kernel's side was ever connected."""
+        return bool(self._back)
+
     def drain(self) -> None:
         """Pass on what the kernel has left behind."""
-        while any(sock in dict(self._poller.poll(0)) for sock in self._back.values()):
+        for _ in range(_MOST_LAST_TURNS):
+            ready = dict(self._poller.poll(_SETTLE_MS))
+            if not any(sock in ready for sock in self._back.values()):
+                return
             self.turn(0)
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
 """What a gate and its provisioner say to each other, over the gate's standard input.
 
-A socket pair: the gate reports once how the start went, as a line of JSON; the provisioner's
-only word is one byte that ends the kernel at once and leaves its container for a restart.
+A socket pair. The gate reports, a line of JSON each: that the container runs, that the kernel can
+be talked to, or in one line why not. The provisioner's only word is one byte, which ends the
+kernel at once and leaves its container for a restart.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ import socket
 from dataclasses import asdict, dataclass
 
 KILL = b"k"
-_MAX_REPORT_BYTES = 1 << 16
+MAX_REPORT_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
 class Report:
-    """How a start went: the container's id, or in one line why there is none."""
+    """How far a start has come: the container's id, whether it is ready, or why it failed."""
 
     container: str | None = None
-    pid: int | None = None
+    ready: bool = False
     failure: str | None = None
 
     def encode(self) -> bytes:
@@ -39,6 +40,9 @@ class Reporter:
         self.sock = sock
 
     def send(self, report: Report) -> None:
-        """Tell the provisioner."""
+        """Tell the provisioner; nothing if it is gone, which the gate learns otherwise."""
         if self.sock is not None:
-            self.sock.sendall(report.encode())
+            try:
+                self.sock.sendall(report.encode())
+            except (BrokenPipeError, ConnectionResetError):
+                self.sock = None
