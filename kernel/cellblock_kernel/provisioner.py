@@ -36,6 +36,7 @@ class CellblockProvisioner(LocalProvisioner):
     _container: str | None = None
     _words: socket.socket | None = None
     _keep = False
+    _listens = False
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - its base's
         """Place the sockets and complete the command and the environment.
@@ -45,7 +46,7 @@ class CellblockProvisioner(LocalProvisioner):
         """
         km = self.parent
         own = self._room is None
-        if self._room is None:
+        if self._room is None or not self._room.path.exists():
             self._room = await asyncio.to_thread(_new_room)
         if km is not None:
             km.transport, km.ip, km.cache_ports = "ipc", self._room.front_ip, False
@@ -58,7 +59,7 @@ class CellblockProvisioner(LocalProvisioner):
             if own:
                 await self.cleanup()
             raise
-        kwargs["cmd"] = self._gate_command(kwargs["cmd"], self._explicit(given, kwargs["env"]))
+        kwargs["cmd"] = self._gate_command(kwargs["cmd"], self._explicit(given))
         return kwargs
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:  # noqa: ANN401 - its base's
@@ -68,15 +69,16 @@ class CellblockProvisioner(LocalProvisioner):
         kernel that does not start; nothing is left of it then.
         """
         ours, theirs = socket.socketpair()
-        with theirs:
-            info = await super().launch_kernel(cmd, **{**kwargs, "stdin": theirs})
         ours.setblocking(False)
         self._words = ours
-        failure = await self._await_ready(ours)
-        if failure is not None:
-            await self.wait()
-            await self.cleanup()
-            raise RuntimeError(failure)
+        self._listens = False
+        try:
+            with theirs:
+                info = await super().launch_kernel(cmd, **{**kwargs, "stdin": theirs})
+            await self._await_ready(ours)
+        except BaseException:
+            await self._give_up()
+            raise
         return info
 
     async def send_signal(self, signum: int) -> None:
@@ -86,6 +88,8 @@ class CellblockProvisioner(LocalProvisioner):
         """
         if signum == signal.SIGKILL:
             await self.kill()
+        elif signum == signal.SIGINT and not self._listens:
+            return  # a gate that starts would die of it, and no cell runs that it could be for
         elif self.process is not None:
             self.process.send_signal(signum)
 
@@ -143,10 +147,23 @@ class CellblockProvisioner(LocalProvisioner):
         """
         await super().load_provisioner_info(provisioner_info)
         self._container = provisioner_info["container"]
+        self._listens = True
         if provisioner_info["room"] is not None:
             self._room = room.Room.found(provisioner_info["room"])
         if provisioner_info["process"] is not None:
             self.process = cast("Any", AdoptedProcess(provisioner_info["process"]))
+
+    async def _give_up(self) -> None:
+        """Leave nothing of a kernel that did not start."""
+        try:
+            async with asyncio.timeout(_KILLED_S):
+                await self.wait()
+        except TimeoutError:
+            await self.kill()
+            await self.wait()
+        await self.cleanup()
+        if self.parent is not None:
+            self.parent.cleanup_connection_file()
 
     def _gate_command(self, cmd: list[str], env: list[str]) -> list[str]:
         """Return the gate's command: a kernelspec's own, or one round that of another spec."""
@@ -160,16 +177,19 @@ class CellblockProvisioner(LocalProvisioner):
         again = [f"--container={self._container}"] if self._container is not None else []
         return [*cmd[:at], "--provisioned", *again, *env, *cmd[at:]]
 
-    def _explicit(self, given: dict[str, str] | None, final: dict[str, str]) -> list[str]:
-        """Return options for what the kernelspec, or the caller beyond its own environment, set."""
+    def _explicit(self, given: dict[str, str] | None) -> list[str]:
+        """Return options for what the kernelspec, or the caller beyond its own environment, set.
+
+        By name only: the gate has the values in its environment, which others cannot read.
+        """
         names = set(self.kernel_spec.env if self.kernel_spec is not None else ())
         if given is not None:
             names |= {name for name, value in given.items() if os.environ.get(name) != value}
         names -= {"JPY_PARENT_PID"}
-        return [f"--env={name}={final[name]}" for name in sorted(names) if name in final]
+        return [f"--env={name}" for name in sorted(names)]
 
-    async def _await_ready(self, sock: socket.socket) -> str | None:
-        """Return why the kernel did not start, None if it did or may yet."""
+    async def _await_ready(self, sock: socket.socket) -> None:
+        """Return when the kernel has started, or may yet. Raises RuntimeError if it does not."""
         loop = asyncio.get_running_loop()
         text = b""
         try:
@@ -179,14 +199,18 @@ class CellblockProvisioner(LocalProvisioner):
                     for line in lines:
                         report = Report.decode(line)
                         self._container = report.container or self._container
-                        if report.ready or report.failure is not None:
-                            return report.failure
+                        self._listens = True
+                        if report.failure is not None:
+                            raise RuntimeError(report.failure)
+                        if report.ready:
+                            return
         except TimeoutError:
             if self._container is not None:
-                return None
-            await self.kill()
-            return f"the kernel's container did not start within {_READY_S:g} s"
-        return "the kernel's gate ended without a word; the server's log may tell more"
+                return
+            raise RuntimeError(
+                f"the kernel's container did not start within {_READY_S:g} s"
+            ) from None
+        raise RuntimeError("the kernel's gate ended without a word; the server's log may tell more")
 
 
 def _new_room() -> room.Room:

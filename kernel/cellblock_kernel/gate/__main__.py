@@ -6,19 +6,22 @@ argv. Signals are passed on to the kernel; the end of whoever started this ends 
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 
 from cellblock_engine import CellblockError
-
-from .life import live
-from .options import parse
 
 _FAILED = 125
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Be the gate; return the kernel's exit status, 125 for what could not be done."""
+    # Before much is loaded: an interrupt is for a cell, and there is none yet.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from .life import live  # noqa: PLC0415
+    from .options import parse  # noqa: PLC0415
+
     try:
         options = parse(sys.argv[1:] if words is None else words)
         return live(options)

@@ -52,15 +52,18 @@ def environment(kernel: KernelOptions, environ: Mapping[str, str]) -> dict[str, 
         for name, value in environ.items()
         if name in ALLOWED or name.startswith(_ALLOWED_PREFIX)
     }
-    env.update(text.partition("=")[::2] for text in kernel.env)
+    for text in kernel.env:
+        name, given, value = text.partition("=")
+        if given or name in environ:
+            env[name] = value if given else environ[name]
     return env
 
 
 def workspace(folder: Path, *, writable: bool) -> Bind:
-    """Return the notebook's folder at its own path. Raises InvalidInput for a home as a whole."""
-    if folder == Path.home():
+    """Return the notebook's folder at its own path. Raises InvalidInput for a whole home."""
+    if Path.home().resolve().is_relative_to(folder):
         raise InvalidInput(
-            f"the notebook's folder is your home directory ({folder}), which a kernel in a "
+            f"the notebook's folder {folder} holds your home directory, which a kernel in a "
             "container is not shown: keep the notebook in a folder of its own, or install the "
             "kernel with --workspace none"
         )

@@ -13,15 +13,16 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+import zmq
+
 from cellblock_engine import AttachedRun, ContainerNotFound, Engine, Exit
 
 from ..errors import KernelNotReady
-from . import house
+from . import house, room
 from .connection import Connection
 from .options import GateOptions
 from .relay import Relay
 from .reports import KILL, Report, Reporter
-from .room import Room
 
 _PASSED_ON = (
     signal.SIGINT,
@@ -57,17 +58,19 @@ class _Life:
 
     def __init__(self, options: GateOptions, reporter: Reporter, stack: ExitStack) -> None:
         self._options, self._reporter = options, reporter
-        self._parent = _parent(stack)
+        self._parents = _parents(stack)
         self._signals = _signal_pipe(stack)
         self._kill_at: float | None = None
         self._last_words = b""
         front = Connection.read(options.connection_file)
-        self._relay = stack.enter_context(Relay(front))
+        self._relay = stack.enter_context(_relay(front))
         self._engine = stack.enter_context(Engine.open())
         if options.provisioned:
-            self._room = Room(Path(front.ip).parent)
+            self._room = room.Room(Path(front.ip).parent)
         else:
-            self._room = stack.enter_context(Room.make(self._engine.kernel_sockets()))
+            kernels = self._engine.kernel_sockets()
+            room.sweep(kernels, self._engine)
+            self._room = stack.enter_context(room.Room.make(kernels))
         self._key = secrets.token_hex(32).encode()
         self._room.furnish(self._key, front.kernel_name)
         self._attached = stack.enter_context(self._start())
@@ -77,7 +80,8 @@ class _Life:
     def run(self) -> int:
         """Relay until the kernel, or whoever started this, has ended."""
         relay, attached = self._relay, self._attached
-        relay.watch(self._parent, relay.stop)
+        for parent in self._parents:
+            relay.watch(parent, relay.stop)
         relay.watch(self._signals, self._pass_on_signals)
         relay.watch(attached.fileno(), relay.stop)
         relay.watch(attached.stdout, partial(self._show, attached.stdout, 1))
@@ -91,7 +95,8 @@ class _Life:
             self._reporter.send(Report(container=attached.container.id, ready=True))
         while not relay.stopped:
             self._turn(None)
-        if _has_ended(self._parent):
+        if any(map(_has_ended, self._parents)):
+            self._room.remove()  # its owner cannot any more
             return 0  # closing the connection abandons the container, which then goes
         return self._end(attached.wait())
 
@@ -133,6 +138,8 @@ class _Life:
 
     def _pass_on_signals(self) -> None:
         for number in os.read(self._signals, _CHUNK):
+            if number == signal.SIGINT and not self._relay.connected:
+                continue  # it is for a running cell, and would end a kernel that is starting
             self._attached.signal(number)
             if number == signal.SIGTERM and not self._options.provisioned:
                 self._kill_at = time.monotonic() + _GRACE_S
@@ -158,11 +165,28 @@ class _Life:
             os.write(sink, text)
 
 
-def _parent(stack: ExitStack) -> int:
-    """Return a pidfd of whoever started this. Raises ProcessLookupError where it has ended."""
-    parent = os.pidfd_open(int(os.environ.get("JPY_PARENT_PID") or os.getppid()))
-    stack.callback(os.close, parent)
-    return parent
+def _relay(front: Connection) -> Relay:
+    try:
+        return Relay(front)
+    except zmq.ZMQError as error:
+        raise KernelNotReady(
+            f"the kernel cannot listen at {front.transport}://{front.ip}: {error}"
+        ) from error
+
+
+def _parents(stack: ExitStack) -> list[int]:
+    """Return pidfds of whoever started this: its parent, and whom a wrapper of that names.
+
+    Raises KernelNotReady where one of them has ended.
+    """
+    pidfds = []
+    for pid in {os.getppid(), int(os.environ.get("JPY_PARENT_PID") or os.getppid())}:
+        try:
+            pidfds.append(os.pidfd_open(pid))
+        except ProcessLookupError:
+            raise KernelNotReady(f"process {pid}, which wanted the kernel, has ended") from None
+        stack.callback(os.close, pidfds[-1])
+    return pidfds
 
 
 def _has_ended(pidfd: int) -> bool:

@@ -22,9 +22,10 @@ CONNECTION_FILE = "{connection_file}"
 
 @dataclass(frozen=True)
 class KernelOptions:
-    """The container of a kernel. ``env`` entries are ``NAME=VALUE``, volumes as for ``run -v``.
+    """The container of a kernel, with volumes as for ``run -v``.
 
-    ``keep`` leaves the ended container when the kernel is shut down.
+    ``env`` entries are ``NAME=VALUE``, or ``NAME`` for what the gate's own environment says: other
+    users can read a command line. ``keep`` leaves the ended container when the kernel is shut down.
     """
 
     image: str = HOST_IMAGE
