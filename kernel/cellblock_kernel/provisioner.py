@@ -69,7 +69,7 @@ class CellblockProvisioner(LocalProvisioner):
         kernel that does not start; nothing is left of it then.
         """
         ours, theirs = socket.socketpair()
-        ours.setblocking(False)
+        ours.settimeout(0)
         self._words = ours
         self._listens = False
         try:
