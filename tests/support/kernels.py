@@ -41,7 +41,12 @@ class Site:
         }
 
     def install(
-        self, name: str, *, argv: Sequence[str] = IPYKERNEL, env: dict[str, str] | None = None, **options: Any
+        self,
+        name: str,
+        *,
+        argv: Sequence[str] = IPYKERNEL,
+        env: dict[str, str] | None = None,
+        **options: Any,
     ) -> str:
         """Write a kernelspec as ``cellblock kernel install`` does; return its name."""
         from cellblock_kernel.gate.options import KernelOptions, command
@@ -112,12 +117,8 @@ class Site:
 
     def gates(self) -> list[int]:
         """Return the pids of this site's gates."""
-        wanted = os.fsencode(self.runtime)
-        return [
-            pid
-            for pid, words in _command_lines()
-            if b"cellblock_kernel.gate" in words and any(wanted in word for word in words)
-        ]
+        own = b"CELLBLOCK_HOME=" + os.fsencode(self.home)
+        return [pid for pid in _gates() if own in _words(pid, "environ")]
 
 
 def cgroups_of(container: str) -> list[Path]:
@@ -155,7 +156,9 @@ def run(kc: Any, code: str, **kwargs: Any) -> str:
     return "".join(text)
 
 
-def start_argv(site: Site, name: str, connection_file: Path, **kwargs: Any) -> subprocess.Popen[bytes]:
+def start_argv(
+    site: Site, name: str, connection_file: Path, **kwargs: Any
+) -> subprocess.Popen[bytes]:
     """Run a kernelspec's argv in the notebook's folder, as VS Code does."""
     return subprocess.Popen(
         site.argv(name, connection_file),
@@ -167,13 +170,17 @@ def start_argv(site: Site, name: str, connection_file: Path, **kwargs: Any) -> s
     )
 
 
-def _command_lines() -> Iterator[tuple[int, list[bytes]]]:
+def _gates() -> Iterator[int]:
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                yield int(entry.name), (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
+        if entry.name.isdigit() and b"cellblock_kernel.gate" in _words(int(entry.name), "cmdline"):
+            yield int(entry.name)
+
+
+def _words(pid: int, file: str) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/{file}").read_bytes().split(b"\0")
+    except OSError:
+        return []  # it has ended
 
 
 def _ours(kernels: Path) -> list[str]:
@@ -187,8 +194,7 @@ def _ours(kernels: Path) -> list[str]:
     return [
         room.name
         for room in kernels.iterdir()
-        if room.is_dir()
-        and owners.get(_inode(room / "lock"), os.getpid()) == os.getpid()
+        if room.is_dir() and owners.get(_inode(room / "lock"), os.getpid()) == os.getpid()
     ]
 
 
