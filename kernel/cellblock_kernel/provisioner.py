@@ -17,7 +17,7 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from cellblock_engine import ContainerNotFound, Engine
 
 from .gate import room
-from .gate.options import CONNECTION_FILE, MODULE, KernelOptions, command
+from .gate.options import CONNECTION_FILE, MODULE, PROVISIONED, KernelOptions, command
 from .gate.reports import KILL, MAX_REPORT_BYTES, Report
 from .process import AdoptedProcess
 
@@ -175,7 +175,7 @@ class CellblockProvisioner(LocalProvisioner):
         at = cmd.index(MODULE) + 1
         self._keep = "--keep" in cmd[: cmd.index("--")]
         again = [f"--container={self._container}"] if self._container is not None else []
-        return [*cmd[:at], "--provisioned", *again, *env, *cmd[at:]]
+        return [*cmd[:at], PROVISIONED, *again, *env, *cmd[at:]]
 
     def _explicit(self, given: dict[str, str] | None) -> list[str]:
         """Return options for what the kernelspec, or the caller beyond its own environment, set.

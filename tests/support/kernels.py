@@ -113,7 +113,7 @@ class Site:
         deadline = time.monotonic() + timeout_s
         while (left := self.left()) and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert not left
+        assert not left, left
 
     def gates(self) -> list[int]:
         """Return the pids of this site's gates."""

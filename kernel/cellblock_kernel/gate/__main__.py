@@ -20,12 +20,15 @@ def main(words: Sequence[str] | None = None) -> int:
     # Before much is loaded: an interrupt is for a cell, and there is none yet.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from .life import live  # noqa: PLC0415
-    from .options import parse  # noqa: PLC0415
+    from .options import PROVISIONED, parse  # noqa: PLC0415
+    from .reports import Report, Reporter  # noqa: PLC0415
 
+    words = sys.argv[1:] if words is None else words
+    reporter = Reporter.on_stdin() if PROVISIONED in words else Reporter(None)
     try:
-        options = parse(sys.argv[1:] if words is None else words)
-        return live(options)
+        return live(parse(words), reporter)
     except (CellblockError, OSError) as error:
+        reporter.send(Report(failure=str(error)))
         print(f"cellblock: {error}", file=sys.stderr)
         return _FAILED
 

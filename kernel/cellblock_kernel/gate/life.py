@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import select
 import signal
-import socket
 import sys
 import time
 from contextlib import ExitStack, suppress
@@ -38,19 +38,13 @@ _CHUNK = 1 << 16
 _LAST_WORDS_BYTES = 2048
 
 
-def live(options: GateOptions) -> int:
+def live(options: GateOptions, reporter: Reporter) -> int:
     """Run the kernel to its end and return its exit status.
 
     Raises CellblockError and its kinds, OSError, where it could not be started.
     """
-    reporter = Reporter(socket.socket(fileno=os.dup(0)) if options.provisioned else None)
-    try:
-        with ExitStack() as stack:
-            return _Life(options, reporter, stack).run()
-    except Exception as error:
-        with suppress(OSError):
-            reporter.send(Report(failure=str(error)))
-        raise
+    with ExitStack() as stack:
+        return _Life(options, reporter, stack).run()
 
 
 class _Life:
@@ -62,6 +56,7 @@ class _Life:
         self._signals = _signal_pipe(stack)
         self._kill_at: float | None = None
         self._last_words = b""
+        self._asked = False
         front = Connection.read(options.connection_file)
         self._relay = stack.enter_context(_relay(front))
         self._engine = stack.enter_context(Engine.open())
@@ -95,7 +90,7 @@ class _Life:
             self._reporter.send(Report(container=attached.container.id, ready=True))
         while not relay.stopped:
             self._turn(None)
-        if any(map(_has_ended, self._parents)):
+        if select.select(self._parents, [], [], 0)[0]:
             self._room.remove()  # its owner cannot any more
             return 0  # closing the connection abandons the container, which then goes
         return self._end(attached.wait())
@@ -127,7 +122,7 @@ class _Life:
             self._attached.container.remove()
         if not self._relay.connected:
             raise KernelNotReady(self._why(end))
-        if end.verdict is not None:
+        if end.verdict is not None and not self._asked:
             print(f"cellblock: the kernel ended: {end.verdict}", file=sys.stderr)
         return end.exit_code
 
@@ -147,6 +142,7 @@ class _Life:
     def _on_word(self) -> None:
         assert self._reporter.sock is not None
         if self._reporter.sock.recv(1) == KILL:
+            self._asked = True
             self._attached.signal(signal.SIGKILL)
         else:
             self._relay.unwatch(self._reporter.sock.fileno())
@@ -187,16 +183,6 @@ def _parents(stack: ExitStack) -> list[int]:
             raise KernelNotReady(f"process {pid}, which wanted the kernel, has ended") from None
         stack.callback(os.close, pidfds[-1])
     return pidfds
-
-
-def _has_ended(pidfd: int) -> bool:
-    try:
-        signal.pidfd_send_signal(pidfd, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
 
 
 def _signal_pipe(stack: ExitStack) -> int:

@@ -18,6 +18,7 @@ from cellblock_engine import HOST_IMAGE, InvalidInput
 Workspace = Literal["rw", "ro", "none"]
 MODULE = "cellblock_kernel.gate"
 CONNECTION_FILE = "{connection_file}"
+PROVISIONED = "--provisioned"
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def parse(words: Sequence[str]) -> GateOptions:
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--untrusted", action="store_true")
     parser.add_argument("--container")
-    parser.add_argument("--provisioned", action="store_true")
+    parser.add_argument(PROVISIONED, action="store_true")
     said = vars(parser.parse_args(words[:at]))
     said["volume"], said["env"] = tuple(said["volume"]), tuple(said["env"])
     kernel = KernelOptions(**{each.name: said[each.name] for each in fields(KernelOptions)})

@@ -8,6 +8,7 @@ kernel at once and leaves its container for a restart.
 from __future__ import annotations
 
 import json
+import os
 import socket
 from dataclasses import asdict, dataclass
 
@@ -38,6 +39,11 @@ class Reporter:
 
     def __init__(self, sock: socket.socket | None) -> None:
         self.sock = sock
+
+    @classmethod
+    def on_stdin(cls) -> Reporter:
+        """Return that of a gate whose standard input is the provisioner's socket."""
+        return cls(socket.socket(fileno=os.dup(0)))
 
     def send(self, report: Report) -> None:
         """Tell the provisioner; nothing if it is gone, which the gate learns otherwise."""
