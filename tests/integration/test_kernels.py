@@ -241,25 +241,25 @@ class TestDeath:
 
 
 BAD = {
-    "unknown image": (dict(image="nowhere.invalid/nothing:1"), "nothing"),
-    "no command": (dict(argv=["no-such-python", "-m", "ipykernel_launcher"]), "no-such-python"),
-    "unknown network": (dict(network="bridge7"), "network 'bridge7' is not known"),
-    "unknown memory": (dict(memory="lots"), "lots"),
-    "cpus": (dict(cpus=4096.0), "4096"),
-    "little memory": (dict(memory="6m"), "memory"),
-    "workspace": (dict(workspace="all"), "--workspace"),
-    "volume": (dict(volume=("relative:/x",)), "relative"),
-    "a missing volume": (dict(volume=("/no/such/place:/x",)), "/no/such/place"),
-    "a kernel that ends": (dict(argv=[sys.executable, "-c", "exit('not today')"]), "not today"),
+    "unknown image": ({"image": "nowhere.invalid/nothing:1"}, "nothing"),
+    "no command": ({"argv": ["no-such-python", "-m", "ipykernel_launcher"]}, "no-such-python"),
+    "unknown network": ({"network": "bridge7"}, "network 'bridge7' is not known"),
+    "unknown memory": ({"memory": "lots"}, "lots"),
+    "cpus": ({"cpus": 4096.0}, "4096"),
+    "little memory": ({"memory": "6m"}, "memory"),
+    "workspace": ({"workspace": "all"}, "--workspace"),
+    "volume": ({"volume": ("relative:/x",)}, "relative"),
+    "a missing volume": ({"volume": ("/no/such/place:/x",)}, "/no/such/place"),
+    "a kernel that ends": ({"argv": [sys.executable, "-c", "exit('not today')"]}, "not today"),
     "a false socket": (
-        dict(
-            argv=[
+        {
+            "argv": [
                 sys.executable,
                 "-c",
                 "import os; [os.symlink('/run/x', f'/run/jupyter-kernel/kernel-{n}')"
                 " for n in range(1, 6)]; import time; time.sleep(60)",
             ]
-        ),
+        },
         "kernel-1",
     ),
 }

@@ -24,7 +24,7 @@ def main(words: Sequence[str] | None = None) -> int:
     from .reports import Report, Reporter  # noqa: PLC0415
 
     words = sys.argv[1:] if words is None else words
-    reporter = Reporter.on_stdin() if PROVISIONED in words else Reporter(None)
+    reporter = Reporter.on_stdin() if PROVISIONED in words[:1] else Reporter(None)
     try:
         return live(parse(words), reporter)
     except (CellblockError, OSError) as error:
