@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -51,19 +50,20 @@ class Site:
         """Write a kernelspec as ``cellblock kernel install`` does; return its name."""
         from cellblock_kernel.gate.options import KernelOptions, command
 
-        spec = {
-            "argv": command(KernelOptions(**options), argv),
-            "display_name": name,
-            "language": "python",
-            "env": env or {},
-            "metadata": {
-                "debugger": True,
-                "kernel_provisioner": {"provisioner_name": "cellblock"},
-            },
-        }
+        provisioner = {"kernel_provisioner": {"provisioner_name": "cellblock"}}
+        words = command(KernelOptions(**options), argv)
+        return self._write(name, {"argv": words, "env": env or {}, "metadata": provisioner})
+
+    def install_local(self, name: str) -> str:
+        """Write the kernelspec of a plain kernel of this Python; return its name."""
+        return self._write(name, {"argv": list(IPYKERNEL), "metadata": {}})
+
+    def _write(self, name: str, spec: dict[str, Any]) -> str:
+        spec["metadata"]["debugger"] = True
         directory = self._specs / name
         directory.mkdir(exist_ok=True)
-        (directory / "kernel.json").write_text(json.dumps(spec))
+        text = json.dumps({"display_name": name, "language": "python", **spec})
+        (directory / "kernel.json").write_text(text)
         return name
 
     def argv(self, name: str, connection_file: Path) -> list[str]:
@@ -154,20 +154,6 @@ def run(kc: Any, code: str, **kwargs: Any) -> str:
 
     kc.execute_interactive(code, output_hook=show, timeout=ANSWER_S, **kwargs)
     return "".join(text)
-
-
-def start_argv(
-    site: Site, name: str, connection_file: Path, **kwargs: Any
-) -> subprocess.Popen[bytes]:
-    """Run a kernelspec's argv in the notebook's folder, as VS Code does."""
-    return subprocess.Popen(
-        site.argv(name, connection_file),
-        cwd=site.folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        **kwargs,
-    )
 
 
 def _gates() -> Iterator[int]:
