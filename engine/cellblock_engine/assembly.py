@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -228,17 +229,21 @@ def start_spec(
 
 def exec_spec(config: ContainerConfig, request: ExecRequest) -> ProcessSpec:
     """Return a further command: the request's words over the container's."""
-    env = dict(entry.partition("=")[::2] for entry in config.env)
-    env.update(request.env)
     return ProcessSpec(
         request.argv,
-        tuple(f"{key}={value}" for key, value in env.items()),
+        merged(config.env, request.env),
         request.workdir or config.workdir,
         config.user if request.user is None else request.user,
         request.channels,
         config.capabilities,
         _ulimits(config),
     )
+
+
+def merged(entries: tuple[str, ...], env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return ``NAME=VALUE`` entries with ``env`` over them."""
+    both = dict(entry.partition("=")[::2] for entry in entries) | dict(env)
+    return tuple(f"{key}={value}" for key, value in both.items())
 
 
 def _ulimits(config: ContainerConfig) -> tuple[tuple[str, int, int], ...]:

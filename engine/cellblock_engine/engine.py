@@ -28,6 +28,7 @@ from .linux import cgroups
 from .log import Log
 from .oci.platform import Platform
 from .oci.reference import Reference
+from .private import make_runtime_directory
 from .progress import Progress
 from .removal import Removal
 from .request import HOST_IMAGE, Channel, RunRequest
@@ -96,6 +97,14 @@ class Engine:
         if self._settings is None:
             self._settings = Settings.load()
         return self._settings
+
+    def kernel_sockets(self) -> Path:
+        """Return the private directory for the sockets of notebook kernels, made if need be.
+
+        Parts of it may be shown in containers. Raises OSError, StartFailed.
+        """
+        make_runtime_directory(self._layout.kernels)
+        return self._layout.kernels
 
     def close(self) -> None:
         """Let the store's spawner leave, if this engine started it, once no container needs it.
@@ -241,13 +250,16 @@ class Engine:
         state.write(os.fspath(directory), state.State())
         return self._held(config)
 
-    def spawn(self, request: RunRequest | str) -> AttachedRun:
+    def spawn(
+        self, request: RunRequest | str, *, env: Mapping[str, str] | None = None
+    ) -> AttachedRun:
         """Start a container and return its command with its streams; it ends with this process.
 
-        A name, id or unique start of an id is that of a container that was created or has ended.
+        A name, id or unique start of an id is that of a container that was created or has ended;
+        ``env`` then is added, for this time, to the environment that it was made with.
         Raises as :meth:`run` does.
         """
-        wanted = request if isinstance(request, RunRequest) else self._containers.find(request)
+        wanted = request if isinstance(request, RunRequest) else self._again(request, env or {})
         channels = wanted.channels if isinstance(wanted, RunRequest) else ()
         pipes = Pipes(interactive=wanted.interactive, channels=channels)
         try:
@@ -364,6 +376,10 @@ class Engine:
             ", with a new spawner" if launched.started_spawner else "",
         )
         return self._held(config), launched.sock
+
+    def _again(self, name: str, env: Mapping[str, str]) -> ContainerConfig:
+        config = self._containers.find(name)
+        return replace(config, env=assembly.merged(config.env, env))
 
     def _make(self, request: RunRequest) -> _Made:
         self._refuse_unenforceable(request.limits)

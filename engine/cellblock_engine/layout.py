@@ -102,6 +102,11 @@ class Layout:
         return self.run / f"{container_id[:12]}.sock"
 
     @property
+    def kernels(self) -> Path:
+        """Sockets of notebook kernels; apart from ``run``, as containers are shown parts of it."""
+        return self.run.parent.with_name("cellblock-kernels")
+
+    @property
     def id_ranges(self) -> Path:
         """One lock file per subordinate id range in use; shared by all stores of the machine."""
         return self.run.parent / "ids"

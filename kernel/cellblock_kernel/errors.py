@@ -49,3 +49,7 @@ class CellInterrupted(KeyboardInterrupt):
 
     def _render_traceback_(self) -> list[str]:
         return [f"CellInterrupted: {self}"]
+
+
+class KernelNotReady(CellblockError):
+    """A kernel's container ended, or did something else, before the kernel could be talked to."""

@@ -116,6 +116,10 @@ class Attached:
         """The near ends of its channels, in the order of the request."""
         return tuple(self._pipes.channels)
 
+    def fileno(self) -> int:
+        """Return a descriptor that can be read once the command has ended: see :meth:`wait`."""
+        return self._sock.fileno()
+
     def close_stdin(self) -> None:
         """Let the command see the end of its input; nothing if that was done."""
         fd = self._pipes.near.pop("stdin", None)

@@ -1,0 +1,70 @@
+"""What a kernel's container is: from a kernel's options to a request to the engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from cellblock_engine import Bind, InvalidInput, Limits, Removal, RunRequest, parse_volume
+
+from .options import GateOptions, KernelOptions
+from .room import INSIDE, Room
+
+# What a kernel may know of the environment of who starts it: nothing that could be a secret.
+ALLOWED = ("LANG", "LANGUAGE", "TZ", "TERM", "COLORTERM", "NO_COLOR", "JPY_SESSION_NAME")
+_ALLOWED_PREFIX = "LC_"
+LABEL = "cellblock.kernel"
+
+
+def request(options: GateOptions, room: Room, env: Mapping[str, str], cwd: Path) -> RunRequest:
+    """Return the container to be made, which knows of ``env``. Raises InvalidInput, NotFound."""
+    kernel = options.kernel
+    binds = [Bind(room.inside, INSIDE, writable=True)]
+    if kernel.workspace != "none":
+        binds.append(workspace(cwd, writable=kernel.workspace == "rw"))
+    binds += (parse_volume(text) for text in kernel.volume)
+    outer = os.path.realpath(options.connection_file)
+    argv = [
+        word.replace(outer, room.connection_file).replace(
+            os.fspath(options.connection_file), room.connection_file
+        )
+        for word in options.argv
+    ]
+    return RunRequest(
+        image=kernel.image,
+        argv=tuple(argv),
+        entrypoint="",
+        env=env,
+        workdir=os.fspath(cwd) if kernel.workspace != "none" else None,
+        network=kernel.network,
+        limits=Limits(memory=kernel.memory, cpus=kernel.cpus, pids=kernel.pids_limit),
+        binds=tuple(binds),
+        labels={LABEL: kernel.image},
+        removal=Removal.NEVER if kernel.keep else Removal.IF_ABANDONED,
+    )
+
+
+def environment(kernel: KernelOptions, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what of the environment goes in, and what the kernel's options set."""
+    env = {
+        name: value
+        for name, value in environ.items()
+        if name in ALLOWED or name.startswith(_ALLOWED_PREFIX)
+    }
+    for text in kernel.env:
+        name, given, value = text.partition("=")
+        if given or name in environ:
+            env[name] = value if given else environ[name]
+    return env
+
+
+def workspace(folder: Path, *, writable: bool) -> Bind:
+    """Return the notebook's folder at its own path. Raises InvalidInput for a whole home."""
+    if Path.home().resolve().is_relative_to(folder):
+        raise InvalidInput(
+            f"the notebook's folder {folder} holds your home directory, which a kernel in a "
+            "container is not shown: keep the notebook in a folder of its own, or install the "
+            "kernel with --workspace none"
+        )
+    return Bind(folder, os.fspath(folder), writable=writable)

@@ -1,0 +1,169 @@
+"""The private directory of one kernel's sockets, and who may see which part of it.
+
+::
+
+    <kernels>/<id>/front-1 ...    the front end's side: only the user's own processes
+    <kernels>/<id>/inside/        bound into the container: connection file and the kernel's sockets
+    <kernels>/<id>/back/          the same sockets, where the container cannot replace them
+    <kernels>/<id>/lock           held by its owner as long as it lives
+    <kernels>/<id>/container      the id of the container that was started last
+
+What the kernel binds is linked into ``back`` before the gate connects to it: link(2) links the
+thing itself, so that a symbolic link put there by hostile code is found out, and cannot lead the
+gate to another socket of the host.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+from cellblock_engine import CellblockError, ContainerNotFound, Engine, InvalidInput
+
+from ..errors import KernelNotReady
+from .connection import CHANNELS, Connection
+
+INSIDE = "/run/jupyter-kernel"
+"""Where the container sees its part."""
+PORTS = {name: number for number, name in enumerate(CHANNELS, 1)}
+_MAX_SOCKET_PATH = 107  # sun_path, unix(7)
+_CONNECTION_FILE = "connection.json"
+
+
+class Room:
+    """The directory of one kernel; it outlives restarts."""
+
+    def __init__(self, path: Path) -> None:
+        """Use what another process has made and owns."""
+        self.path = path
+        self.inside = path / "inside"
+        self._back = path / "back"
+        self._lock: int | None = None
+
+    @classmethod
+    def make(cls, kernels: Path) -> Room:
+        """Make one below ``kernels`` that goes with this process. Raises InvalidInput, OSError."""
+        longest = kernels / "12345678" / "back" / "kernel-5"
+        if len(os.fsencode(longest)) > _MAX_SOCKET_PATH:
+            raise InvalidInput(
+                f"{longest} is too long for a socket ({_MAX_SOCKET_PATH} bytes): set "
+                "XDG_RUNTIME_DIR to a shorter path"
+            )
+        with _locked(kernels / "lock"):
+            room = cls(kernels / secrets.token_hex(4))
+            room.path.mkdir(mode=0o700)
+            room._lock = _try_lock(room.path / "lock")
+        return room
+
+    @classmethod
+    def found(cls, path: str) -> Room:
+        """Return the one there, which goes with this process too once its owner has ended."""
+        room = cls(Path(path))
+        room._lock = _try_lock(room.path / "lock")
+        return room
+
+    @property
+    def front_ip(self) -> str:
+        """The ``ip`` of the front end's connection file."""
+        return os.fspath(self.path / "front")
+
+    @property
+    def connection_file(self) -> str:
+        """The kernel's connection file, as the container names it."""
+        return f"{INSIDE}/{_CONNECTION_FILE}"
+
+    def furnish(self, key: bytes, kernel_name: str) -> None:
+        """Make ready for a kernel: a connection file inside, and no sockets of an earlier one."""
+        for part in (self.inside, self._back):
+            with suppress(FileNotFoundError):
+                shutil.rmtree(part)
+            part.mkdir(mode=0o700)
+        inner = Connection("ipc", f"{INSIDE}/kernel", PORTS, key, kernel_name=kernel_name)
+        inner.write(self.inside / _CONNECTION_FILE)
+
+    def note(self, container: str) -> None:
+        """Remember whose room this is, for a sweep."""
+        (self.path / "container").write_text(container, encoding="ascii")
+
+    def has_sockets(self) -> bool:
+        """Return whether the kernel has bound all its sockets. Raises KernelNotReady."""
+        return all(self._linked(number) for number in PORTS.values())
+
+    def back(self, key: bytes) -> Connection:
+        """Return the kernel's side as the gate connects to it."""
+        return Connection("ipc", os.fspath(self._back / "kernel"), PORTS, key)
+
+    def remove(self) -> None:
+        """Remove it, with everything in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove it."""
+        self.remove()
+
+    def _linked(self, number: int) -> bool:
+        name = f"kernel-{number}"
+        ours = self._back / name
+        if not ours.exists():
+            try:
+                os.link(self.inside / name, ours, follow_symlinks=False)
+            except FileNotFoundError:
+                return False
+        if not stat.S_ISSOCK(ours.lstat().st_mode):
+            raise KernelNotReady(f"the kernel put something else where its socket {name} belongs")
+        return True
+
+
+def sweep(kernels: Path, engine: Engine) -> tuple[str, ...]:
+    """Remove the rooms whose owners are gone, and their containers; return the rooms' names."""
+    swept = []
+    with _locked(kernels / "lock"):
+        for path in kernels.iterdir():
+            if not path.is_dir() or (lock := _try_lock(path / "lock")) is None:
+                continue
+            room = Room(path)
+            room._lock = lock  # now this process's own
+            with suppress(OSError, CellblockError):
+                _remove_container(engine, (path / "container").read_text(encoding="ascii"))
+            room.remove()
+            swept.append(path.name)
+    return tuple(swept)
+
+
+def _remove_container(engine: Engine, identifier: str) -> None:
+    with suppress(ContainerNotFound):
+        engine.container(identifier).remove()  # not by force: a monitor ends it in a moment
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _try_lock(path: Path) -> int | None:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
