@@ -35,6 +35,7 @@ from .common import (
 )
 from .declaration import Argument, Call, Verb
 from .defaults import settled
+from .limits import CPUS, MEMORY, PIDS_LIMIT
 from .outcome import Acknowledged, Foreground, Outcome, Started
 from .privileges import PRIVILEGES
 
@@ -192,20 +193,6 @@ def _foreground(call: Call, argv: tuple[str, ...], *, interactive: bool) -> Fore
     )
 
 
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise InvalidInput(f"{text!r} is not a whole number") from error
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise InvalidInput(f"{text!r} is not a number") from error
-
-
 _DETACH = Argument(
     ("-d", "--detach"), "let it run by itself and show its id", "flag", forms=("line",)
 )
@@ -234,13 +221,13 @@ _WHAT = (
         metavar="NETWORK",
         values=NETWORKS,
     ),
-    Argument(("-m", "--memory"), "memory limit: 64m, 1.5g", metavar="SIZE"),
+    MEMORY,
     Argument(
         ("--memory-swap",), "memory and swap together (no swap); -1: all there is", metavar="SIZE"
     ),
     Argument(("--cpuset-cpus",), "the processors to run on: 0-2,4", metavar="CPUS"),
-    Argument(("--cpus",), "processors at most: 0.5, 2", metavar="N", convert=_number),
-    Argument(("--pids-limit",), "processes and threads at most", metavar="N", convert=_whole),
+    CPUS,
+    PIDS_LIMIT,
     PULL,
     PLATFORM,
     Argument(("--timeout",), "end it after: 90, 500ms, 2m, 1h", metavar="TIME"),

@@ -1,0 +1,1 @@
+"""How front ends find kernels in containers: kernelspecs, as jupyter_client documents them."""

@@ -1,0 +1,28 @@
+"""Flags of limits that more than one verb has."""
+
+from __future__ import annotations
+
+from cellblock_engine import InvalidInput
+
+from .declaration import Argument
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InvalidInput(f"{text!r} is not a whole number") from error
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InvalidInput(f"{text!r} is not a number") from error
+
+
+MEMORY = Argument(("-m", "--memory"), "memory limit: 64m, 1.5g", metavar="SIZE")
+CPUS = Argument(("--cpus",), "processors at most: 0.5, 2", metavar="N", convert=_number)
+PIDS_LIMIT = Argument(
+    ("--pids-limit",), "processes and threads at most", metavar="N", convert=_whole
+)
