@@ -385,6 +385,11 @@ class Engine:
         directory = self._containers.directory(config.id)
         if state.read(os.fspath(directory)).status == "running":
             raise Conflict(f"container {config.name} is running already")
+        if config.unknown:  # any of them may have been meant to confine it
+            raise Conflict(
+                f"container {config.name} was made by a newer cellblock with settings unknown here "
+                f"({', '.join(config.unknown)}): start it with that version, or make it anew"
+            )
         self._refuse_unenforceable(config.limits)
         binds = assembly.found_binds(self._layout, config.binds)
         with self._store.referencing():

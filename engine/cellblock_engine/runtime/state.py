@@ -19,6 +19,7 @@ from ..linux.processes import is_alive
 
 MONITOR_KILLED = "its monitor process was killed"
 
+STATUSES = ("created", "running", "exited")
 _STATE = "state.json"
 _LOCK = "lock"
 _CALLER = "caller "
@@ -69,7 +70,10 @@ def read(directory: str) -> State:
     try:
         with open(f"{directory}/{_STATE}", encoding="utf-8") as file:
             plain = json.load(file)
-        state = State(**{name: plain[name] for name in State.__dataclass_fields__})
+        if plain["status"] not in STATUSES:
+            raise ValueError(plain["status"])
+        # An older version wrote fewer fields, a newer one may have written more.
+        state = State(**{name: plain[name] for name in State.__dataclass_fields__.keys() & plain})
     except FileNotFoundError:
         return State()
     except (ValueError, TypeError, KeyError):

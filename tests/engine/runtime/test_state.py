@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from cellblock_engine.runtime import state
 
 
@@ -27,3 +29,20 @@ def test_running_is_believed_only_while_a_monitor_holds_the_lock(tmp_path):
     dead = state.read(str(tmp_path))
     assert (dead.status, dead.exit_code, dead.pid) == ("exited", 137, None)
     assert dead.verdict == {"kind": "killed", "reason": "its monitor process was killed"}
+
+
+def test_a_state_of_an_older_version_has_fewer_fields(tmp_path):
+    (tmp_path / "state.json").write_text('{"status": "exited", "exit_code": 3}')
+    assert state.read(str(tmp_path)) == state.State(status="exited", exit_code=3)
+
+
+def test_a_state_of_a_newer_version_has_more_fields(tmp_path):
+    (tmp_path / "state.json").write_text('{"status": "exited", "exit_code": 3, "mood": "good"}')
+    assert state.read(str(tmp_path)) == state.State(status="exited", exit_code=3)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"status": "asleep"}', '{"status": []}'])
+def test_what_is_no_state_is_damaged(tmp_path, text):
+    (tmp_path / "state.json").write_text(text)
+    verdict = state.read(str(tmp_path)).verdict
+    assert verdict is not None and verdict["reason"] == "its record is damaged"
