@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ from .runtime.attached import Pipes, await_start
 from .settings import Settings
 from .store import Store
 from .store.containers import ContainerConfig, Containers
+from .store.formats import migrate
 
 if TYPE_CHECKING:
     from .doctor import Diagnosis
@@ -73,8 +75,6 @@ class Engine:
     def __init__(self, layout: Layout, settings: Settings | None = None) -> None:
         self._layout = layout
         self._settings = settings
-        self._store = Store(layout)
-        self._containers = Containers(layout)
         self._started_spawner = False
 
     @classmethod
@@ -82,8 +82,9 @@ class Engine:
         """Return the engine of the store at ``home``, by default the user's own.
 
         See :meth:`.layout.Layout.default` and :class:`.settings.Settings`. Beyond the config
-        file nothing is read or made before it is needed. Raises InvalidInput for a config file
-        or variable that is not understood.
+        file nothing is read or made before it is needed; first of all then, a store of an older
+        format is migrated, and one of a newer refused (StoreError). Raises InvalidInput for a
+        config file or variable that is not understood.
         """
         if home is not None:
             return cls(Layout.default(home))
@@ -96,6 +97,16 @@ class Engine:
         if self._settings is None:
             self._settings = Settings.load()
         return self._settings
+
+    @cached_property
+    def _store(self) -> Store:
+        migrate(self._layout)
+        return Store(self._layout)
+
+    @cached_property
+    def _containers(self) -> Containers:
+        _ = self._store  # and with it the store's format
+        return Containers(self._layout)
 
     def close(self) -> None:
         """Let the store's spawner leave, if this engine started it, once no container needs it.

@@ -79,6 +79,11 @@ class Layout:
         return self.home / "staging"
 
     @property
+    def format(self) -> Path:
+        """The number of the store's format (:mod:`.store.formats`); also marks it as a store."""
+        return self.home / "format"
+
+    @property
     def gc_lock(self) -> Path:
         """Held shared while references are made, exclusively while garbage is collected."""
         return self.home / "gc.lock"

@@ -19,7 +19,7 @@ from ..linux.processes import is_alive
 
 MONITOR_KILLED = "its monitor process was killed"
 
-STATUSES = ("created", "running", "exited")
+_STATUSES = ("created", "running", "exited")
 _STATE = "state.json"
 _LOCK = "lock"
 _CALLER = "caller "
@@ -70,8 +70,7 @@ def read(directory: str) -> State:
     try:
         with open(f"{directory}/{_STATE}", encoding="utf-8") as file:
             plain = json.load(file)
-        if plain["status"] not in STATUSES:
-            raise ValueError(plain["status"])
+        _STATUSES.index(plain["status"])  # ValueError for what is none
         # An older version wrote fewer fields, a newer one may have written more.
         state = State(**{name: plain[name] for name in State.__dataclass_fields__.keys() & plain})
     except FileNotFoundError:

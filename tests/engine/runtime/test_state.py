@@ -45,4 +45,5 @@ def test_a_state_of_a_newer_version_has_more_fields(tmp_path):
 def test_what_is_no_state_is_damaged(tmp_path, text):
     (tmp_path / "state.json").write_text(text)
     verdict = state.read(str(tmp_path)).verdict
-    assert verdict is not None and verdict["reason"] == "its record is damaged"
+    assert verdict is not None
+    assert verdict["reason"] == "its record is damaged"
