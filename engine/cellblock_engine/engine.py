@@ -42,6 +42,7 @@ from .store.formats import migrate
 if TYPE_CHECKING:
     from .doctor import Diagnosis
     from .explanation import Explanation
+    from .reset import Reset
 
 _NO_ID = "0" * 64
 _log = Log(__name__)
@@ -97,6 +98,11 @@ class Engine:
         if self._settings is None:
             self._settings = Settings.load()
         return self._settings
+
+    @property
+    def home(self) -> Path:
+        """Where its store is, or would be."""
+        return self._layout.home
 
     @cached_property
     def _store(self) -> Store:
@@ -332,6 +338,17 @@ class Engine:
             running=sum(info.status == "running" for info in containers),
             missing_limits=cgroups.discover(os.getpid()).missing(),
         )
+
+    def reset(self, *, force: bool = False) -> Reset:
+        """Remove all images and containers, and the store itself; return what that was.
+
+        With ``force`` running containers are ended. Credentials and the config file stay. Raises
+        StoreError for a directory that does not look like a store, Conflict for running
+        containers, and while the store is in use.
+        """
+        from .reset import reset  # noqa: PLC0415 - asked for seldom
+
+        return reset(self._layout, force=force)
 
     def doctor(self) -> Diagnosis:
         """Return what this machine offers to this user; what is stale in the store is swept.

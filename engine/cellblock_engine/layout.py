@@ -10,6 +10,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ class Layout:
         """Held while a spawner is started, or leaves."""
         return self.run / "spawner.lock"
 
-    def spawner_socket(self, protocol: int) -> Path:
-        """Where the spawner of this protocol version listens."""
+    def spawner_socket(self, protocol: int | Literal["*"]) -> Path:
+        """Where the spawner of this protocol version listens; ``*`` is a pattern for all."""
         return self.run / f"spawner-{protocol}.sock"
 
     def monitor_socket(self, container_id: str) -> Path:
