@@ -15,6 +15,7 @@ import pytest
 
 import cellblock_engine
 from cellblock_engine import Conflict, Engine, RunRequest, StartFailed
+from cellblock_engine.runtime import launcher
 from cellblock_engine.runtime.spec import PROTOCOL
 from support import leaks
 
@@ -108,6 +109,9 @@ def test_both_run_and_the_new_work_is_the_new_spawners(engine, old):
     assert ids(engine, "old") != ids(engine, "new")
     assert parent(monitor(engine, "old")) in old.spawners()
     assert parent(monitor(engine, "new")) not in old.spawners()
+    launcher.dismiss_all(engine._layout)
+    assert not list(engine._layout.run.glob("spawner-*.sock"))
+    assert engine.container("old").exec(["echo", "on"]).stdout == b"on\n"
     engine.reset(force=True)
     assert eventually(lambda: not list(leaks.engine_pids(engine.home, engine._layout.run)))
     assert old.spawners() == []
