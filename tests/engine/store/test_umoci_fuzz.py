@@ -1,0 +1,202 @@
+"""Random layers are the same tree to us and to umoci, or are refused for a reason named here."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+from cellblock_engine.errors import InvalidLayer
+from cellblock_engine.oci.digest import Digest
+from cellblock_engine.store import Store
+from support import capabilities, tars
+from support.layouts import LAYER, LayoutWriter, WrittenLayer
+from support.treelist import Node, tree
+
+EXAMPLES = int(os.environ.get("CELLBLOCK_EXAMPLES", "250")) // 4  # each runs umoci and mounts
+
+# The layer below: whiteouts, links and replacements of the random one find something here.
+BASE = tars.archive(
+    tars.directory(b"./"),
+    tars.directory(b"a", 0o750, uid=3, gid=4),
+    tars.file(b"a/a", b"base", mode=0o640),
+    tars.directory(b"a/b"),
+    tars.file(b"a/b/c", b"deep"),
+    tars.file(b"b", b"file"),
+    tars.directory(b"c", 0o1777),
+    tars.symlink(b"c/a", b"../b"),
+)
+
+# What we refuse, and why a layer that umoci takes may be refused.
+REFUSALS = {
+    "leaves its directory": "names with .. are resolved by umoci, never made by its packers",
+    "is inside of a whiteout": "umoci takes the whiteout for a directory's name",
+    "names no file": "a whiteout of nothing",
+    "is not a directory": "an entry for the root itself that is a file or a link",
+    "loop of symbolic links": "umoci's limit is 255 links, the kernel's 40",
+    "has no usable target": "symbolic links with no target",
+    "has no target": "hard links with no target, or to the root",
+    "leads to a directory": "link(2) has no such links",
+    "leads to a file that": "a target that this layer, or those below it, do not have",
+    "ends in the middle": "a truncated archive",
+}
+
+
+def names(*parts: bytes) -> st.SearchStrategy[bytes]:
+    return st.lists(st.sampled_from(parts), min_size=1, max_size=3).map(b"/".join)
+
+
+PLAIN = names(b"a", b"b", b"c")
+ODD = names(b"a", b"b", b".", b"", b"..", b"\xff\n", b"n" * 120, b".wh.a", b".wh..wh.x")
+MARKERS = st.builds(
+    lambda above, name: b"/".join([*above, name]),
+    st.lists(st.sampled_from([b"a", b"b"]), max_size=2),
+    st.sampled_from([b".wh.a", b".wh.b", b".wh.c", b".wh..wh..opq", b".wh."]),
+)
+NAMES = st.one_of(PLAIN, PLAIN, PLAIN, ODD)
+TARGETS = st.one_of(
+    PLAIN, st.sampled_from([b"/", b"..", b"/a", b"../b", b"./c/..", b"../../outside/secret"])
+)
+MODES = st.sampled_from([0o644, 0o755, 0o000, 0o4755, 0o7777])
+OWNERS = st.sampled_from([0, 7, 65534, 3_000_000_000])
+TIMES = st.sampled_from([0, 1, 1_600_000_000, -5, 2**33])
+
+
+def entry(kind: bytes, name: bytes, link: bytes, data: bytes, long: bytes, **of: int) -> bytes:
+    """Return an entry whose name comes in the header, in a pax record or in GNU's extension."""
+    size = len(data) if kind == b"0" else 0
+    before = b""
+    if long == b"x" or len(name) > 100:
+        before = tars.pax({b"path": name, b"mtime": b"%d.25" % abs(of["mtime"])})
+    elif long == b"L":
+        before = tars.gnu_long(name)
+    header = tars.header(
+        name if not before else b"short",
+        kind,
+        size=size,
+        link=link if kind in b"12" else b"",
+        device=(1, 3) if kind == b"3" else (0, 0),
+        **of,
+    )
+    return before + header + (tars.padded(data) if size else b"")
+
+
+ENTRIES = st.one_of(
+    st.builds(
+        entry,
+        st.sampled_from([b"0", b"0", b"1", b"2", b"3", b"5", b"5", b"6"]),
+        NAMES,
+        TARGETS,
+        st.binary(max_size=700),
+        st.sampled_from([b"", b"", b"x", b"L"]),
+        mode=MODES,
+        uid=OWNERS,
+        gid=OWNERS,
+        mtime=TIMES,
+    ),
+    st.builds(tars.file, MARKERS),
+)
+
+
+@pytest.fixture(scope="module")
+def needs(root: None) -> None:
+    capabilities.need_program("umoci")
+
+
+@settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.differing_executors]
+)
+@given(entries=st.lists(ENTRIES, min_size=1, max_size=8), cut=st.sampled_from([0, 0, 0, 0, 900]))
+@pytest.mark.attack(30, 31, 32, 33)
+def test_random_layers_unpack_as_umoci_unpacks_them(
+    shared_store: Store,
+    tmp_path_factory: pytest.TempPathFactory,
+    needs: None,
+    entries: list[bytes],
+    cut: int,
+):
+    base = tmp_path_factory.mktemp("fuzz")
+    (base / "outside").mkdir()
+    (base / "outside" / "secret").write_bytes(b"untouched")
+    canary = tree(base / "outside")
+    archive = tars.archive(*entries)
+    archive = archive[: len(archive) - len(tars.END) - cut] if cut else archive
+    layers = write_image(base / "image", [BASE, archive])
+    try:
+        theirs = unpack_with_umoci(base)
+        try:
+            ours = unpack_with_us(shared_store, base, layers)
+        except InvalidLayer as error:
+            reasons = [reason for reason in REFUSALS if reason in str(error)]
+            assert reasons, error
+            event(f"refused: {reasons[0]}")
+            return
+        if theirs is None:
+            event("umoci refuses")
+            return
+        event("compared")
+        assert differences(ours, theirs) == []
+    finally:
+        assert tree(base / "outside") == canary
+        shutil.rmtree(base)
+
+
+def write_image(directory: Path, archives: list[bytes]) -> list[WrittenLayer]:
+    writer = LayoutWriter(directory)
+    layers = [
+        WrittenLayer(writer.blob(data, LAYER), f"sha256:{hashlib.sha256(data).hexdigest()}")
+        for data in archives
+    ]
+    writer.image(layers)
+    return layers
+
+
+def unpack_with_umoci(base: Path) -> dict[bytes, Node] | None:
+    done = subprocess.run(
+        ["umoci", "raw", "unpack", "--image", f"{base / 'image'}:latest", base / "theirs"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if done.returncode:
+        (base / "why").write_text(done.stderr)
+        return None
+    return tree(base / "theirs")
+
+
+def unpack_with_us(store: Store, base: Path, layers: list[WrittenLayer]) -> dict[bytes, Node]:
+    diffids = [Digest.parse(layer.diff_id) for layer in layers]
+    for layer, diffid in zip(layers, diffids, strict=True):
+        blob = base / "image" / "blobs" / "sha256" / layer.descriptor["digest"][7:]
+        store.layers.extract(blob, LAYER, diffid)
+    lower = ":".join(map(str, reversed(store.layers.chain(diffids))))
+    merged = base / "merged"
+    merged.mkdir()
+    options = f"ro,userxattr,lowerdir={lower}"
+    subprocess.run(["mount", "-t", "overlay", "none", merged, "-o", options], check=True)
+    try:
+        return tree(merged)
+    finally:
+        subprocess.run(["umount", merged], check=True)
+
+
+def differences(ours: dict[bytes, Node], theirs: dict[bytes, Node]) -> list[str]:
+    found = [f"only ours: {name!r}" for name in sorted(ours.keys() - theirs.keys())]
+    found += [f"only theirs: {name!r}" for name in sorted(theirs.keys() - ours.keys())]
+    for name in sorted(ours.keys() & theirs.keys()):
+        mine, other = ours[name], theirs[name]
+        for field in Node.__dataclass_fields__:
+            if getattr(mine, field) != getattr(other, field):
+                found.append(f"{name!r} {field}: {getattr(mine, field)} {getattr(other, field)}")
+    return found
