@@ -55,6 +55,7 @@ class Layers:
             known["entries"],
             tuple(known["implied"]),
             tuple(known["links"].items()),
+            tuple(known.get("whiteouts", ())),  # layers of older stores do not say
             known["opaque"],
         )
 

@@ -32,12 +32,16 @@ _MAX_TIME_NS = 2**62  # fits a signed 64-bit time; the file system clamps furthe
 
 
 class Unpacked(NamedTuple):
-    """What a layer holds. Paths have no leading slash; ``links`` go from path to target."""
+    """What a layer holds. Paths have no leading slash; ``links`` go from path to target.
+
+    ``whiteouts`` are the directories that got one.
+    """
 
     size_bytes: int
     entries: int
     implied: list[bytes]
     links: dict[bytes, bytes]
+    whiteouts: list[bytes]
     opaque: bool
 
 
@@ -88,6 +92,7 @@ class _Layer:
         self._root = root
         self._directories = Directories(root)
         self._links: dict[bytes, bytes] = {}
+        self._whiteouts: set[bytes] = set()
         self._size_bytes = self._entries = 0
         self._opaque = False
         self._owner = os.geteuid(), os.getegid()
@@ -135,7 +140,9 @@ class _Layer:
             except OSError as error:
                 raise _refused(error, real) from error
         links = {path: target for path, target in self._links.items() if self._is_pending(path)}
-        return Unpacked(self._size_bytes, self._entries, implied, links, self._opaque)
+        return Unpacked(
+            self._size_bytes, self._entries, implied, links, sorted(self._whiteouts), self._opaque
+        )
 
     def _is_pending(self, path: bytes) -> bool:
         """Tell whether nothing took the place of a recorded link since."""
@@ -317,6 +324,9 @@ class _Layer:
         except FileNotFoundError:
             if not real or not is_opaque(fd):
                 os.mknod(hidden, stat.S_IFCHR, WHITEOUT, dir_fd=fd)
+                if real not in self._whiteouts:
+                    self._directories.record(len(real))
+                    self._whiteouts.add(real)
             return
         if stat.S_ISDIR(status.st_mode):
             self._directories.set_opaque(fd, hidden)
