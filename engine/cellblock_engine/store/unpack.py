@@ -28,7 +28,7 @@ _META_PREFIX = b".wh..wh."  # AUFS's own; image-spec gives meaning to .opq alone
 _OPAQUE_MARKER = b".wh..wh..opq"
 _MAX_XATTR_BYTES = 2**16  # XATTR_SIZE_MAX
 _KEPT_XATTRS = (b"security.capability", b"system.posix_acl_access", b"system.posix_acl_default")
-_MAX_TIME_NS = 2**62  # fits a signed 64-bit time; the file system clamps further
+_MAX_TIME_NS = 2**63 - 1  # the year 2262; the file system clamps further
 
 
 class Unpacked(NamedTuple):
