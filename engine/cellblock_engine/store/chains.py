@@ -40,6 +40,7 @@ class LayerRecord:
     implied: tuple[str, ...]
     links: tuple[tuple[str, str], ...]
     whiteouts: tuple[str, ...]
+    emptied: tuple[str, ...]
     opaque: bool
 
 
@@ -99,11 +100,13 @@ class _Layer:
         self.implied = {os.fsencode(p) for p in record.implied}
         self.links = {os.fsencode(p): os.fsencode(t) for p, t in record.links}
         self.whiteouts = {os.fsencode(p) for p in record.whiteouts}
+        self.emptied = {os.fsencode(p) for p in record.emptied}
 
     def find(self, path: bytes) -> tuple[os.stat_result | None, bool]:
         """Return what is at ``path`` here (None: nothing), and whether lower layers show there.
 
-        They do not below an opaque directory or below, or at, anything but a directory.
+        They do not below an opaque directory or below, or at, anything but a directory. At one
+        that an opaque marker alone implies they do: the marker speaks of what is in it.
         """
         parts = path.split(b"/") if path else []
         shows = True
@@ -116,8 +119,10 @@ class _Layer:
                 if obstacle is None:
                     return None, shows
                 return (obstacle if depth == len(parts) else None), False
-            shows = shows and not (depth and is_opaque(fd))
-            found = os.fstat(fd) if depth == len(parts) else None
+            last = depth == len(parts)
+            if depth and is_opaque(fd) and not (last and real in self.emptied):
+                shows = False
+            found = os.fstat(fd) if last else None
         return found, shows
 
     def _status(self, path: bytes) -> os.stat_result | None:

@@ -56,6 +56,7 @@ class Layers:
             tuple(known["implied"]),
             tuple(known["links"].items()),
             tuple(known.get("whiteouts", ())),  # layers of older stores do not say
+            tuple(known.get("emptied", ())),
             known["opaque"],
         )
 

@@ -34,7 +34,8 @@ _MAX_TIME_NS = 2**63 - 1  # the year 2262; the file system clamps further
 class Unpacked(NamedTuple):
     """What a layer holds. Paths have no leading slash; ``links`` go from path to target.
 
-    ``whiteouts`` are the directories that got one.
+    ``whiteouts`` are the directories that got one, ``emptied`` those implied ones that an opaque
+    marker is in: what they are themselves, the layers below still say.
     """
 
     size_bytes: int
@@ -42,6 +43,7 @@ class Unpacked(NamedTuple):
     implied: list[bytes]
     links: dict[bytes, bytes]
     whiteouts: list[bytes]
+    emptied: list[bytes]
     opaque: bool
 
 
@@ -93,6 +95,7 @@ class _Layer:
         self._directories = Directories(root)
         self._links: dict[bytes, bytes] = {}
         self._whiteouts: set[bytes] = set()
+        self._emptied: set[bytes] = set()
         self._size_bytes = self._entries = 0
         self._opaque = False
         self._owner = os.geteuid(), os.getegid()
@@ -141,7 +144,13 @@ class _Layer:
                 raise _refused(error, real) from error
         links = {path: target for path, target in self._links.items() if self._is_pending(path)}
         return Unpacked(
-            self._size_bytes, self._entries, implied, links, sorted(self._whiteouts), self._opaque
+            self._size_bytes,
+            self._entries,
+            implied,
+            links,
+            sorted(self._whiteouts),
+            sorted(self._emptied.intersection(implied)),
+            self._opaque,
         )
 
     def _is_pending(self, path: bytes) -> bool:
@@ -303,6 +312,8 @@ class _Layer:
             self._opaque = True  # overlayfs does not ask the root: the chain leaves out the rest
         elif not is_opaque(fd):
             self._directories.set_opaque(fd, b".")
+            self._directories.record(len(real))
+            self._emptied.add(real)
             # Whiteouts in it have become pointless, and overlayfs would list them as files.
             with os.scandir(fd) as found_there:
                 names = [os.fsencode(entry.name) for entry in found_there]

@@ -108,6 +108,7 @@ def _unpack(blob: int, staging: int, root: int, request: dict[str, object]) -> s
         "entries": unpacked.entries,
         "implied": [os.fsdecode(path) for path in unpacked.implied],
         "whiteouts": [os.fsdecode(path) for path in unpacked.whiteouts],
+        "emptied": [os.fsdecode(path) for path in unpacked.emptied],
         "links": {os.fsdecode(p): os.fsdecode(t) for p, t in unpacked.links.items()},
         "opaque": unpacked.opaque,
     }

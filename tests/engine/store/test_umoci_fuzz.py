@@ -8,18 +8,19 @@ import re
 import shutil
 import stat
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from cellblock_engine.errors import InvalidLayer
 from cellblock_engine.oci.digest import Digest
-from cellblock_engine.store import Store
+from cellblock_engine.store import Store, tar
 from support import capabilities, tars
 from support.layouts import LAYER, LayoutWriter, WrittenLayer
 from support.treelist import Node, tree
@@ -51,6 +52,7 @@ REFUSALS = {
     "leads to a file that is removed": "a hard link's target that a whiteout of its layer hides",
     "leads to no file of it": "a hard link's target that no layer has as a file",
     "ends in the middle": "a truncated archive",
+    "check sum is wrong": "512 bytes that are no header",
     "goes on after an end-of-archive block": "bytes that umoci does not look at",
 }
 
@@ -165,28 +167,45 @@ def test_random_layers_unpack_as_umoci_unpacks_them(
     (base / "outside").mkdir()
     (base / "outside" / "secret").write_bytes(b"untouched")
     canary = tree(base / "outside")
+    began_ns = time.time_ns() - 10**9  # file systems' clocks lag by a tick
     written = write_image(base / "image", [BASE, archive])
     try:
-        theirs = unpack_with_umoci(base)
         try:
             ours = unpack_with_us(shared_store, base, written)
         except InvalidLayer as error:
             reasons = [reason for reason in REFUSALS if reason in str(error)]
             assert reasons, error
             outcomes[f"refused: {reasons[0]}"] += 1
-            return
+            return  # umoci 0.4 is never shown these: one of them removes what its root is in
+        theirs = unpack_with_umoci(base)
         if theirs is None:
             outcomes["umoci refuses"] += 1
             return
         outcomes["compared"] += 1
-        # The time of the root is the upper's in every container.
-        ours[b"."] = replace(ours[b"."], mtime_ns=theirs[b"."].mtime_ns)
+        note("\n".join(str(e[:8]) for e in tar.entries(tar.Stream([archive]), 100)))
         if b"/.wh." in archive:
             drop_empty_directories(ours, theirs)
-        assert differences(ours, theirs) == []
+        assert differences(without_new_times(ours, theirs, began_ns), theirs) == []
     finally:
         assert tree(base / "outside") == canary
         shutil.rmtree(base)
+
+
+def without_new_times(
+    ours: dict[bytes, Node], theirs: dict[bytes, Node], began_ns: int
+) -> dict[bytes, Node]:
+    """Take over umoci's time of unpacking, and the root's, which is the upper's in containers.
+
+    Umoci touches directories that an entry implies a part of; ours keep what the base says.
+    """
+    ends_ns = time.time_ns()
+    return {
+        name: replace(node, mtime_ns=other.mtime_ns)
+        if (other := theirs.get(name)) is not None
+        and (name == b"." or (stat.S_ISDIR(node.kind) and began_ns < other.mtime_ns < ends_ns))
+        else node
+        for name, node in ours.items()
+    }
 
 
 def drop_empty_directories(ours: dict[bytes, Node], theirs: dict[bytes, Node]) -> None:
@@ -221,10 +240,11 @@ def unpack_with_us(store: Store, base: Path, layers: list[WrittenLayer]) -> dict
     for layer, diffid in zip(layers, diffids, strict=True):
         blob = base / "image" / "blobs" / "sha256" / layer.descriptor["digest"][7:]
         store.layers.extract(blob, LAYER, diffid)
-    lower = ":".join(map(str, reversed(store.layers.chain(diffids))))
-    merged = base / "merged"
+    merged, lowest = base / "merged", base / "lowest"
     merged.mkdir()
-    options = f"ro,userxattr,lowerdir={lower}"
+    lowest.mkdir()  # overlayfs wants two directories; an opaque root leaves one
+    lower = [*reversed(store.layers.chain(diffids)), lowest]
+    options = f"ro,userxattr,lowerdir={':'.join(map(str, lower))}"
     subprocess.run(["mount", "-t", "overlay", "none", merged, "-o", options], check=True)
     try:
         return tree(merged)
