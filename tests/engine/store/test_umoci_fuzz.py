@@ -51,6 +51,7 @@ REFUSALS = {
     "leads to a directory": "link(2) has no such links",
     "leads to a file that is removed": "a hard link's target that a whiteout of its layer hides",
     "leads to no file of it": "a hard link's target that no layer has as a file",
+    "cannot be made: No such file": "a hard link that takes the place of its target's directory",
     "ends in the middle": "a truncated archive",
     "check sum is wrong": "512 bytes that are no header",
     "goes on after an end-of-archive block": "bytes that umoci does not look at",
@@ -69,6 +70,7 @@ MARKERS = st.builds(
     st.sampled_from([b"", b"a/", b"a/b/", b"c/", b"c/b/", b"./a//"]),
     st.sampled_from([b".wh.a", b".wh.b", b".wh.c", b".wh..wh..opq", b".wh..wh.x"]),
 )
+OPAQUE = st.sampled_from([b"a/.wh..wh..opq", b"c/.wh..wh..opq", b"a/b/.wh..wh..opq"])
 ODD_MARKERS = st.sampled_from([b".wh.", b"a/.wh.", b".wh.a/b", b".wh...", b"a/.wh..", b".wh..wh.x/a"])
 TARGETS = st.sampled_from([b"a", b"c", b"b", b"../b", b"a/b", b"/a", b"./c/..", b"/", b".."])
 OUTSIDE = st.sampled_from([b"../../outside/secret", b"../outside", b"/nowhere", b""])
@@ -118,7 +120,7 @@ ENTRIES = st.one_of(
     entries_of([b"0", b"3", b"5", b"5", b"6"], PLAIN, TARGETS),
     entries_of([b"2"], PLAIN, TARGETS),
     entries_of([b"1"], PLAIN, FILES),
-    st.builds(tars.file, MARKERS),
+    st.builds(tars.file, OPAQUE),
 )
 HOSTILE = st.one_of(
     entries_of([b"0", b"1", b"2", b"3", b"5", b"6"], st.one_of(ODD, PLAIN), OUTSIDE),
@@ -130,7 +132,9 @@ HOSTILE = st.one_of(
 @st.composite
 def layers(draw: st.DrawFn) -> bytes:
     """Return an archive: mostly sound, one in five with something hostile in it or cut short."""
-    entries = draw(st.lists(ENTRIES, min_size=1, max_size=8))
+    # Whiteouts first, as layer.md wants them: to umoci, a later one means something else.
+    whiteouts = draw(st.lists(st.builds(tars.file, MARKERS), max_size=3))
+    entries = whiteouts + draw(st.lists(ENTRIES, min_size=1, max_size=8))
     damage = draw(st.sampled_from(["", "", "", "", "", "", "", "", "hostile", "cut"]))
     if damage == "hostile":
         entries.insert(draw(st.integers(0, len(entries))), draw(HOSTILE))
