@@ -62,7 +62,9 @@ PLAIN = st.builds(
     st.sampled_from([b"", b"", b"a/", b"a/b/", b"b/", b"c/", b"c/c/"]),
     st.sampled_from([b"a", b"b", b"c", b"\xff\n", b"n" * 120]),
 )
-ODD = st.sampled_from([b"./a", b"/a", b"a//b/.", b"a/../b", b"../outside/x", b"c/../../b", b".", b""])
+ODD = st.sampled_from(
+    [b"./a", b"/a", b"a//b/.", b"a/../b", b"../outside/x", b"c/../../b", b".", b""]
+)
 # Not below files of the base: umoci keeps such a file, overlayfs shows the marker's directory.
 MARKERS = st.builds(
     lambda above, name: above + name,
@@ -70,7 +72,9 @@ MARKERS = st.builds(
     st.sampled_from([b".wh.a", b".wh.b", b".wh.c", b".wh..wh..opq", b".wh..wh.x"]),
 )
 OPAQUE = st.sampled_from([b"a/.wh..wh..opq", b"c/.wh..wh..opq", b"a/b/.wh..wh..opq"])
-ODD_MARKERS = st.sampled_from([b".wh.", b"a/.wh.", b".wh.a/b", b".wh...", b"a/.wh..", b".wh..wh.x/a"])
+ODD_MARKERS = st.sampled_from(
+    [b".wh.", b"a/.wh.", b".wh.a/b", b".wh...", b"a/.wh..", b".wh..wh.x/a"]
+)
 TARGETS = st.sampled_from([b"a", b"c", b"b", b"../b", b"a/b", b"/a", b"./c/..", b"/", b".."])
 OUTSIDE = st.sampled_from([b"../../outside/secret", b"../outside", b"/nowhere", b""])
 FILES = st.sampled_from([b"a/a", b"a/b/c", b"b", b"c/a", b"./b", b"a", b"c/c"])
