@@ -163,6 +163,6 @@ def _end(home: Path) -> None:
 
     _remove_all(Engine.open(home))
     layout = Layout.default(home)
-    launcher.dismiss(layout)
+    launcher.dismiss_all(layout)
     leaks.quiet(layout.home, layout.run, processes=0)
     shutil.rmtree(layout.run, ignore_errors=True)

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .progress import Progress, PullEvent
     from .removal import Removal
     from .request import HOST_IMAGE, NETWORKS, ExecRequest, RunRequest
+    from .reset import Reset
     from .runtime.attached import Attached, Exit
     from .settings import Registries, RunDefaults, Settings
     from .signals import parse_signal
@@ -105,6 +106,7 @@ _HOMES = {
     "progress": ("Progress", "PullEvent"),
     "removal": ("Removal",),
     "request": ("HOST_IMAGE", "NETWORKS", "ExecRequest", "RunRequest"),
+    "reset": ("Reset",),
     "runtime.attached": ("Attached", "Exit"),
     "settings": ("Registries", "RunDefaults", "Settings"),
     "signals": ("parse_signal",),
@@ -162,6 +164,7 @@ __all__ = [
     "RegistryUnavailable",
     "Removal",
     "RemovedImage",
+    "Reset",
     "Result",
     "RunDefaults",
     "RunRequest",

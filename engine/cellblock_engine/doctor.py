@@ -26,6 +26,7 @@ from .linux import cgroups, probes
 from .private import make_runtime_directory
 from .runtime import state, sweep
 from .store import Store
+from .store.formats import make_home
 from .store.staging import Staging
 
 Status = Literal["ok", "partial", "missing", "swept"]
@@ -113,6 +114,7 @@ def _answers(layout: Layout) -> dict[str, str | None]:
     """Return what the kernel answered to each attempt: None is yes."""
     root = os.geteuid() == 0
     make_runtime_directory(layout.run)
+    make_home(layout)
     with Staging(layout.staging).directory() as directory:
         parent = os.fspath(Path(__file__).parents[1])
         program = f"import sys; sys.path.append({parent!r}); import runpy; runpy.run_module("

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,10 +38,12 @@ from .runtime.attached import Pipes, await_start
 from .settings import Settings
 from .store import Store
 from .store.containers import ContainerConfig, Containers
+from .store.formats import migrate
 
 if TYPE_CHECKING:
     from .doctor import Diagnosis
     from .explanation import Explanation
+    from .reset import Reset
 
 _NO_ID = "0" * 64
 _log = Log(__name__)
@@ -74,8 +77,6 @@ class Engine:
     def __init__(self, layout: Layout, settings: Settings | None = None) -> None:
         self._layout = layout
         self._settings = settings
-        self._store = Store(layout)
-        self._containers = Containers(layout)
         self._started_spawner = False
 
     @classmethod
@@ -83,8 +84,9 @@ class Engine:
         """Return the engine of the store at ``home``, by default the user's own.
 
         See :meth:`.layout.Layout.default` and :class:`.settings.Settings`. Beyond the config
-        file nothing is read or made before it is needed. Raises InvalidInput for a config file
-        or variable that is not understood.
+        file nothing is read or made before it is needed; first of all then, a store of an older
+        format is migrated, and one of a newer refused (StoreError). Raises InvalidInput for a
+        config file or variable that is not understood.
         """
         if home is not None:
             return cls(Layout.default(home))
@@ -105,6 +107,21 @@ class Engine:
         """
         make_runtime_directory(self._layout.kernels)
         return self._layout.kernels
+
+    @property
+    def home(self) -> Path:
+        """Where its store is, or would be."""
+        return self._layout.home
+
+    @cached_property
+    def _store(self) -> Store:
+        migrate(self._layout)
+        return Store(self._layout)
+
+    @cached_property
+    def _containers(self) -> Containers:
+        _ = self._store  # and with it the store's format
+        return Containers(self._layout)
 
     def close(self) -> None:
         """Let the store's spawner leave, if this engine started it, once no container needs it.
@@ -334,6 +351,17 @@ class Engine:
             missing_limits=cgroups.discover(os.getpid()).missing(),
         )
 
+    def reset(self, *, force: bool = False) -> Reset:
+        """Remove all images and containers, and the store itself; return what that was.
+
+        With ``force`` running containers are ended. Credentials and the config file stay. Raises
+        StoreError for a directory that does not look like a store, Conflict for running
+        containers, and while the store is in use.
+        """
+        from .reset import reset  # noqa: PLC0415 - asked for seldom
+
+        return reset(self._layout, force=force)
+
     def doctor(self) -> Diagnosis:
         """Return what this machine offers to this user; what is stale in the store is swept.
 
@@ -401,6 +429,11 @@ class Engine:
         directory = self._containers.directory(config.id)
         if state.read(os.fspath(directory)).status == "running":
             raise Conflict(f"container {config.name} is running already")
+        if config.unknown:  # any of them may have been meant to confine it
+            raise Conflict(
+                f"container {config.name} was made by a newer cellblock with settings unknown here "
+                f"({', '.join(config.unknown)}): start it with that version, or make it anew"
+            )
         self._refuse_unenforceable(config.limits)
         binds = assembly.found_binds(self._layout, config.binds)
         with self._store.referencing():

@@ -10,6 +10,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,11 @@ class Layout:
         return self.home / "staging"
 
     @property
+    def format(self) -> Path:
+        """The number of the store's format (:mod:`.store.formats`); also marks it as a store."""
+        return self.home / "format"
+
+    @property
     def gc_lock(self) -> Path:
         """Held shared while references are made, exclusively while garbage is collected."""
         return self.home / "gc.lock"
@@ -93,8 +99,8 @@ class Layout:
         """Held while a spawner is started, or leaves."""
         return self.run / "spawner.lock"
 
-    def spawner_socket(self, protocol: int) -> Path:
-        """Where the spawner of this protocol version listens."""
+    def spawner_socket(self, protocol: int | Literal["*"]) -> Path:
+        """Where the spawner of this protocol version listens; ``*`` is a pattern for all."""
         return self.run / f"spawner-{protocol}.sock"
 
     def monitor_socket(self, container_id: str) -> Path:

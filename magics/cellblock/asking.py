@@ -15,12 +15,15 @@ _MAX_CHARACTERS = 64 * 2**10
 
 
 class Asking(Protocol):
-    """The ways to get words from the user. Each raises InvalidInput where nobody can answer."""
+    """The ways to get words from the user.
 
-    def visible(self, prompt: str) -> str:
+    Each raises InvalidInput where nobody can answer; ``otherwise`` is what to do then.
+    """
+
+    def visible(self, prompt: str, *, otherwise: str) -> str:
         """Return a line that may be seen while it is typed."""
 
-    def secret(self, prompt: str) -> str:
+    def secret(self, prompt: str, *, otherwise: str) -> str:
         """Return a line that is not shown."""
 
     def piped(self) -> str:
@@ -30,18 +33,18 @@ class Asking(Protocol):
 class Terminal:
     """Whoever sits at the terminal that the command was started from."""
 
-    def visible(self, prompt: str) -> str:
+    def visible(self, prompt: str, *, otherwise: str) -> str:
         """Prompt on stderr, which is not piped on."""
-        self._need_terminal()
+        self._need_terminal(otherwise)
         print(prompt, end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline(_MAX_CHARACTERS)
         if not line:
             raise InvalidInput("nothing was answered")
         return line.strip()
 
-    def secret(self, prompt: str) -> str:
+    def secret(self, prompt: str, *, otherwise: str) -> str:
         """Ask with the terminal's echo switched off."""
-        self._need_terminal()
+        self._need_terminal(otherwise)
         try:
             return getpass.getpass(prompt)
         except EOFError:
@@ -52,34 +55,32 @@ class Terminal:
         words = "" if sys.stdin is None else sys.stdin.read(_MAX_CHARACTERS)
         return words.removesuffix("\n").removesuffix("\r")
 
-    def _need_terminal(self) -> None:
+    def _need_terminal(self, otherwise: str) -> None:
         if sys.stdin is None or not sys.stdin.isatty():
-            raise InvalidInput("nobody can be asked: stdin is not a terminal; see --password-stdin")
+            raise InvalidInput(f"nobody can be asked: stdin is not a terminal; {otherwise}")
 
 
 class FrontEnd:
     """Whoever looks at the notebook: the kernel passes on what ``input`` and ``getpass`` ask."""
 
-    def visible(self, prompt: str) -> str:
+    def visible(self, prompt: str, *, otherwise: str) -> str:
         """Ask with the front end's input field."""
         try:
             return input(prompt).strip()
         except NotImplementedError as error:  # IPython's StdinNotImplementedError is one
-            raise _nobody() from error
+            raise _nobody(otherwise) from error
 
-    def secret(self, prompt: str) -> str:
+    def secret(self, prompt: str, *, otherwise: str) -> str:
         """Ask with the front end's password field."""
         try:
             return getpass.getpass(prompt)
         except NotImplementedError as error:
-            raise _nobody() from error
+            raise _nobody(otherwise) from error
 
     def piped(self) -> str:
         """Refuse: a notebook has no stdin."""
         raise InvalidInput("a notebook has no stdin: leave --password-stdin out and you are asked")
 
 
-def _nobody() -> InvalidInput:
-    return InvalidInput(
-        "nobody can be asked: this front end has no input; log in with the cellblock command"
-    )
+def _nobody(otherwise: str) -> InvalidInput:
+    return InvalidInput(f"nobody can be asked: this front end has no input; {otherwise}")

@@ -168,3 +168,23 @@ def test_the_plan_of_a_start_names_what_is_not_in_force(ordinary_user: OrdinaryU
     assert f"  user: 0 is user {ordinary_user.uid} outside, there is no other id" in lines
     absent = lines[lines.index("not in force here:") :]
     assert "  ids of its own: only root has ranges to give; run as root" in absent
+
+
+RESET = """
+import json, os
+from cellblock_engine import Engine, RunRequest
+engine = Engine.open()
+script = "mkdir -p /srv/a/b && touch /srv/a/b/c && chmod 0 /srv/a/b && chmod 500 /srv/a"
+engine.run("host", ["sh", "-c", script], remove=False)
+engine.start(RunRequest(argv=("sleep", "600")))
+removed = engine.reset(force=True)
+print(json.dumps([removed.containers, os.path.exists(engine.home)]))
+"""
+
+
+def test_a_store_is_reset_whatever_modes_are_in_it(ordinary_user: OrdinaryUser) -> None:
+    done = ordinary_user.run_python(RESET)
+    assert done.returncode == 0, done.stderr
+    containers, is_there = json.loads(done.stdout)
+    assert containers >= 2
+    assert not is_there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 
@@ -32,10 +33,10 @@ from support.fake_engine import container
 class Answers:
     """A user who answers whatever is asked."""
 
-    def visible(self, prompt: str) -> str:
+    def visible(self, prompt: str, *, otherwise: str) -> str:
         return f"to {prompt}"
 
-    def secret(self, prompt: str) -> str:
+    def secret(self, prompt: str, *, otherwise: str) -> str:
         return f"secret to {prompt}"
 
     def piped(self) -> str:
@@ -329,3 +330,47 @@ def test_doctor_has_a_row_for_each_rung_and_one_for_what_was_stale(fake):
     assert listing.table.rows[-1].found == "socket of 0123456789ab"
     assert list(frame(listing.table).columns) == ["name", "status", "found", "lost", "remedy"]
     assert do(fake, "doctor --json").style == "json"
+
+
+@pytest.mark.parametrize("answer", ["", "n", "yess"])
+def test_reset_removes_nothing_without_a_yes(fake, answer):
+    asked = replace(call(fake, "system reset"), asking=Says(answer))
+    fake.reset = lambda *, force: pytest.fail("nobody agreed")
+    verb = VERBS["system"].verbs["reset"]
+    assert verb.action(asked) == Acknowledged(("Nothing was removed",))
+
+
+@pytest.mark.parametrize("answer", ["y", "Yes"])
+def test_reset_tells_what_it_removed(fake, answer):
+    fake.boxes.clear()
+    done = (
+        VERBS["system"]
+        .verbs["reset"]
+        .action(replace(call(fake, "system reset"), asking=Says(answer)))
+    )
+    assert done.lines == (
+        "Deleted containers: 0",
+        "Deleted images: 1",
+        "Deleted layers: 2",
+        "Total reclaimed space: 1.23MB",
+        "Left in /var/lib/cellblock: thesis.tex",
+    )
+
+
+def test_reset_by_force_asks_nobody(fake):
+    fake.boxes.append(container("web", "running"))
+    with pytest.raises(Conflict, match="running"):
+        VERBS["system"].verbs["reset"].action(replace(call(fake, "system reset"), asking=Says("y")))
+    assert do(fake, "system reset -f").lines[0] == f"Deleted containers: {len(fake.boxes)}"
+
+
+class Says(Answers):
+    """A user who says one thing to everything."""
+
+    def __init__(self, words: str) -> None:
+        self.words = words
+
+    def visible(self, prompt: str, *, otherwise: str) -> str:
+        assert "will be removed" in prompt
+        assert "-f" in otherwise
+        return self.words

@@ -38,6 +38,7 @@ from cellblock_engine import (
     PullEvent,
     Reference,
     RemovedImage,
+    Reset,
     RunRequest,
     Settings,
     TimedOut,
@@ -261,6 +262,16 @@ class FakeEngine:
         found = self.image(name)
         self.stored.remove(found)
         return RemovedImage(found.references, (found.id,), found.size_bytes)
+
+    @property
+    def home(self) -> Path:
+        return Path("/var/lib/cellblock")
+
+    def reset(self, *, force: bool = False) -> Reset:
+        running = [box.name for box in self.boxes if box.status == "running"]
+        if running and not force:
+            raise Conflict(f"containers are running ({running[0]})")
+        return Reset(len(self.boxes), 1, 2, 1_234_567, ("thesis.tex",))
 
     def containers(self) -> tuple[ContainerInfo, ...]:
         return tuple(self.boxes)

@@ -55,7 +55,15 @@ def launch(layout: Layout, spec: StartSpec, streams: list[tuple[str, int]]) -> L
 
 def dismiss(layout: Layout) -> None:
     """Let the spawner leave as soon as its containers have ended; the next start starts another."""
-    path = layout.spawner_socket(PROTOCOL)
+    _dismiss(layout, [layout.spawner_socket(PROTOCOL)])
+
+
+def dismiss_all(layout: Layout) -> None:
+    """Let the spawners of all versions leave, as :func:`dismiss` does."""
+    _dismiss(layout, list(layout.run.glob(layout.spawner_socket("*").name)))
+
+
+def _dismiss(layout: Layout, sockets: list[Path]) -> None:
     try:
         lock = os.open(layout.spawner_lock, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -63,11 +71,13 @@ def dismiss(layout: Layout) -> None:
     try:
         # Not between another caller's start of a spawner and its connection to it.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # It looks whether it can still be reached when a connection ends: after the unlink.
-        with _connect_to(os.fspath(path)):
-            path.unlink()
-    except (FileNotFoundError, ConnectionRefusedError):
-        pass
+        for path in sockets:
+            # It looks whether it can still be reached when a connection ends: after the unlink.
+            with (
+                suppress(FileNotFoundError, ConnectionRefusedError),
+                _connect_to(os.fspath(path)),
+            ):
+                path.unlink()
     finally:
         os.close(lock)
 

@@ -12,13 +12,18 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..linux.processes import is_alive
 
+Standing = Literal["live", "dead", "new"]
+
 MONITOR_KILLED = "its monitor process was killed"
 
+_STATUSES = ("created", "running", "exited")
 _STATE = "state.json"
 _LOCK = "lock"
 _CALLER = "caller "
@@ -69,7 +74,9 @@ def read(directory: str) -> State:
     try:
         with open(f"{directory}/{_STATE}", encoding="utf-8") as file:
             plain = json.load(file)
-        state = State(**{name: plain[name] for name in State.__dataclass_fields__})
+        _STATUSES.index(plain["status"])  # ValueError for what is none
+        # An older version wrote fewer fields, a newer one may have written more.
+        state = State(**{name: plain[name] for name in State.__dataclass_fields__.keys() & plain})
     except FileNotFoundError:
         return State()
     except (ValueError, TypeError, KeyError):
@@ -156,14 +163,31 @@ def _noted(directory: str) -> list[str]:
 
 def is_live(directory: str) -> bool:
     """Tell whether a monitor holds the container."""
+    with held_off(directory) as standing:
+        return standing == "live"
+
+
+@contextmanager
+def held_off(directory: str) -> Iterator[Standing]:
+    """Keep monitors from taking a dead container while the block runs; tell how it stands.
+
+    "new" is one that no monitor has taken yet, and that any may take meanwhile.
+    """
     try:
         fd = os.open(f"{directory}/{_LOCK}", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return False
+        fd = -1
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        yield _standing(fd)
     finally:
-        os.close(fd)
-    return False
+        if fd >= 0:
+            os.close(fd)
+
+
+def _standing(fd: int) -> Standing:
+    try:
+        if fd >= 0:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return "live"
+    return "dead" if fd >= 0 else "new"

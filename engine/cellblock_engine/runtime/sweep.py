@@ -29,9 +29,11 @@ def sweep(containers: str, names: str, run: str) -> bool:
     done = True
     for identifier in _entries(containers):
         directory = f"{containers}/{identifier}"
-        if not state.is_live(directory):
-            with suppress(OSError):
-                done &= settle(directory, f"{run}/{identifier[:12]}.sock")
+        # Beside a monitor that is being started, by this spawner or that of another version.
+        with state.held_off(directory) as standing, suppress(OSError):
+            if standing != "live":
+                socket = f"{run}/{identifier[:12]}.sock" if standing == "dead" else None
+                done &= settle(directory, socket)
     for name in _entries(names):
         link = f"{names}/{name}"
         if _is_abandoned(link) and not os.path.exists(f"{containers}/{os.readlink(link)}"):
@@ -39,14 +41,15 @@ def sweep(containers: str, names: str, run: str) -> bool:
     return done
 
 
-def settle(directory: str, socket: str) -> bool:
+def settle(directory: str, socket: str | None) -> bool:
     """Set right one container without a monitor; False while its processes are still ending.
 
     One whose maker was killed before it was one is removed, when it is clearly abandoned.
     """
     if cgroups.remove_stale(state.noted_cgroups(directory), "cellblock-"):
         return False
-    _unlink(socket)
+    if socket is not None:
+        _unlink(socket)
     aside = directory.rpartition("/")[2].startswith(".")
     never_ran = not state.is_recorded(directory) and _is_abandoned(directory)
     if aside or never_ran or _is_throw_away(directory):

@@ -1,14 +1,16 @@
 """What a stack of layers needs beyond the layers themselves.
 
-Layers are unpacked alone, each into its own directory. Three things only the stack can tell:
+Layers are unpacked alone, each into its own directory. Four things only the stack can tell:
 
 - Directories that a layer implies (``tmp/x`` without ``tmp``) would show in the merged view with
   default attributes instead of those that a layer below describes.
 - Hard links to a file of a layer below (layer.md, "Hardlinks") have nothing to link to.
+- Whiteouts in a directory that no layer below has too: overlayfs merges nothing there, and would
+  list them as files that cannot be opened.
 - A layer whose root is opaque hides all layers below it, which overlayfs does not ask about.
 
-The first two go into one small fix-up layer on top of the stack, which is made once and kept;
-the third says where the stack starts.
+The first three go into one small fix-up layer on top of the stack, which is made once and kept;
+the last says where the stack starts.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from ..errors import InvalidLayer
@@ -36,6 +39,8 @@ class LayerRecord:
     entries: int
     implied: tuple[str, ...]
     links: tuple[tuple[str, str], ...]
+    whiteouts: tuple[str, ...]
+    emptied: tuple[str, ...]
     opaque: bool
 
 
@@ -71,7 +76,8 @@ def build(
     first = max((n for n, (_, record) in enumerate(layers) if record.opaque), default=0)
     with ExitStack() as stack:
         merged = _Merged(layers[first:], stack)
-        directories, links = merged.lost_attributes(), merged.lost_links()
+        directories = merged.lost_attributes() | merged.bare_whiteouts()
+        links = merged.lost_links()
         fixed = bool(directories or links)
         if fixed:
             _write_fixes(merged, directories, links, target / "fs")
@@ -93,11 +99,14 @@ class _Layer:
         stack.callback(self.directories.close)
         self.implied = {os.fsencode(p) for p in record.implied}
         self.links = {os.fsencode(p): os.fsencode(t) for p, t in record.links}
+        self.whiteouts = {os.fsencode(p) for p in record.whiteouts}
+        self.emptied = {os.fsencode(p) for p in record.emptied}
 
     def find(self, path: bytes) -> tuple[os.stat_result | None, bool]:
         """Return what is at ``path`` here (None: nothing), and whether lower layers show there.
 
-        They do not below an opaque directory or below, or at, anything but a directory.
+        They do not below an opaque directory or below, or at, anything but a directory. At one
+        that an opaque marker alone implies they do: the marker speaks of what is in it.
         """
         parts = path.split(b"/") if path else []
         shows = True
@@ -110,8 +119,10 @@ class _Layer:
                 if obstacle is None:
                     return None, shows
                 return (obstacle if depth == len(parts) else None), False
-            shows = shows and not (depth and is_opaque(fd))
-            found = os.fstat(fd) if depth == len(parts) else None
+            last = depth == len(parts)
+            if depth and is_opaque(fd) and not (last and real in self.emptied):
+                shows = False
+            found = os.fstat(fd) if last else None
         return found, shows
 
     def _status(self, path: bytes) -> os.stat_result | None:
@@ -177,6 +188,18 @@ class _Merged:
                 ):
                     lost.add(path)
         return lost
+
+    def bare_whiteouts(self) -> set[bytes]:
+        """Return the directories whose whiteouts would show, as only one layer has them.
+
+        The root is always merged with a container's upper.
+        """
+        bare = set()
+        for path in set().union(*(layer.whiteouts for layer in self.layers)) - {b""}:
+            parts = list(takewhile(_is_directory, self.occurrences(path)))
+            if len(parts) == 1 and path in self.layers[parts[0][0]].whiteouts:
+                bare.add(path)
+        return bare
 
     def lost_links(self) -> dict[bytes, tuple[int, bytes]]:
         """Return, for each link across layers that shows, the layer and path of its file."""
@@ -246,6 +269,10 @@ def _copy_attributes(status: os.stat_result, source: int, target: int) -> None:
     for key, value in _xattrs(source).items():
         os.setxattr(target, key, value)
     os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
+
+
+def _is_directory(occurrence: tuple[int, os.stat_result]) -> bool:
+    return stat.S_ISDIR(occurrence[1].st_mode)
 
 
 def _signature(path: bytes, status: os.stat_result) -> tuple[int, int, int, int]:

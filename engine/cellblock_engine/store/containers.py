@@ -40,7 +40,8 @@ class ContainerConfig:
     """What a container is made of. ``created_at`` counts seconds from the epoch.
 
     ``layers`` are diffIDs (empty for the host image); garbage collection keeps them. ``trees`` are
-    the targets of its overlays, in the order of their uppers.
+    the targets of its overlays, in the order of their uppers. ``unknown`` are the settings that a
+    newer version wrote and this one cannot follow.
     """
 
     id: str
@@ -73,6 +74,7 @@ class ContainerConfig:
     memory_swap_bytes: int | None = None
     cpuset_cpus: str | None = None
     storage_bytes: int | None = None
+    unknown: tuple[str, ...] = ()
 
     @property
     def limits(self) -> Limits:
@@ -132,8 +134,9 @@ class Containers:
                 (tree / "work").mkdir(mode=0o700)
                 _make_like(tree / "fs", top)
             draft = directory / f".{_CONFIG}"
+            plain = {name: value for name, value in vars(config).items() if name != "unknown"}
             with draft.open("w", encoding="utf-8") as file:
-                json.dump(vars(config), file, default=_plain)
+                json.dump(plain, file, default=_plain)
                 if config.removal is not Removal.AT_END:  # else it need not outlive a loss of power
                     file.flush()
                     os.fsync(file.fileno())
@@ -228,8 +231,9 @@ class Containers:
             for key in {"capabilities", "trees"} & plain.keys():
                 rich[key] = tuple(plain[key])
             rich["removal"] = recorded_removal(plain)
-            plain.pop("remove", None)
-            return ContainerConfig(**{**plain, **rich})
+            known = plain.keys() & ContainerConfig.__dataclass_fields__
+            rich["unknown"] = tuple(sorted(plain.keys() - known - {"remove"}))
+            return ContainerConfig(**{name: plain[name] for name in known} | rich)
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(
                 f"container {identifier[:12]} has a damaged config: remove "

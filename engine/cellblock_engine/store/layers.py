@@ -55,6 +55,8 @@ class Layers:
             known["entries"],
             tuple(known["implied"]),
             tuple(known["links"].items()),
+            tuple(known.get("whiteouts", ())),  # layers of older stores do not say
+            tuple(known.get("emptied", ())),
             known["opaque"],
         )
 

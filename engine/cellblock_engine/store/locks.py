@@ -56,9 +56,25 @@ def lock(fd: int, kind: Kind, *, timeout_s: float, what: str) -> None:
 @contextlib.contextmanager
 def locked(path: Path, kind: Kind, *, timeout_s: float, what: str) -> Iterator[None]:
     """Hold the lock of the file ``path``, which is made if need be. Raises Conflict."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError as error:
+        raise _removed(what) from error
     try:
         lock(fd, kind, timeout_s=timeout_s, what=what)
+        if not _is_at(fd, path):
+            raise _removed(what)
         yield
     finally:
         os.close(fd)
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _removed(what: str) -> Conflict:
+    return Conflict(f"{what} was removed in the meantime: try again")

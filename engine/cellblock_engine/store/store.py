@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 from ..layout import Layout
 from ..log import Log
-from ..private import make_private
 from .blobs import Blobs
 from .collector import Collector
+from .formats import make_home
 from .images import Images
 from .layers import Layers
 from .locks import Kind, locked
@@ -43,7 +43,7 @@ class Store:
         it (a reference, a container's config) is written. Many may hold it. Raises Conflict
         when a garbage collection does not end.
         """
-        make_private(self._layout.home)
+        make_home(self._layout)
         with locked(self._layout.gc_lock, Kind.SHARED, timeout_s=_WAIT_S, what="the image store"):
             yield
 

@@ -28,16 +28,22 @@ _META_PREFIX = b".wh..wh."  # AUFS's own; image-spec gives meaning to .opq alone
 _OPAQUE_MARKER = b".wh..wh..opq"
 _MAX_XATTR_BYTES = 2**16  # XATTR_SIZE_MAX
 _KEPT_XATTRS = (b"security.capability", b"system.posix_acl_access", b"system.posix_acl_default")
-_MAX_TIME_NS = 2**62  # fits a signed 64-bit time; the file system clamps further
+_MAX_TIME_NS = 2**63 - 1  # the year 2262; the file system clamps further
 
 
 class Unpacked(NamedTuple):
-    """What a layer holds. Paths have no leading slash; ``links`` go from path to target."""
+    """What a layer holds. Paths have no leading slash; ``links`` go from path to target.
+
+    ``whiteouts`` are the directories that got one, ``emptied`` those implied ones that an opaque
+    marker is in: what they are themselves, the layers below still say.
+    """
 
     size_bytes: int
     entries: int
     implied: list[bytes]
     links: dict[bytes, bytes]
+    whiteouts: list[bytes]
+    emptied: list[bytes]
     opaque: bool
 
 
@@ -88,6 +94,8 @@ class _Layer:
         self._root = root
         self._directories = Directories(root)
         self._links: dict[bytes, bytes] = {}
+        self._whiteouts: set[bytes] = set()
+        self._emptied: set[bytes] = set()
         self._size_bytes = self._entries = 0
         self._opaque = False
         self._owner = os.geteuid(), os.getegid()
@@ -135,7 +143,15 @@ class _Layer:
             except OSError as error:
                 raise _refused(error, real) from error
         links = {path: target for path, target in self._links.items() if self._is_pending(path)}
-        return Unpacked(self._size_bytes, self._entries, implied, links, self._opaque)
+        return Unpacked(
+            self._size_bytes,
+            self._entries,
+            implied,
+            links,
+            sorted(self._whiteouts),
+            sorted(self._emptied.intersection(implied)),
+            self._opaque,
+        )
 
     def _is_pending(self, path: bytes) -> bool:
         """Tell whether nothing took the place of a recorded link since."""
@@ -296,6 +312,8 @@ class _Layer:
             self._opaque = True  # overlayfs does not ask the root: the chain leaves out the rest
         elif not is_opaque(fd):
             self._directories.set_opaque(fd, b".")
+            self._directories.record(len(real))
+            self._emptied.add(real)
             # Whiteouts in it have become pointless, and overlayfs would list them as files.
             with os.scandir(fd) as found_there:
                 names = [os.fsencode(entry.name) for entry in found_there]
@@ -317,6 +335,9 @@ class _Layer:
         except FileNotFoundError:
             if not real or not is_opaque(fd):
                 os.mknod(hidden, stat.S_IFCHR, WHITEOUT, dir_fd=fd)
+                if real not in self._whiteouts:
+                    self._directories.record(len(real))
+                    self._whiteouts.add(real)
             return
         if stat.S_ISDIR(status.st_mode):
             self._directories.set_opaque(fd, hidden)

@@ -107,6 +107,8 @@ def _unpack(blob: int, staging: int, root: int, request: dict[str, object]) -> s
         "size_bytes": unpacked.size_bytes,
         "entries": unpacked.entries,
         "implied": [os.fsdecode(path) for path in unpacked.implied],
+        "whiteouts": [os.fsdecode(path) for path in unpacked.whiteouts],
+        "emptied": [os.fsdecode(path) for path in unpacked.emptied],
         "links": {os.fsdecode(p): os.fsdecode(t) for p, t in unpacked.links.items()},
         "opaque": unpacked.opaque,
     }

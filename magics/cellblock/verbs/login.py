@@ -8,6 +8,7 @@ from .declaration import Argument, Call, Verb
 from .outcome import Acknowledged
 
 _HUB = "docker.io"
+_OTHERWISE = "use the cellblock command's login --password-stdin"
 
 
 def login(call: Call) -> Acknowledged:
@@ -23,8 +24,8 @@ def login(call: Call) -> Acknowledged:
     if given.password_stdin:
         username, password = given.username, call.asking.piped()
     else:
-        username = given.username or call.asking.visible("Username: ")
-        password = call.asking.secret("Password: ")
+        username = given.username or call.asking.visible("Username: ", otherwise=_OTHERWISE)
+        password = call.asking.secret("Password: ", otherwise=_OTHERWISE)
     kept = call.engine.login(given.registry or "", username, password)
     return Acknowledged((f"Login Succeeded: {username} on {_shown(call)}, {kept}",))
 

@@ -1,4 +1,4 @@
-"""doctor, info, inspect, version."""
+"""doctor, info, inspect, version, system reset."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import suppress
 from cellblock_engine import ContainerNotFound, ImageNotFound, NotFound
 
 from ..documents import record
-from ..tables import Column, Table
+from ..tables import Column, Table, size
 from .common import JSON
 from .declaration import Argument, Call, Verb
 from .group import Group
-from .outcome import Facts, Inspection, Listing
+from .outcome import Acknowledged, Facts, Inspection, Listing
 
 _CHECK_COLUMNS = (
     Column("CHECK", lambda row, _: row.name),
@@ -69,6 +69,27 @@ def version(call: Call) -> Facts:
     return Facts(facts, "json" if call.arguments.json else "text")
 
 
+def reset(call: Call) -> Acknowledged:
+    """Remove everything that cellblock keeps, once the user has said yes."""
+    if not call.arguments.force:
+        answer = call.asking.visible(
+            f"All containers, images and layers in {call.engine.home} will be removed. Are you "
+            "sure? [y/N] ",
+            otherwise="-f resets without asking",
+        )
+        if answer.lower() not in ("y", "yes"):
+            return Acknowledged(("Nothing was removed",))
+    removed = call.engine.reset(force=call.arguments.force)
+    lines = (
+        f"Deleted containers: {removed.containers}",
+        f"Deleted images: {removed.images}",
+        f"Deleted layers: {removed.layers}",
+        f"Total reclaimed space: {size(removed.freed_bytes)}",
+    )
+    left = f"Left in {call.engine.home}: {', '.join(removed.left)}"
+    return Acknowledged((*lines, left) if removed.left else lines)
+
+
 _INFO = Verb("info", "Show the engine and this machine", (JSON,), info)
 
 VERBS = (
@@ -83,4 +104,13 @@ VERBS = (
     Verb("version", "Show versions", (JSON,), version),
 )
 
-SYSTEM = Group("system", "Look after cellblock itself", {verb.name: verb for verb in (_INFO,)})
+_RESET = Verb(
+    "reset",
+    "Remove all containers, images and layers, and the store",
+    (Argument(("-f", "--force"), "do not ask; end what runs", "flag"),),
+    reset,
+)
+
+SYSTEM = Group(
+    "system", "Look after cellblock itself", {verb.name: verb for verb in (_INFO, _RESET)}
+)

@@ -73,10 +73,38 @@ def test_what_was_removed_or_replaced_below_says_nothing(store: Store, stack: St
         tars.archive(tars.file(b"tmp/a"), tars.file(b"root/b")),
     )
     assert len(store.layers.chain(diffids)) == 3
-    opaque = stack(BASE, tars.archive(tars.file(b"tmp/.wh..wh..opq"), tars.file(b"tmp/a")))
-    assert len(store.layers.chain(opaque)) == 2
     hidden = stack(BASE, tars.archive(tars.file(b"tmp/a")), tars.archive(tars.file(b".wh.tmp")))
     assert len(store.layers.chain(hidden)) == 3
+
+
+def test_a_directory_that_a_marker_empties_is_itself_as_before(store: Store, stack: Stack):
+    marker = tars.file(b"tmp/.wh..wh..opq")
+    paths = store.layers.chain(stack(BASE, tars.archive(marker, tars.file(b"tmp/a"))))
+    assert shown(paths, "tmp").st_mode == stat.S_IFDIR | 0o1777
+    anew = stack(BASE, tars.archive(tars.file(b".wh.tmp"), marker, tars.file(b"tmp/a")))
+    assert len(store.layers.chain(anew)) == 2
+
+
+def test_whiteouts_that_nothing_is_below_of_are_not_listed(
+    store: Store, stack: Stack, tmp_path: Path, root: None
+):
+    """Overlayfs merges nothing there, so it would list names that cannot be opened."""
+    marked = tars.archive(
+        tars.directory(b"new/", 0o711),
+        tars.file(b"new/.wh.gone"),
+        tars.file(b"implied/.wh.gone"),
+        tars.file(b"usr/lib/.wh.tool"),
+    )
+    paths = store.layers.chain(stack(BASE, marked))
+    assert sorted(os.listdir(paths[-1])) == ["implied", "new", "usr"]
+    options = f"ro,userxattr,lowerdir={':'.join(map(str, reversed(paths)))}"
+    subprocess.run(["mount", "-t", "overlay", "none", tmp_path, "-o", options], check=True)
+    try:
+        assert os.listdir(tmp_path / "new") == os.listdir(tmp_path / "implied") == []
+        assert sorted(os.listdir(tmp_path / "usr" / "lib")) == ["link", "other"]
+        assert (tmp_path / "new").stat().st_mode == stat.S_IFDIR | 0o711
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_the_merged_root(store: Store, stack: Stack):
