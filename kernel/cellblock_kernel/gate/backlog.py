@@ -85,10 +85,10 @@ class Backlog:
 
     def _leave_out(self) -> None:
         """Leave out whole messages, the oldest first, what a client can do without before all."""
-        for may_go in (lambda waiting: not waiting.essential, lambda _: True):
+        for everything in (False, True):
             kept: deque[_Waiting] = deque()
             for waiting in self._queue:
-                if self._size > self.most_bytes // 2 and may_go(waiting):
+                if self._size > self.most_bytes // 2 and (everything or not waiting.essential):
                     self._size -= waiting.size
                     self._stream_size -= waiting.size if waiting.is_stream else 0
                 else:

@@ -131,6 +131,8 @@ class Relay:
         deadline_s = time.monotonic() + _LAST_TURNS_S
         for sock in self._front.values():
             self._poller.register(sock, 0)
+        for sock in self._back.values():
+            self._poller.register(sock, zmq.POLLIN)
         while time.monotonic() < deadline_s:
             ready = dict(self._poller.poll(_SETTLE_MS))
             for name in _ORDER:
@@ -266,7 +268,7 @@ class Relay:
         """Note who reads. Topics are not passed on: the gate takes everything."""
         kind, topic = message[:1], message[1:]
         if kind == b"\x00":
-            self._publications.subscriptions -= 1
+            self._publications.subscriptions = max(0, self._publications.subscriptions - 1)
         if kind != b"\x01":
             return
         self._publications.subscriptions += 1
