@@ -145,6 +145,8 @@ class Relay:
 
     def close(self) -> None:
         """Close the sockets, once what was sent has arrived or nobody takes it."""
+        for sock in self._back.values():
+            sock.close(linger=0)  # one that reconnects to an ended kernel waits in vain
         self._context.destroy(linger=_LINGER_MS)
 
     def __enter__(self) -> Self:
