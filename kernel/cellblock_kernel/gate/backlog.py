@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
+
+import zmq
 
 from .messages import PARTS, Frames, Signer, compose, find_delimiter, message_type, parse
 
@@ -22,7 +24,8 @@ _JOINED_BYTES = 1 << 20
 _MOST_STREAM_BYTES = 64 << 20
 _MOST_BYTES = 1 << 30
 _MARKER = "\n[cellblock: {:,} characters left out, not read in time]\n"
-_STREAM_BYTES = 1024  # what a waiting piece of text costs beyond its content
+_MARKER_BYTES = 1024
+_SHARED_BYTES = 8192  # smaller frames keep a buffer of this size alive, which ZeroMQ read at once
 
 
 class Backlog:
@@ -35,7 +38,7 @@ class Backlog:
     def __init__(self, signer: Signer) -> None:
         self._signer = signer
         self._queue: deque[_Waiting] = deque()
-        self._size = self._stream_size = 0
+        self._size = self._text_size = 0
 
     def __bool__(self) -> bool:
         return bool(self._queue)
@@ -45,14 +48,15 @@ class Backlog:
         new = _Waiting.of(frames, size)
         last = self._queue[-1] if self._queue else None
         if last and self._size > self.join_beyond_bytes and last.join(new):
-            new.size = len(new.frames[-1])  # the content alone is kept
-            last.size += new.size
+            size = len(frames[-1])  # of a piece of text its content alone is kept
+            last.size += size
+            last.text_size += size
         else:
             self._queue.append(new)
-        self._size += new.size
-        if new.is_stream:
-            self._stream_size += new.size
-        if self._stream_size > self.most_stream_bytes:
+            size = new.size
+        self._size += size
+        self._text_size += size if new.name else 0
+        if self._text_size > self.most_stream_bytes:
             self._leave_out_text()
         if self._size > self.most_bytes:
             self._leave_out()
@@ -65,21 +69,19 @@ class Backlog:
         """Forget the oldest message: it was sent."""
         gone = self._queue.popleft()
         self._size -= gone.size
-        if gone.is_stream:
-            self._stream_size -= gone.size
+        self._text_size -= gone.text_size
 
     def _leave_out_text(self) -> None:
         """Leave out the oldest text until half of what is allowed is left."""
         kept: deque[_Waiting] = deque()
         for waiting in self._queue:
-            if waiting.is_stream and self._stream_size > self.most_stream_bytes // 2:
+            if waiting.text_size and self._text_size > self.most_stream_bytes // 2:
                 self._size -= waiting.size
-                self._stream_size -= waiting.size
+                self._text_size -= waiting.text_size
                 waiting.leave_out()
                 if kept and kept[-1].absorb(waiting):
                     continue
                 self._size += waiting.size
-                self._stream_size += waiting.size
             kept.append(waiting)
         self._queue = kept
 
@@ -90,7 +92,7 @@ class Backlog:
             for waiting in self._queue:
                 if self._size > self.most_bytes // 2 and (everything or not waiting.essential):
                     self._size -= waiting.size
-                    self._stream_size -= waiting.size if waiting.is_stream else 0
+                    self._text_size -= waiting.text_size
                 else:
                     kept.append(waiting)
             self._queue = kept
@@ -100,72 +102,75 @@ class Backlog:
 
 @dataclass(slots=True)
 class _Waiting:
-    """A message; with what it says where that is text, which can be joined and left out."""
+    """A message; where it is text, under a ``name``, it can be joined and left out.
+
+    ``texts`` and ``left_out`` say what is to be sent, as soon as that is not what came.
+    """
 
     frames: Frames
     at: int
     size: int
+    text_size: int
     essential: bool
-    name: str = ""
-    texts: list[str] = field(default_factory=list)
+    name: str
+    texts: list[str] | None = None
     left_out: int = 0
-    changed: bool = False
 
     @classmethod
     def of(cls, frames: Frames, size: int) -> Self:
         """Read just enough of a message whose signature was believed."""
+        frames = [
+            zmq.Frame(frame.bytes) if len(frame) < _SHARED_BYTES else frame for frame in frames
+        ]
         at = find_delimiter(frames)
         if at is None:
-            return cls(frames, 0, size, essential=False)
+            return cls(frames, 0, size, 0, essential=False, name="")
         kind = message_type(frames[at + 2])
-        new = cls(frames, at, size, essential=kind in ESSENTIAL)
+        name = ""
         if kind == "stream" and len(frames) == at + 2 + PARTS:
-            content = parse(frames[at + 5])
-            name, text = content.get("name"), content.get("text")
-            if isinstance(name, str) and name and isinstance(text, str):
-                new.name, new.texts, new.size = name, [text], size + _STREAM_BYTES
-        return new
-
-    @property
-    def is_stream(self) -> bool:
-        return bool(self.name)
+            content = parse(frames[-1])
+            if isinstance(content.get("name"), str) and isinstance(content.get("text"), str):
+                name = content["name"]
+        return cls(frames, at, size, size if name else 0, kind in ESSENTIAL, name)
 
     def join(self, later: _Waiting) -> bool:
         """Append the later one's text, if both are of one cell and one stream."""
-        if not self._matches(later) or self.size > _JOINED_BYTES:
+        if not self._matches(later) or self.text_size > _JOINED_BYTES:
             return False
-        self.texts += later.texts
-        self.changed = True
+        self._text().extend(later._text())
         return True
 
     def leave_out(self) -> None:
         """Keep nothing but how much this was."""
-        self.left_out += sum(len(text) for text in self.texts)
-        self.texts.clear()
-        self.size, self.changed = _STREAM_BYTES, True
+        text = self._text()
+        self.left_out += sum(len(piece) for piece in text)
+        text.clear()
+        self.size, self.text_size = _MARKER_BYTES, 0
 
     def absorb(self, later: _Waiting) -> bool:
         """Say what a later one that was left out would say, if this was left out too."""
-        if not (self.left_out and not self.texts and self._matches(later)):
+        if self.text_size or not self._matches(later):
             return False
         self.left_out += later.left_out
         return True
 
     def message(self, signer: Signer) -> Frames:
         """Return the message as it is to be sent."""
-        if self.changed:
-            text = "".join(self.texts)
-            if self.left_out:
-                text = _MARKER.format(self.left_out) + text
-            content = json.dumps({"name": self.name, "text": text}).encode()
-            parts = [frame.buffer for frame in self.frames[self.at + 2 : self.at + 5]]
-            self.frames = compose(self.frames[: self.at], [*parts, content], signer)
-            self.texts, self.changed = [text], False
-            self.left_out = 0
-        return self.frames
+        if self.texts is None:
+            return self.frames
+        marker = _MARKER.format(self.left_out) if self.left_out else ""
+        content = json.dumps({"name": self.name, "text": marker + "".join(self.texts)})
+        parts = [frame.buffer for frame in self.frames[self.at + 2 :]]
+        return compose(self.frames[: self.at], [*parts, content.encode()], signer)
+
+    def _text(self) -> list[str]:
+        """Return what is to be said, from now on in place of what came."""
+        if self.texts is None:
+            self.texts = [parse(self.frames.pop())["text"]]
+        return self.texts
 
     def _matches(self, later: _Waiting) -> bool:
-        if not self.is_stream or self.name != later.name:
+        """Return whether both are of one stream of one cell."""
+        if not self.name or self.name != later.name:
             return False
-        mine, other = self.frames[self.at + 3], later.frames[later.at + 3]
-        return mine.bytes == other.bytes
+        return self.frames[self.at + 3].bytes == later.frames[later.at + 3].bytes

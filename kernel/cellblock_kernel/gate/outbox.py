@@ -20,7 +20,7 @@ QUEUE_MESSAGES = 1000
 _LARGE_BYTES = 1 << 16
 _MOST_LARGE_BYTES = 64 << 20
 _MOST_REPLIES_BYTES = 256 << 20
-_FRAME_BYTES = 128  # what a frame costs beyond its content
+_FRAME_BYTES = 256  # what a frame costs beyond its content
 _BATCH = 100
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import zmq
 
@@ -33,7 +35,7 @@ def taken(backlog):
     while backlog:
         found.append(opened(FRONT_KEY, [frame.bytes for frame in backlog.first()])[1:])
         backlog.drop_first()
-    assert (backlog._size, backlog._stream_size) == (0, 0)
+    assert (backlog._size, backlog._text_size) == (0, 0)
     return found
 
 
@@ -52,13 +54,21 @@ def test_more_is_joined_and_nothing_of_it_lost(backlog):
 
 
 def test_cells_and_streams_are_not_mixed(backlog):
-    for number in range(200):
+    for _ in range(200):
         say(backlog, "a", parent="one", name="stdout")
         say(backlog, "b", parent="one", name="stderr")
         say(backlog, "c", parent="two", name="stderr")
-    assert {content["text"][0] * len(content["text"]) for _, content in taken(backlog)} <= set(
-        "abc"
-    )
+    texts = [content["text"].split("\n")[-1] for _, content in taken(backlog)]
+    assert {"".join(sorted(set(text))) for text in texts} == {"", "a", "b", "c"}
+    assert texts[-3:] == ["a", "b", "c"]
+
+
+def test_text_that_cannot_be_joined_costs_no_more_time(backlog):
+    started = time.monotonic()
+    for number in range(5_000):
+        say(backlog, "x" * 100, parent=str(number))
+    assert time.monotonic() - started < 2
+    assert "left out" in taken(backlog)[0][1]["text"]
 
 
 def test_too_much_text_loses_its_beginning_and_says_so(backlog):
