@@ -115,6 +115,7 @@ class _Waiting:
     name: str
     texts: list[str] | None = None
     left_out: int = 0
+    composed: Frames | None = None
 
     @classmethod
     def of(cls, frames: Frames, size: int) -> Self:
@@ -138,6 +139,7 @@ class _Waiting:
         if not self._matches(later) or self.text_size > _JOINED_BYTES:
             return False
         self._text().extend(later._text())
+        self.composed = None
         return True
 
     def leave_out(self) -> None:
@@ -145,6 +147,7 @@ class _Waiting:
         text = self._text()
         self.left_out += sum(len(piece) for piece in text)
         text.clear()
+        self.composed = None
         self.size, self.text_size = _MARKER_BYTES, 0
 
     def absorb(self, later: _Waiting) -> bool:
@@ -152,16 +155,19 @@ class _Waiting:
         if self.text_size or not self._matches(later):
             return False
         self.left_out += later.left_out
+        self.composed = None
         return True
 
     def message(self, signer: Signer) -> Frames:
         """Return the message as it is to be sent."""
         if self.texts is None:
             return self.frames
-        marker = _MARKER.format(self.left_out) if self.left_out else ""
-        content = json.dumps({"name": self.name, "text": marker + "".join(self.texts)})
-        parts = [frame.buffer for frame in self.frames[self.at + 2 :]]
-        return compose(self.frames[: self.at], [*parts, content.encode()], signer)
+        if self.composed is None:
+            marker = _MARKER.format(self.left_out) if self.left_out else ""
+            content = json.dumps({"name": self.name, "text": marker + "".join(self.texts)})
+            parts = [frame.buffer for frame in self.frames[self.at + 2 :]]
+            self.composed = compose(self.frames[: self.at], [*parts, content.encode()], signer)
+        return self.composed
 
     def _text(self) -> list[str]:
         """Return what is to be said, from now on in place of what came."""
