@@ -12,12 +12,14 @@ import json
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import zmq
 
 DELIMITER = b"<IDS|MSG>"
-_PARTS = 4  # header, parent header, metadata, content
+PARTS = 4  # header, parent header, metadata, content
 _VERSION = "5.4"
+_MOST_IDENTITIES = 16  # a message of a million frames is not searched
 
 Frames = list[zmq.Frame]
 
@@ -44,9 +46,9 @@ class Signer:
 
 def find_delimiter(frames: Frames) -> int | None:
     """Return where the delimiter of a whole message is, None where it is none."""
-    for number, frame in enumerate(frames):
+    for number, frame in enumerate(frames[: _MOST_IDENTITIES + 1]):
         if frame.buffer == DELIMITER:
-            return number if len(frames) >= number + 2 + _PARTS else None
+            return number if len(frames) >= number + 2 + PARTS else None
     return None
 
 
@@ -55,14 +57,23 @@ def resign(frames: Frames, believed: Signer, signer: Signer) -> Frames | None:
     at = find_delimiter(frames)
     if at is None:
         return None
-    parts = [frame.buffer for frame in frames[at + 2 : at + 2 + _PARTS]]
+    parts = [frame.buffer for frame in frames[at + 2 : at + 2 + PARTS]]
     if not believed.verifies(frames[at + 1].bytes, parts):
         return None
     return [*frames[: at + 1], zmq.Frame(signer.sign(parts)), *frames[at + 2 :]]
 
 
-def welcome(topic: bytes, signer: Signer) -> list[bytes]:
-    """Return an ``iopub_welcome`` for a new subscription (JEP 65)."""
+def compose(topic: Frames, parts: Sequence[bytes | memoryview], signer: Signer) -> Frames:
+    """Return a message of four parts, signed."""
+    framed = [zmq.Frame(part) for part in (DELIMITER, signer.sign(parts), *parts)]
+    return [*topic, *framed]
+
+
+def welcome(topic: bytes, signer: Signer) -> Frames:
+    """Return an ``iopub_welcome`` for a new subscription (JEP 65).
+
+    As from a kernel of its own, one to everything bears no topic.
+    """
     header = {
         "msg_id": uuid.uuid4().hex,
         "msg_type": "iopub_welcome",
@@ -71,6 +82,21 @@ def welcome(topic: bytes, signer: Signer) -> list[bytes]:
         "date": datetime.now(UTC).isoformat(),
         "version": _VERSION,
     }
-    content = {"subscription": topic.decode(errors="replace")}
+    content = {"subscription": topic.decode()}
     parts = [json.dumps(part).encode() for part in (header, {}, {}, content)]
-    return [topic, DELIMITER, signer.sign(parts), *parts]
+    return compose([zmq.Frame(topic)] if topic else [], parts, signer)
+
+
+def message_type(header: zmq.Frame) -> str:
+    """Return a message's type, nothing where its header is not what a header should be."""
+    kind = parse(header).get("msg_type")
+    return kind if isinstance(kind, str) else ""
+
+
+def parse(part: zmq.Frame) -> dict[str, Any]:
+    """Return what a part says, nothing where it is not what a part should be."""
+    try:
+        plain = json.loads(part.bytes)
+    except (ValueError, RecursionError):
+        return {}
+    return plain if isinstance(plain, dict) else {}
