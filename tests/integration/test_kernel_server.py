@@ -108,8 +108,8 @@ def send(channels, code):
 def execute(channels, code, began=None):
     """Execute over the websocket; return what was printed and the reply's content."""
     asked = send(channels, code)
-    printed, reply = "", None
-    while True:
+    printed, reply, idle = "", None, False
+    while reply is None or not idle:  # they come on channels of their own, in either order
         message = json.loads(channels.recv())
         if message["parent_header"].get("msg_id") != asked:
             continue
@@ -120,8 +120,9 @@ def execute(channels, code, began=None):
             began()
         elif kind == "execute_reply":
             reply = content
-        if reply is not None and kind == "status" and content["execution_state"] == "idle":
-            return printed, reply
+        elif kind == "status":
+            idle = content["execution_state"] == "idle"
+    return printed, reply
 
 
 @contextmanager
