@@ -18,14 +18,13 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from cellblock_engine import CellblockError, ContainerNotFound, Engine, InvalidInput
+from cellblock_engine import CellblockError, ContainerNotFound, Engine, InvalidInput, remove_tree
 
 from ..errors import KernelNotReady
 from .connection import CHANNELS, Connection
@@ -35,6 +34,7 @@ INSIDE = "/run/jupyter-kernel"
 PORTS = {name: number for number, name in enumerate(CHANNELS, 1)}
 _MAX_SOCKET_PATH = 107  # sun_path, unix(7)
 _CONNECTION_FILE = "connection.json"
+_FALSE_SOCKET = "the kernel put something else where its socket {} belongs"
 
 
 class Room:
@@ -82,8 +82,7 @@ class Room:
     def furnish(self, key: bytes, kernel_name: str) -> None:
         """Make ready for a kernel: a connection file inside, and no sockets of an earlier one."""
         for part in (self.inside, self._back):
-            with suppress(FileNotFoundError):
-                shutil.rmtree(part)
+            remove_tree(part)
             part.mkdir(mode=0o700)
         inner = Connection("ipc", f"{INSIDE}/kernel", PORTS, key, kernel_name=kernel_name)
         inner.write(self.inside / _CONNECTION_FILE)
@@ -101,8 +100,9 @@ class Room:
         return Connection("ipc", os.fspath(self._back / "kernel"), PORTS, key)
 
     def remove(self) -> None:
-        """Remove it, with everything in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove it, with everything in it, however the kernel has nested that."""
+        with suppress(OSError):
+            remove_tree(self.path)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -123,8 +123,10 @@ class Room:
                 os.link(self.inside / name, ours, follow_symlinks=False)
             except FileNotFoundError:
                 return False
+            except PermissionError:  # what link(2) says of a directory
+                raise KernelNotReady(_FALSE_SOCKET.format(name)) from None
         if not stat.S_ISSOCK(ours.lstat().st_mode):
-            raise KernelNotReady(f"the kernel put something else where its socket {name} belongs")
+            raise KernelNotReady(_FALSE_SOCKET.format(name))
         return True
 
 
@@ -133,7 +135,11 @@ def sweep(kernels: Path, engine: Engine) -> tuple[str, ...]:
     swept = []
     with _locked(kernels / "lock"):
         for path in kernels.iterdir():
-            if not path.is_dir() or (lock := _try_lock(path / "lock")) is None:
+            try:
+                lock = _try_lock(path / "lock")
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # it goes just now, or is no room
+            if lock is None:
                 continue
             room = Room(path)
             room._lock = lock  # now this process's own

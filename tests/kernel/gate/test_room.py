@@ -1,0 +1,140 @@
+"""A room: private, short enough for sockets, swept when its owner is gone, proof against links."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from cellblock_engine import ContainerNotFound, InvalidInput
+from cellblock_kernel.errors import KernelNotReady
+from cellblock_kernel.gate import room
+from cellblock_kernel.gate.room import Room
+
+
+class NoContainers:
+    def __init__(self):
+        self.asked = []
+
+    def container(self, identifier):
+        self.asked.append(identifier)
+        raise ContainerNotFound(identifier)
+
+
+@pytest.fixture
+def kernels(tmp_path_factory):
+    path = tmp_path_factory.mktemp("k")
+    assert len(str(path)) < 60
+    return path
+
+
+def bind(path):
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+
+
+def test_it_is_the_users_alone_and_the_key_is_in_its_connection_file(kernels):
+    with Room.make(kernels) as made:
+        made.furnish(b"key", "name")
+        for path in (made.path, made.inside):
+            assert path.stat().st_mode & 0o777 == 0o700
+        file = made.inside / "connection.json"
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert json.loads(file.read_text())["key"] == "key"
+    assert not made.path.exists()
+
+
+def test_a_path_too_long_for_sockets_is_refused_before_anything_is_made(tmp_path):
+    deep = tmp_path / ("d" * 90)
+    deep.mkdir()
+    with pytest.raises(InvalidInput, match="too long for a socket"):
+        Room.make(deep)
+    assert list(deep.iterdir()) == []
+
+
+def test_it_has_sockets_once_all_are_bound(kernels):
+    with Room.make(kernels) as made:
+        made.furnish(b"", "")
+        assert not made.has_sockets()
+        for number in range(1, 6):
+            bind(made.inside / f"kernel-{number}")
+        assert made.has_sockets()
+
+
+@pytest.mark.parametrize("trick", ["link", "file", "fifo", "directory"])
+def test_what_is_no_socket_is_not_connected_to(kernels, trick):
+    with Room.make(kernels) as made:
+        made.furnish(b"", "")
+        bind(kernels / "victim")
+        path = made.inside / "kernel-1"
+        {
+            "link": lambda: path.symlink_to(kernels / "victim"),
+            "file": path.touch,
+            "fifo": lambda: os.mkfifo(path),
+            "directory": path.mkdir,
+        }[trick]()
+        with pytest.raises(KernelNotReady, match="kernel-1"):
+            made.has_sockets()
+
+
+def test_what_replaces_a_socket_later_is_not_met(kernels):
+    with Room.make(kernels) as made:
+        made.furnish(b"", "")
+        for number in range(1, 6):
+            bind(made.inside / f"kernel-{number}")
+        assert made.has_sockets()
+        before = os.lstat(made.path / "back" / "kernel-1").st_ino
+        (made.inside / "kernel-1").unlink()
+        (made.inside / "kernel-1").symlink_to("/run/victim")
+        assert made.has_sockets()
+        assert os.lstat(made.path / "back" / "kernel-1").st_ino == before
+
+
+def test_furnishing_again_leaves_no_earlier_sockets(kernels):
+    with Room.make(kernels) as made:
+        for _ in range(2):
+            made.furnish(b"", "")
+            assert not made.has_sockets()
+            for number in range(1, 6):
+                bind(made.inside / f"kernel-{number}")
+            assert made.has_sockets()
+
+
+def test_what_a_kernel_nests_deeply_is_removed_all_the_same(kernels):
+    with Room.make(kernels) as made:
+        made.furnish(b"", "")
+        fd = os.open(made.inside, os.O_RDONLY)
+        for _ in range(3000):
+            os.mkdir("d", dir_fd=fd)
+            inner = os.open("d", os.O_RDONLY, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+        os.close(fd)
+    assert not made.path.exists()
+
+
+def test_a_sweep_leaves_what_lives_and_takes_what_was_left(kernels):
+    program = (
+        "import os, sys, pathlib\n"
+        "from cellblock_kernel.gate.room import Room\n"
+        "made = Room.make(pathlib.Path(sys.argv[1])); made.note('abc')\n"
+        "print(made.path.name, flush=True); os.kill(os.getpid(), 9)\n"
+    )
+    left = subprocess.run(
+        [sys.executable, "-c", program, str(kernels)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    ).stdout.strip()
+    assert left
+    engine = NoContainers()
+    with Room.make(kernels) as living:
+        assert room.sweep(kernels, engine) == (left,)
+        assert living.path.exists()
+    assert engine.asked == ["abc"]
+    assert room.sweep(kernels, engine) == ()
