@@ -18,7 +18,7 @@ _ALLOWED_PREFIX = "LC_"
 LABEL = "cellblock.kernel"
 
 
-def request(kernel: KernelOptions, argv: Sequence[str]) -> RunRequest:
+def outline(kernel: KernelOptions, argv: Sequence[str]) -> RunRequest:
     """Return the container of any kernel ``argv`` of these options. Raises InvalidInput, NotFound.
 
     Of the environment there is what the options themselves say.
@@ -36,7 +36,7 @@ def request(kernel: KernelOptions, argv: Sequence[str]) -> RunRequest:
     )
 
 
-def furnished(options: GateOptions, room: Room, env: Mapping[str, str], cwd: Path) -> RunRequest:
+def request(options: GateOptions, room: Room, env: Mapping[str, str], cwd: Path) -> RunRequest:
     """Return the container of one kernel: with its sockets, its folder, and ``env``.
 
     Raises InvalidInput, NotFound.
@@ -52,7 +52,7 @@ def furnished(options: GateOptions, room: Room, env: Mapping[str, str], cwd: Pat
         )
         for word in options.argv
     ]
-    wanted = request(kernel, argv)
+    wanted = outline(kernel, argv)
     return replace(
         wanted,
         env=env,

@@ -101,7 +101,7 @@ class _Life:
             # Gone where the gate before this one was killed: then there is nothing to keep.
             with suppress(ContainerNotFound):
                 return self._engine.spawn(self._options.container, env=environ)
-        return self._engine.spawn(house.furnished(self._options, self._room, environ, Path.cwd()))
+        return self._engine.spawn(house.request(self._options, self._room, environ, Path.cwd()))
 
     def _turn(self, timeout_s: float | None) -> None:
         if self._kill_at is not None:

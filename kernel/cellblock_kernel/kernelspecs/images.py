@@ -63,7 +63,7 @@ def install_kernel(
     held = image if image == HOST_IMAGE else str(engine.image(image).id)
     options = replace(options, image=held)
     argv = kernel_argv(engine, held)
-    engine.explain(house.request(options, argv))
+    engine.explain(house.outline(options, argv))
     return install(
         options,
         argv,
