@@ -13,16 +13,7 @@ if TYPE_CHECKING:
     from .cells.events import Clear, Display, Error, Event, InputRequest, Result, Stream
     from .cells.running import OutputLimits
     from .cells.text import TextCleaner, clean
-    from .errors import (
-        CellFailed,
-        CellInterrupted,
-        KernelNotReady,
-        OutputRefused,
-        VariableRefused,
-    )
-    from .gate.options import KernelOptions
-    from .kernelspecs.images import install_kernel
-    from .kernelspecs.specs import InstalledSpec, installed_kernels, remove_kernel
+    from .errors import CellFailed, CellInterrupted, OutputRefused, VariableRefused
 
 __all__ = [
     "CellFailed",
@@ -33,9 +24,6 @@ __all__ = [
     "Error",
     "Event",
     "InputRequest",
-    "InstalledSpec",
-    "KernelNotReady",
-    "KernelOptions",
     "OutputLimits",
     "OutputRefused",
     "Result",
@@ -43,9 +31,6 @@ __all__ = [
     "TextCleaner",
     "VariableRefused",
     "clean",
-    "install_kernel",
-    "installed_kernels",
-    "remove_kernel",
     "run_cell",
     "run_script",
 ]
@@ -55,16 +40,7 @@ _HOMES = {
     ".cells.events": ("Clear", "Display", "Error", "Event", "InputRequest", "Result", "Stream"),
     ".cells.running": ("OutputLimits",),
     ".cells.text": ("TextCleaner", "clean"),
-    ".errors": (
-        "CellFailed",
-        "CellInterrupted",
-        "KernelNotReady",
-        "OutputRefused",
-        "VariableRefused",
-    ),
-    ".gate.options": ("KernelOptions",),
-    ".kernelspecs.images": ("install_kernel",),
-    ".kernelspecs.specs": ("InstalledSpec", "installed_kernels", "remove_kernel"),
+    ".errors": ("CellFailed", "CellInterrupted", "OutputRefused", "VariableRefused"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

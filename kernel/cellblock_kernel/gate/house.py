@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 
 from cellblock_engine import Bind, InvalidInput, Limits, Removal, RunRequest, parse_volume
@@ -18,33 +17,13 @@ _ALLOWED_PREFIX = "LC_"
 LABEL = "cellblock.kernel"
 
 
-def outline(kernel: KernelOptions, argv: Sequence[str]) -> RunRequest:
-    """Return the container of any kernel ``argv`` of these options. Raises InvalidInput, NotFound.
-
-    Of the environment there is what the options themselves say.
-    """
-    return RunRequest(
-        image=kernel.image,
-        argv=tuple(argv),
-        entrypoint="",
-        env=environment(kernel, {}),
-        network=kernel.network,
-        limits=Limits(memory=kernel.memory, cpus=kernel.cpus, pids=kernel.pids_limit),
-        binds=tuple(parse_volume(text) for text in kernel.volume),
-        labels={LABEL: kernel.image},
-        removal=Removal.NEVER if kernel.keep else Removal.IF_ABANDONED,
-    )
-
-
 def request(options: GateOptions, room: Room, env: Mapping[str, str], cwd: Path) -> RunRequest:
-    """Return the container of one kernel: with its sockets, its folder, and ``env``.
-
-    Raises InvalidInput, NotFound.
-    """
+    """Return the container to be made, which knows of ``env``. Raises InvalidInput, NotFound."""
     kernel = options.kernel
     binds = [Bind(room.inside, INSIDE, writable=True)]
     if kernel.workspace != "none":
         binds.append(workspace(cwd, writable=kernel.workspace == "rw"))
+    binds += (parse_volume(text) for text in kernel.volume)
     outer = os.path.realpath(options.connection_file)
     argv = [
         word.replace(outer, room.connection_file).replace(
@@ -52,12 +31,17 @@ def request(options: GateOptions, room: Room, env: Mapping[str, str], cwd: Path)
         )
         for word in options.argv
     ]
-    wanted = outline(kernel, argv)
-    return replace(
-        wanted,
+    return RunRequest(
+        image=kernel.image,
+        argv=tuple(argv),
+        entrypoint="",
         env=env,
         workdir=os.fspath(cwd) if kernel.workspace != "none" else None,
-        binds=(*binds, *wanted.binds),
+        network=kernel.network,
+        limits=Limits(memory=kernel.memory, cpus=kernel.cpus, pids=kernel.pids_limit),
+        binds=tuple(binds),
+        labels={LABEL: kernel.image},
+        removal=Removal.NEVER if kernel.keep else Removal.IF_ABANDONED,
     )
 
 
