@@ -1,0 +1,134 @@
+"""Where kernelspecs lie: installing, listing and removing ours among everybody's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_core.paths import SYSTEM_JUPYTER_PATH, jupyter_data_dir
+
+from cellblock_engine import AccessDenied, Conflict, InvalidInput, NotFound
+
+from .spec import is_ours, options_of
+
+FILE = "kernel.json"
+_LOGOS = Path(__file__).parent / "logos"
+_MAX_BYTES = 1 << 20
+_PRIVATE, _PUBLIC, _FOLDER = 0o600, 0o644, 0o755
+
+
+@dataclass(frozen=True)
+class Kernelspec:
+    """An installed kernelspec of ours; ``digest`` is its image's id, None for the host's."""
+
+    name: str
+    display_name: str
+    image: str
+    digest: str | None
+    limits: str
+    network: str
+    workspace: str
+    where: str
+
+
+def folder(place: Path | Literal["user", "system"]) -> Path:
+    """Return the folder of kernelspecs of a prefix, of the user, or of the machine."""
+    if place == "user":
+        return Path(jupyter_data_dir()) / "kernels"
+    if place == "system":
+        return Path(SYSTEM_JUPYTER_PATH[0]) / "kernels"
+    return Path(place) / "share" / "jupyter" / "kernels"
+
+
+def install(name: str, document: Mapping[str, Any], into: Path, *, private: bool) -> Path:
+    """Write a kernelspec, in place of one of ours of that name; return its folder.
+
+    A ``private`` one only its owner can read. Raises Conflict where the name is another's,
+    AccessDenied where the folder cannot be written.
+    """
+    target = into / name
+    if target.is_symlink() or (target.exists() and _read(target) is None):
+        raise Conflict(
+            f"a kernelspec {name} that is not cellblock's is in {target}: choose another --name"
+        )
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".cellblock-", dir=into) as staging:
+            made = Path(staging) / "spec"
+            shutil.copytree(_LOGOS, made)
+            file = made / FILE
+            file.touch(_PRIVATE)
+            file.write_text(json.dumps(document, indent=1) + "\n")
+            file.chmod(_PRIVATE if private else _PUBLIC)
+            made.chmod(_FOLDER)
+            if target.exists():
+                target.rename(Path(staging) / "old")
+            made.rename(target)
+    except PermissionError as error:
+        raise AccessDenied(f"cannot write to {into}: install it with --user") from error
+    return target
+
+
+def installed() -> tuple[Kernelspec, ...]:
+    """Return our kernelspecs that Jupyter finds (JUPYTER_PATH and all), by name."""
+    found = []
+    for name, path in sorted(KernelSpecManager().find_kernel_specs().items()):
+        document = _read(Path(path))
+        if document is not None:
+            found.append(_row(name, path, document))
+    return tuple(found)
+
+
+def remove(name: str) -> Path:
+    """Remove the kernelspec of ours that Jupyter finds by ``name``; return where it was.
+
+    Raises NotFound, Conflict for one that is not ours, AccessDenied.
+    """
+    path = KernelSpecManager().find_kernel_specs().get(name.lower())
+    if path is None:
+        raise NotFound(f"no kernelspec {name}: see kernel list")
+    if _read(Path(path)) is None:
+        raise Conflict(f"kernelspec {name} in {path} is not cellblock's: see jupyter kernelspec")
+    try:
+        shutil.rmtree(path)
+    except PermissionError as error:
+        raise AccessDenied(f"cannot remove {path}: it belongs to another user") from error
+    return Path(path)
+
+
+def remove_all() -> tuple[Path, ...]:
+    """Remove all kernelspecs of ours that Jupyter finds; return where they were.
+
+    Raises AccessDenied.
+    """
+    return tuple(remove(spec.name) for spec in installed())
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return the kernel.json of a spec of ours; None for others and what is no kernelspec."""
+    try:
+        with (path / FILE).open("rb") as file:
+            document = json.loads(file.read(_MAX_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) and is_ours(document) else None
+
+
+def _row(name: str, path: str, document: Mapping[str, Any]) -> Kernelspec:
+    facts = document["metadata"]["cellblock"]
+    display = str(document.get("display_name", name))
+    image, digest = str(facts.get("image", "")), facts.get("digest")
+    digest = digest if isinstance(digest, str) else None
+    try:
+        kernel = options_of([str(word) for word in document["argv"]]).kernel
+    except InvalidInput:  # of another version of cellblock
+        return Kernelspec(name, display, image, digest, "?", "?", "?", path)
+    limits = {"memory": kernel.memory, "cpus": kernel.cpus, "pids": kernel.pids_limit}
+    said = " ".join(f"{what}={limit}" for what, limit in limits.items() if limit is not None)
+    return Kernelspec(name, display, image, digest, said, kernel.network, kernel.workspace, path)
