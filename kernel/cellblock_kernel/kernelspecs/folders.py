@@ -13,7 +13,7 @@ from typing import Any, Literal
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_core.paths import SYSTEM_JUPYTER_PATH, jupyter_data_dir
 
-from cellblock_engine import AccessDenied, Conflict, InvalidInput, NotFound
+from cellblock_engine import Conflict, InvalidInput, NotFound
 
 from .spec import is_ours, options_of
 
@@ -46,11 +46,11 @@ def folder(place: Path | Literal["user", "system"]) -> Path:
     return Path(place) / "share" / "jupyter" / "kernels"
 
 
-def install(name: str, document: Mapping[str, Any], into: Path, *, private: bool) -> Path:
+def write_kernelspec(name: str, document: Mapping[str, Any], into: Path, *, private: bool) -> Path:
     """Write a kernelspec, in place of one of ours of that name; return its folder.
 
     A ``private`` one only its owner can read. Raises Conflict where the name is another's,
-    AccessDenied where the folder cannot be written.
+    PermissionError where the folder cannot be written.
     """
     target = into / name
     if target.is_symlink() or (target.exists() and _read(target) is None):
@@ -71,11 +71,12 @@ def install(name: str, document: Mapping[str, Any], into: Path, *, private: bool
                 target.rename(Path(staging) / "old")
             made.rename(target)
     except PermissionError as error:
-        raise AccessDenied(f"cannot write to {into}: install it with --user") from error
+        hint = "cannot be written by you: install it with --user or --prefix"
+        raise PermissionError(error.errno, hint, str(into)) from error
     return target
 
 
-def installed() -> tuple[Kernelspec, ...]:
+def installed_kernelspecs() -> tuple[Kernelspec, ...]:
     """Return our kernelspecs that Jupyter finds (JUPYTER_PATH and all), by name."""
     found = []
     for name, path in sorted(KernelSpecManager().find_kernel_specs().items()):
@@ -85,29 +86,26 @@ def installed() -> tuple[Kernelspec, ...]:
     return tuple(found)
 
 
-def remove(name: str) -> Path:
+def remove_kernelspec(name: str) -> Path:
     """Remove the kernelspec of ours that Jupyter finds by ``name``; return where it was.
 
-    Raises NotFound, Conflict for one that is not ours, AccessDenied.
+    Raises NotFound, Conflict for one that is not ours, PermissionError.
     """
     path = KernelSpecManager().find_kernel_specs().get(name.lower())
     if path is None:
         raise NotFound(f"no kernelspec {name}: see kernel list")
     if _read(Path(path)) is None:
         raise Conflict(f"kernelspec {name} in {path} is not cellblock's: see jupyter kernelspec")
-    try:
-        shutil.rmtree(path)
-    except PermissionError as error:
-        raise AccessDenied(f"cannot remove {path}: it belongs to another user") from error
+    shutil.rmtree(path)
     return Path(path)
 
 
-def remove_all() -> tuple[Path, ...]:
+def remove_all_kernelspecs() -> tuple[Path, ...]:
     """Remove all kernelspecs of ours that Jupyter finds; return where they were.
 
-    Raises AccessDenied.
+    Raises PermissionError.
     """
-    return tuple(remove(spec.name) for spec in installed())
+    return tuple(remove_kernelspec(spec.name) for spec in installed_kernelspecs())
 
 
 def _read(path: Path) -> dict[str, Any] | None:
