@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from .cells.running import OutputLimits
     from .cells.text import TextCleaner, clean
     from .errors import CellFailed, CellInterrupted, OutputRefused, VariableRefused
+    from .gate.options import KernelOptions
+    from .kernelspecs.folders import (
+        Kernelspec,
+        installed_kernelspecs,
+        remove_all_kernelspecs,
+        remove_kernelspec,
+    )
+    from .kernelspecs.installation import install_kernelspec
 
 __all__ = [
     "CellFailed",
@@ -24,6 +32,8 @@ __all__ = [
     "Error",
     "Event",
     "InputRequest",
+    "KernelOptions",
+    "Kernelspec",
     "OutputLimits",
     "OutputRefused",
     "Result",
@@ -31,6 +41,10 @@ __all__ = [
     "TextCleaner",
     "VariableRefused",
     "clean",
+    "install_kernelspec",
+    "installed_kernelspecs",
+    "remove_all_kernelspecs",
+    "remove_kernelspec",
     "run_cell",
     "run_script",
 ]
@@ -41,6 +55,14 @@ _HOMES = {
     ".cells.running": ("OutputLimits",),
     ".cells.text": ("TextCleaner", "clean"),
     ".errors": ("CellFailed", "CellInterrupted", "OutputRefused", "VariableRefused"),
+    ".gate.options": ("KernelOptions",),
+    ".kernelspecs.folders": (
+        "Kernelspec",
+        "installed_kernelspecs",
+        "remove_all_kernelspecs",
+        "remove_kernelspec",
+    ),
+    ".kernelspecs.installation": ("install_kernelspec",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

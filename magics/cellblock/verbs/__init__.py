@@ -8,6 +8,7 @@ from .containers import VERBS as CONTAINER_VERBS
 from .declaration import Verb
 from .group import Group
 from .images import VERBS as IMAGE_VERBS
+from .kernel import KERNEL
 from .login import VERBS as LOGIN_VERBS
 from .run import VERBS as RUN_VERBS
 from .system import SYSTEM
@@ -21,6 +22,7 @@ VERBS: Mapping[str, Verb | Group] = {
         *IMAGE_VERBS,
         *LOGIN_VERBS,
         *SYSTEM_VERBS,
+        KERNEL,
         SYSTEM,
     )
 }

@@ -1,0 +1,1 @@
+"""Kernelspecs of kernels in containers: made, installed, listed, removed."""

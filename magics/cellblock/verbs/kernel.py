@@ -1,0 +1,174 @@
+"""kernel install, list, remove: the kernelspecs of notebooks whose kernel is in a container."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cellblock_engine import NETWORKS, Bind, InvalidInput, Limits, parse_volume
+
+from ..tables import Column, Table
+from .common import ENV, JSON, NO_TRUNC, PLATFORM, each, environment, style
+from .declaration import Argument, Call, Verb
+from .group import Group
+from .outcome import Acknowledged, Listing
+from .run import PULL, ensure_image
+
+if TYPE_CHECKING:
+    from cellblock_kernel import KernelOptions
+
+_WORKSPACES = ("rw", "ro", "none")
+_COLUMNS = (
+    Column("NAME", lambda row, _: row.name),
+    Column("DISPLAY NAME", lambda row, _: row.display_name),
+    Column("IMAGE", lambda row, _: row.image),
+    Column("DIGEST", lambda row, view: view.identifier(row.digest or "")),
+    Column("LIMITS", lambda row, _: row.limits),
+    Column("NETWORK", lambda row, _: row.network),
+    Column("WORKSPACE", lambda row, _: row.workspace),
+    Column("WHERE", lambda row, _: row.where),
+)
+
+
+def install(call: Call) -> Acknowledged:
+    """Install a kernelspec; the line is its name and its folder."""
+    from cellblock_kernel import install_kernelspec  # noqa: PLC0415 - jupyter_client, only now
+
+    given, options, place = call.arguments, _options(call), _place(call)
+    ensure_image(call, given.image)
+    path = install_kernelspec(
+        call.engine, options, place, name=given.name, display_name=given.display_name
+    )
+    return Acknowledged((f"{path.name}: {path}",))
+
+
+def list_(call: Call) -> Listing:
+    """List the kernelspecs of cellblock that Jupyter finds."""
+    from cellblock_kernel import Kernelspec, installed_kernelspecs  # noqa: PLC0415 - as above
+
+    return Listing(Table(Kernelspec, _COLUMNS, installed_kernelspecs()), style(call))
+
+
+def remove(call: Call) -> Acknowledged:
+    """Remove kernelspecs of cellblock; a line for each."""
+    from cellblock_kernel import remove_kernelspec  # noqa: PLC0415 - as above
+
+    return each(call.arguments.names, lambda name: [str(remove_kernelspec(name))])
+
+
+def _options(call: Call) -> KernelOptions:
+    """Return the kernel's container as the words say. Raises InvalidInput, NotFound."""
+    from cellblock_kernel import KernelOptions  # noqa: PLC0415 - as above
+
+    given = call.arguments
+    for flag, value, known in (
+        ("--network", given.network, NETWORKS),
+        ("--workspace", given.workspace, _WORKSPACES),
+    ):
+        if value not in known:
+            raise InvalidInput(f"{flag} {value!r} is not known: use one of {', '.join(known)}")
+    if given.untrusted:
+        raise InvalidInput("--untrusted is not there yet: outputs of kernels are not sanitised")
+    limits = Limits(given.memory, given.cpus, given.pids_limit)
+    return KernelOptions(
+        image=given.image,
+        network=given.network,
+        workspace=given.workspace,
+        memory=given.memory,
+        cpus=limits.cpus,
+        pids_limit=limits.pids,
+        volume=tuple(map(_written, given.volume)),
+        env=tuple(f"{name}={value}" for name, value in environment(call).items()),
+        keep=given.keep,
+    )
+
+
+def _written(bind: Bind) -> str:
+    return f"{bind.source}:{bind.target}" + ("" if bind.writable else ":ro")
+
+
+def _place(call: Call) -> Path | Literal["user", "system"]:
+    given = call.arguments
+    if sum((given.user, given.sys_prefix, given.prefix is not None)) > 1:
+        raise InvalidInput("--user, --sys-prefix and --prefix exclude each other: give one")
+    if given.sys_prefix:
+        return Path(sys.prefix)
+    if given.prefix is not None:
+        return Path(given.prefix).absolute()
+    return "user" if given.user else "system"
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InvalidInput(f"{text!r} is not a whole number") from error
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InvalidInput(f"{text!r} is not a number") from error
+
+
+_INSTALL = Verb(
+    "install",
+    "Install a kernelspec: notebooks whose kernel runs in a container of an image",
+    (
+        Argument(("--name",), "the kernelspec's name (cellblock-IMAGE)", metavar="NAME"),
+        Argument(("--display-name",), "what launchers show", metavar="TEXT"),
+        Argument(("-m", "--memory"), "memory limit: 512m, 4g", metavar="SIZE"),
+        Argument(("--cpus",), "processors at most: 0.5, 2", metavar="N", convert=_number),
+        Argument(("--pids-limit",), "processes and threads at most", metavar="N", convert=_whole),
+        Argument(
+            ("--network",),
+            "none (the default), or host, which is not isolated",
+            metavar="NETWORK",
+            default="none",
+            values=NETWORKS,
+        ),
+        Argument(
+            ("--workspace",),
+            "the notebook's folder inside: rw (the default), ro, none",
+            metavar="HOW",
+            default="rw",
+            values=_WORKSPACES,
+        ),
+        Argument(
+            ("-v", "--volume"),
+            "bind a file or folder of this machine",
+            "each",
+            "SOURCE:TARGET[:ro]",
+            convert=parse_volume,
+        ),
+        ENV,
+        Argument(("--keep",), "leave the container when the kernel is shut down", "flag"),
+        Argument(("--untrusted",), "refused until outputs are sanitised", "flag"),
+        Argument(("--user",), "for you alone (else for all users, as ipython does)", "flag"),
+        Argument(("--sys-prefix",), "into this Python's prefix, a virtual environment", "flag"),
+        Argument(("--prefix",), "into PATH/share/jupyter/kernels", metavar="PATH"),
+        PULL,
+        PLATFORM,
+        Argument(("image",), "reference, id, or host", metavar="IMAGE", subject="image"),
+    ),
+    install,
+)
+_LIST = "List the kernelspecs of cellblock"
+_REMOVE = "Remove kernelspecs of cellblock"
+_NAMES = Argument(("names",), "kernelspecs", "some", "NAME")
+KERNEL = Group(
+    "kernel",
+    "Notebook kernels in containers",
+    {
+        verb.name: verb
+        for verb in (
+            _INSTALL,
+            Verb("list", _LIST, (NO_TRUNC, JSON), list_),
+            Verb("ls", f"{_LIST} (list)", (NO_TRUNC, JSON), list_),
+            Verb("remove", _REMOVE, (_NAMES,), remove),
+            Verb("rm", f"{_REMOVE} (remove)", (_NAMES,), remove),
+        )
+    },
+)
