@@ -52,6 +52,7 @@ REFUSALS = {
     "leads to no file of it": "a hard link's target that no layer has as a file",
     "cannot be made: No such file": "a hard link that takes the place of its target's directory",
     "ends in the middle": "a truncated archive",
+    "has the number": "512 bytes that are no header",
     "check sum is wrong": "512 bytes that are no header",
     "goes on after an end-of-archive block": "bytes that umoci does not look at",
 }
@@ -62,15 +63,18 @@ PLAIN = st.builds(
     st.sampled_from([b"", b"", b"a/", b"a/b/", b"b/", b"c/", b"c/c/"]),
     st.sampled_from([b"a", b"b", b"c", b"\xff\n", b"n" * 120]),
 )
-ODD = st.sampled_from([b"./a", b"/a", b"a//b/.", b"a/../b", b"../outside/x", b"c/../../b", b".", b""])
+ODD = st.sampled_from(
+    [b"./a", b"/a", b"a//b/.", b"a/../b", b"../outside/x", b"c/../../b", b".", b""]
+)
 # Not below files of the base: umoci keeps such a file, overlayfs shows the marker's directory.
 MARKERS = st.builds(
     lambda above, name: above + name,
     st.sampled_from([b"", b"a/", b"a/b/", b"c/", b"c/b/", b"./a//"]),
     st.sampled_from([b".wh.a", b".wh.b", b".wh.c", b".wh..wh..opq", b".wh..wh.x"]),
 )
-OPAQUE = st.sampled_from([b"a/.wh..wh..opq", b"c/.wh..wh..opq", b"a/b/.wh..wh..opq"])
-ODD_MARKERS = st.sampled_from([b".wh.", b"a/.wh.", b".wh.a/b", b".wh...", b"a/.wh..", b".wh..wh.x/a"])
+ODD_MARKERS = st.sampled_from(
+    [b".wh.", b"a/.wh.", b".wh.a/b", b".wh...", b"a/.wh..", b".wh..wh.x/a"]
+)
 TARGETS = st.sampled_from([b"a", b"c", b"b", b"../b", b"a/b", b"/a", b"./c/..", b"/", b".."])
 OUTSIDE = st.sampled_from([b"../../outside/secret", b"../outside", b"/nowhere", b""])
 FILES = st.sampled_from([b"a/a", b"a/b/c", b"b", b"c/a", b"./b", b"a", b"c/c"])
@@ -119,7 +123,6 @@ ENTRIES = st.one_of(
     entries_of([b"0", b"3", b"5", b"5", b"6"], PLAIN, TARGETS),
     entries_of([b"2"], PLAIN, TARGETS),
     entries_of([b"1"], PLAIN, FILES),
-    st.builds(tars.file, OPAQUE),
 )
 HOSTILE = st.one_of(
     entries_of([b"0", b"1", b"2", b"3", b"5", b"6"], st.one_of(ODD, PLAIN), OUTSIDE),
@@ -131,7 +134,7 @@ HOSTILE = st.one_of(
 @st.composite
 def layers(draw: st.DrawFn) -> bytes:
     """Return an archive: mostly sound, one in five with something hostile in it or cut short."""
-    # Whiteouts first, as layer.md wants them: to umoci, a later one means something else.
+    # Markers first, as layer.md wants them: to umoci, a later one means something else.
     whiteouts = draw(st.lists(st.builds(tars.file, MARKERS), max_size=3))
     entries = whiteouts + draw(st.lists(ENTRIES, min_size=1, max_size=8))
     damage = draw(st.sampled_from(["", "", "", "", "", "", "", "", "hostile", "cut"]))
@@ -176,9 +179,7 @@ def test_random_layers_unpack_as_umoci_unpacks_them(
         try:
             ours = unpack_with_us(shared_store, base, written)
         except InvalidLayer as error:
-            reasons = [reason for reason in REFUSALS if reason in str(error)]
-            assert reasons, error
-            outcomes[f"refused: {reasons[0]}"] += 1
+            outcomes["refused: " + listed_reason(error)] += 1
             return  # umoci 0.4 is never shown these: one of them removes what its root is in
         theirs = unpack_with_umoci(base)
         if theirs is None:
@@ -216,6 +217,12 @@ def drop_empty_directories(ours: dict[bytes, Node], theirs: dict[bytes, Node]) -
     for name in sorted(ours.keys() - theirs.keys(), reverse=True):
         if stat.S_ISDIR(ours[name].kind) and not any(n.startswith(name + b"/") for n in ours):
             del ours[name]
+
+
+def listed_reason(error: InvalidLayer) -> str:
+    reason = next((reason for reason in REFUSALS if reason in str(error)), "")
+    assert reason, error
+    return reason
 
 
 def write_image(directory: Path, archives: list[bytes]) -> list[WrittenLayer]:
