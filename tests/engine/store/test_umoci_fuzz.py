@@ -24,7 +24,7 @@ from support import capabilities, tars
 from support.layouts import LAYER, LayoutWriter, WrittenLayer
 from support.treelist import Node, tree
 
-EXAMPLES = int(os.environ.get("CELLBLOCK_EXAMPLES", "250")) // 4  # each runs umoci and mounts
+EXAMPLES = int(os.environ.get("CELLBLOCK_EXAMPLES", "250")) // 2  # each runs umoci and mounts
 
 # The layer below: whiteouts, links and replacements of the random one find something here.
 BASE = tars.archive(
@@ -77,7 +77,7 @@ ODD_MARKERS = st.sampled_from(
 )
 TARGETS = st.sampled_from([b"a", b"c", b"b", b"../b", b"a/b", b"/a", b"./c/..", b"/", b".."])
 OUTSIDE = st.sampled_from([b"../../outside/secret", b"../outside", b"/nowhere", b""])
-FILES = st.sampled_from([b"a/a", b"a/b/c", b"b", b"c/a", b"./b", b"a", b"c/c"])
+FILES = st.sampled_from([b"a/a", b"a/b/c", b"b", b"c/a", b"./b", b"c/c"])
 MODES = st.sampled_from([0o644, 0o755, 0o000, 0o4755, 0o7777])
 OWNERS = st.sampled_from([0, 7, 65534, 3_000_000_000])
 TIMES = st.sampled_from([0, 1, 1_600_000_000, -5, 2**33])
@@ -149,7 +149,7 @@ def outcomes() -> Iterator[Counter[str]]:
     """Count what came of the layers: a comparison that is hardly ever made shows nothing."""
     counted: Counter[str] = Counter()
     yield counted
-    assert counted["compared"] * 3 > counted.total(), counted
+    assert counted["compared"] * 4 > counted.total(), counted
 
 
 @pytest.fixture(scope="module")
