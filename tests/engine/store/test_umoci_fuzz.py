@@ -72,9 +72,8 @@ MARKERS = st.builds(
     st.sampled_from([b"", b"a/", b"a/b/", b"c/", b"c/b/", b"./a//"]),
     st.sampled_from([b".wh.a", b".wh.b", b".wh.c", b".wh..wh..opq", b".wh..wh.x"]),
 )
-ODD_MARKERS = st.sampled_from(
-    [b".wh.", b"a/.wh.", b".wh.a/b", b".wh...", b"a/.wh..", b".wh..wh.x/a"]
-)
+# Not .wh..wh.x/y, which is AUFS's own: umoci makes files of it, we leave it out as docker does.
+ODD_MARKERS = st.sampled_from([b".wh.", b"a/.wh.", b".wh.a/b", b".wh...", b"a/.wh.."])
 TARGETS = st.sampled_from([b"a", b"c", b"b", b"../b", b"a/b", b"/a", b"./c/..", b"/", b".."])
 OUTSIDE = st.sampled_from([b"../../outside/secret", b"../outside", b"/nowhere", b""])
 FILES = st.sampled_from([b"a/a", b"a/b/c", b"b", b"c/a", b"./b", b"c/c"])
