@@ -158,7 +158,10 @@ def needs(root: None) -> None:
 
 
 @settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.differing_executors]
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize="CELLBLOCK_EXAMPLES" not in os.environ,  # only make fuzz looks for new ones
+    suppress_health_check=[HealthCheck.differing_executors],
 )
 @given(archive=layers())
 @pytest.mark.attack(30, 31, 32, 33)
