@@ -143,15 +143,9 @@ class _Layer:
             except OSError as error:
                 raise _refused(error, real) from error
         links = {path: target for path, target in self._links.items() if self._is_pending(path)}
-        return Unpacked(
-            self._size_bytes,
-            self._entries,
-            implied,
-            links,
-            sorted(self._whiteouts),
-            sorted(self._emptied.intersection(implied)),
-            self._opaque,
-        )
+        emptied = sorted(self._emptied.intersection(implied))
+        counts = self._size_bytes, self._entries
+        return Unpacked(*counts, implied, links, sorted(self._whiteouts), emptied, self._opaque)
 
     def _is_pending(self, path: bytes) -> bool:
         """Tell whether nothing took the place of a recorded link since."""
@@ -341,6 +335,7 @@ class _Layer:
             return
         if stat.S_ISDIR(status.st_mode):
             self._directories.set_opaque(fd, hidden)
+            self._emptied.discard(real + b"/" + hidden if real else hidden)
 
 
 def _attributes(entry: tar.Entry) -> Attributes:

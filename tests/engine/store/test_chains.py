@@ -83,6 +83,8 @@ def test_a_directory_that_a_marker_empties_is_itself_as_before(store: Store, sta
     assert shown(paths, "tmp").st_mode == stat.S_IFDIR | 0o1777
     anew = stack(BASE, tars.archive(tars.file(b".wh.tmp"), marker, tars.file(b"tmp/a")))
     assert len(store.layers.chain(anew)) == 2
+    anew = stack(BASE, tars.archive(marker, tars.file(b".wh.tmp"), tars.file(b"tmp/a")))
+    assert len(store.layers.chain(anew)) == 2
 
 
 def test_whiteouts_that_nothing_is_below_of_are_not_listed(

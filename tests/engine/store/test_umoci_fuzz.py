@@ -24,7 +24,7 @@ from support import capabilities, tars
 from support.layouts import LAYER, LayoutWriter, WrittenLayer
 from support.treelist import Node, tree
 
-EXAMPLES = int(os.environ.get("CELLBLOCK_EXAMPLES", "250")) // 4  # each runs umoci and mounts
+EXAMPLES = int(os.environ.get("CELLBLOCK_EXAMPLES", "250")) // 2  # each runs umoci and mounts
 
 # The layer below: whiteouts, links and replacements of the random one find something here.
 BASE = tars.archive(
@@ -52,6 +52,7 @@ REFUSALS = {
     "leads to no file of it": "a hard link's target that no layer has as a file",
     "cannot be made: No such file": "a hard link that takes the place of its target's directory",
     "ends in the middle": "a truncated archive",
+    "has the number": "512 bytes that are no header",
     "check sum is wrong": "512 bytes that are no header",
     "goes on after an end-of-archive block": "bytes that umoci does not look at",
 }
@@ -71,14 +72,13 @@ MARKERS = st.builds(
     st.sampled_from([b"", b"a/", b"a/b/", b"c/", b"c/b/", b"./a//"]),
     st.sampled_from([b".wh.a", b".wh.b", b".wh.c", b".wh..wh..opq", b".wh..wh.x"]),
 )
-OPAQUE = st.sampled_from([b"a/.wh..wh..opq", b"c/.wh..wh..opq", b"a/b/.wh..wh..opq"])
-ODD_MARKERS = st.sampled_from(
-    [b".wh.", b"a/.wh.", b".wh.a/b", b".wh...", b"a/.wh..", b".wh..wh.x/a"]
-)
+# Not .wh..wh.x/y, which is AUFS's own: umoci makes files of it, we leave it out as docker does.
+ODD_MARKERS = st.sampled_from([b".wh.", b"a/.wh.", b".wh.a/b", b".wh...", b"a/.wh.."])
 TARGETS = st.sampled_from([b"a", b"c", b"b", b"../b", b"a/b", b"/a", b"./c/..", b"/", b".."])
 OUTSIDE = st.sampled_from([b"../../outside/secret", b"../outside", b"/nowhere", b""])
-FILES = st.sampled_from([b"a/a", b"a/b/c", b"b", b"c/a", b"./b", b"a", b"c/c"])
-MODES = st.sampled_from([0o644, 0o755, 0o000, 0o4755, 0o7777])
+FILES = st.sampled_from([b"a/a", b"a/b/c", b"b", b"c/a", b"./b", b"c/c"])
+# No set-group-id: the directories that umoci implies below one inherit it, ours are always 0755.
+MODES = st.sampled_from([0o644, 0o755, 0o000, 0o4755, 0o5777])
 OWNERS = st.sampled_from([0, 7, 65534, 3_000_000_000])
 TIMES = st.sampled_from([0, 1, 1_600_000_000, -5, 2**33])
 
@@ -123,7 +123,6 @@ ENTRIES = st.one_of(
     entries_of([b"0", b"3", b"5", b"5", b"6"], PLAIN, TARGETS),
     entries_of([b"2"], PLAIN, TARGETS),
     entries_of([b"1"], PLAIN, FILES),
-    st.builds(tars.file, OPAQUE),
 )
 HOSTILE = st.one_of(
     entries_of([b"0", b"1", b"2", b"3", b"5", b"6"], st.one_of(ODD, PLAIN), OUTSIDE),
@@ -135,7 +134,7 @@ HOSTILE = st.one_of(
 @st.composite
 def layers(draw: st.DrawFn) -> bytes:
     """Return an archive: mostly sound, one in five with something hostile in it or cut short."""
-    # Whiteouts first, as layer.md wants them: to umoci, a later one means something else.
+    # Markers first, as layer.md wants them: to umoci, a later one means something else.
     whiteouts = draw(st.lists(st.builds(tars.file, MARKERS), max_size=3))
     entries = whiteouts + draw(st.lists(ENTRIES, min_size=1, max_size=8))
     damage = draw(st.sampled_from(["", "", "", "", "", "", "", "", "hostile", "cut"]))
@@ -150,7 +149,7 @@ def outcomes() -> Iterator[Counter[str]]:
     """Count what came of the layers: a comparison that is hardly ever made shows nothing."""
     counted: Counter[str] = Counter()
     yield counted
-    assert counted["compared"] * 3 > counted.total(), counted
+    assert counted["compared"] * 4 > counted.total(), counted
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +158,10 @@ def needs(root: None) -> None:
 
 
 @settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.differing_executors]
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize="CELLBLOCK_EXAMPLES" not in os.environ,  # only make fuzz looks for new ones
+    suppress_health_check=[HealthCheck.differing_executors],
 )
 @given(archive=layers())
 @pytest.mark.attack(30, 31, 32, 33)
@@ -180,9 +182,7 @@ def test_random_layers_unpack_as_umoci_unpacks_them(
         try:
             ours = unpack_with_us(shared_store, base, written)
         except InvalidLayer as error:
-            reasons = [reason for reason in REFUSALS if reason in str(error)]
-            assert reasons, error
-            outcomes[f"refused: {reasons[0]}"] += 1
+            outcomes["refused: " + listed_reason(error)] += 1
             return  # umoci 0.4 is never shown these: one of them removes what its root is in
         theirs = unpack_with_umoci(base)
         if theirs is None:
@@ -220,6 +220,12 @@ def drop_empty_directories(ours: dict[bytes, Node], theirs: dict[bytes, Node]) -
     for name in sorted(ours.keys() - theirs.keys(), reverse=True):
         if stat.S_ISDIR(ours[name].kind) and not any(n.startswith(name + b"/") for n in ours):
             del ours[name]
+
+
+def listed_reason(error: InvalidLayer) -> str:
+    reason = next((reason for reason in REFUSALS if reason in str(error)), "")
+    assert reason, error
+    return reason
 
 
 def write_image(directory: Path, archives: list[bytes]) -> list[WrittenLayer]:
