@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     from .runtime.attached import Attached, Exit
     from .settings import Registries, RunDefaults, Settings
     from .signals import parse_signal
-    from .store.trees import remove_tree
     from .units import format_bytes
     from .volumes import Bind, Tmpfs, parse_mount, parse_tmpfs, parse_volume
 
@@ -111,7 +110,6 @@ _HOMES = {
     "runtime.attached": ("Attached", "Exit"),
     "settings": ("Registries", "RunDefaults", "Settings"),
     "signals": ("parse_signal",),
-    "store.trees": ("remove_tree",),
     "units": ("format_bytes",),
     "volumes": ("Bind", "Tmpfs", "parse_mount", "parse_tmpfs", "parse_volume"),
 }
@@ -188,7 +186,6 @@ __all__ = [
     "parse_tmpfs",
     "parse_ulimit",
     "parse_volume",
-    "remove_tree",
 ]
 
 _OF_LINUX = frozenset({"container", "doctor", "engine", "explanation", "runtime.attached"})

@@ -12,6 +12,8 @@ import pytest
 from support import kernels
 
 TESTS = 13  # of jupyter_kernel_test 0.7
+# It fails with every ipykernel, whose own tests leave it out: the current session is numbered 0.
+NOT_OF_IPYKERNEL = "Kernel.test_history (hist_access_type='range')"
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +43,11 @@ def results(site, name):
     return json.loads(told.read_text()), done.stderr
 
 
-def test_all_of_it_passes_and_nothing_is_skipped_as_with_the_local_kernel(site):
+def test_it_gives_the_results_of_the_local_kernel(site):
     local, _ = results(site, "local")
     inside, said = results(site, "inside")
     assert inside == local, said
     assert len(inside["ran"]) == TESTS
-    assert [inside[kind] for kind in ("failures", "errors", "skipped")] == [[], [], []], said
+    assert (inside["failures"], inside["errors"]) == ([], []), said
+    assert inside["skipped"] == [NOT_OF_IPYKERNEL]
     site.assert_gone()

@@ -39,7 +39,7 @@ class Kernel(upstream.KernelTests):
         },
     )
     code_history_pattern = "1?2*"
-    # Not "range": ipykernel numbers the current session 0, and its own tests leave it out too.
+    # Not "range", as in ipykernel's own tests.
     supported_history_operations = ("tail", "search")
     code_inspect_sample = "zip"
     code_clear_output = "from IPython.display import clear_output; clear_output()"

@@ -24,7 +24,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from cellblock_engine import CellblockError, ContainerNotFound, Engine, InvalidInput, remove_tree
+from cellblock_engine import CellblockError, ContainerNotFound, Engine, InvalidInput
+from cellblock_engine.store.trees import remove_tree  # not for notebooks: no name of the door
 
 from ..errors import KernelNotReady
 from .connection import CHANNELS, Connection
