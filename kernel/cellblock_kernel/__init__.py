@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from .kernelspecs.folders import (
         Kernelspec,
         installed_kernelspecs,
-        remove_all_kernelspecs,
         remove_kernelspec,
+        remove_kernelspecs_of,
     )
     from .kernelspecs.installation import install_kernelspec
 
@@ -43,8 +43,8 @@ __all__ = [
     "clean",
     "install_kernelspec",
     "installed_kernelspecs",
-    "remove_all_kernelspecs",
     "remove_kernelspec",
+    "remove_kernelspecs_of",
     "run_cell",
     "run_script",
 ]
@@ -59,7 +59,7 @@ _HOMES = {
     ".kernelspecs.folders": (
         "Kernelspec",
         "installed_kernelspecs",
-        "remove_all_kernelspecs",
+        "remove_kernelspecs_of",
         "remove_kernelspec",
     ),
     ".kernelspecs.installation": ("install_kernelspec",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,8 +15,8 @@ from cellblock_kernel import (
     KernelOptions,
     install_kernelspec,
     installed_kernelspecs,
-    remove_all_kernelspecs,
     remove_kernelspec,
+    remove_kernelspecs_of,
 )
 from cellblock_kernel.kernelspecs.spec import options_of
 
@@ -24,6 +25,8 @@ DIGEST = "sha256:" + "a" * 64
 
 class Images:
     """An engine that has one image, whose Pythons end as told."""
+
+    home = Path("/store/of/tests")
 
     def __init__(self, **status: int) -> None:
         self.status, self.ran = status, []
@@ -58,7 +61,11 @@ def test_a_spec_pins_the_image_and_is_found_by_jupyter(data):
     assert engine.ran[-1][2]["limits"].memory_bytes == 64 << 20
     spec = KernelSpecManager().get_kernel_spec("boxed")
     assert spec.metadata["kernel_provisioner"] == {"provisioner_name": "cellblock", "config": {}}
-    assert spec.metadata["cellblock"] == {"image": "py:1", "digest": DIGEST}
+    assert spec.metadata["cellblock"] == {
+        "image": "py:1",
+        "digest": DIGEST,
+        "store": "/store/of/tests",
+    }
     assert (spec.language, spec.interrupt_mode, spec.metadata["debugger"]) == (
         "python",
         "signal",
@@ -124,7 +131,8 @@ def test_all_of_ours_are_removed_and_hostile_files_pass(data):
         (data / name).mkdir()
         (data / name / "kernel.json").write_text(text)
     ours = install_kernelspec(Images(python3=0), KernelOptions(image="py"), "user", name="b")
-    assert ours in remove_all_kernelspecs()
+    assert remove_kernelspecs_of(Path("/another")) == ()
+    assert remove_kernelspecs_of(Images.home) == (ours,)
     assert sorted(each.name for each in data.iterdir()) == ["deep", "list", "odd"]
     with pytest.raises(NotFound):
         remove_kernelspec("b")

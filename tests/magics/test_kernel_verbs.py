@@ -51,7 +51,7 @@ def test_install_list_execute_remove(data, tmp_path, capsys):
     notebook = folder / "n.ipynb"
     notebook.write_text(
         '{"cells":[{"cell_type":"code","id":"a","execution_count":null,"metadata":{},"outputs":[],'
-        '"source":"import os; open(\'made\',\'w\').write(os.uname().nodename)"}],'
+        "\"source\":\"import os; open('made','w').write(os.uname().nodename)\"}],"
         '"metadata":{},"nbformat":4,"nbformat_minor":5}'
     )
     words = [sys.executable, "-m", "jupyter", "execute", "--kernel_name=boxed", str(notebook)]

@@ -352,6 +352,7 @@ def test_reset_tells_what_it_removed(fake, answer):
         "Deleted containers: 0",
         "Deleted images: 1",
         "Deleted layers: 2",
+        "Deleted kernelspecs: 0",
         "Total reclaimed space: 1.23MB",
         "Left in /var/lib/cellblock: thesis.tex",
     )

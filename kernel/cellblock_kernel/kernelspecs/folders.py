@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ class Kernelspec:
     network: str
     workspace: str
     where: str
+    store: str | None
 
 
 def folder(place: Path | Literal["user", "system"]) -> Path:
@@ -100,12 +102,16 @@ def remove_kernelspec(name: str) -> Path:
     return Path(path)
 
 
-def remove_all_kernelspecs() -> tuple[Path, ...]:
-    """Remove all kernelspecs of ours that Jupyter finds; return where they were.
+def remove_kernelspecs_of(store: Path) -> tuple[Path, ...]:
+    """Remove the kernelspecs that Jupyter finds and this store's engine installed.
 
-    Raises PermissionError.
+    Returns where they were. Raises PermissionError.
     """
-    return tuple(remove_kernelspec(spec.name) for spec in installed_kernelspecs())
+    return tuple(
+        remove_kernelspec(spec.name)
+        for spec in installed_kernelspecs()
+        if spec.store == os.fspath(store)
+    )
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -123,10 +129,14 @@ def _row(name: str, path: str, document: Mapping[str, Any]) -> Kernelspec:
     display = str(document.get("display_name", name))
     image, digest = str(facts.get("image", "")), facts.get("digest")
     digest = digest if isinstance(digest, str) else None
+    store = facts.get("store")
+    store = store if isinstance(store, str) else None
     try:
         kernel = options_of([str(word) for word in document["argv"]]).kernel
     except InvalidInput:  # of another version of cellblock
-        return Kernelspec(name, display, image, digest, "?", "?", "?", path)
+        return Kernelspec(name, display, image, digest, "?", "?", "?", path, store)
     limits = {"memory": kernel.memory, "cpus": kernel.cpus, "pids": kernel.pids_limit}
     said = " ".join(f"{what}={limit}" for what, limit in limits.items() if limit is not None)
-    return Kernelspec(name, display, image, digest, said, kernel.network, kernel.workspace, path)
+    return Kernelspec(
+        name, display, image, digest, said, kernel.network, kernel.workspace, path, store
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -38,5 +39,6 @@ def install_kernelspec(
         display_name=display_name or f"Python in {options.image}",
         image=options.image,
         digest=digest,
+        store=os.fspath(engine.home),
     )
     return write_kernelspec(name, content, folder(place), private=bool(options.env))

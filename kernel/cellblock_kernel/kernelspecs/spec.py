@@ -19,11 +19,18 @@ _UNFIT = re.compile(r"[^a-z0-9._-]+")
 
 
 def document(
-    options: KernelOptions, *, python: str, display_name: str, image: str, digest: str | None
+    options: KernelOptions,
+    *,
+    python: str,
+    display_name: str,
+    image: str,
+    digest: str | None,
+    store: str,
 ) -> dict[str, Any]:
     """Return the content of a kernel.json: a Python kernel that ``python`` runs in a container.
 
-    ``image`` is what the user calls it, ``digest`` its id, None for the host's.
+    ``image`` is what the user calls it, ``digest`` its id, None for the host's; ``store`` is the
+    store that has it.
     """
     launcher = [python, "-m", "ipykernel_launcher", "-f", CONNECTION_FILE]
     return {
@@ -35,7 +42,7 @@ def document(
             "debugger": True,
             "supported_encryption": ["curve"],
             "kernel_provisioner": {"provisioner_name": PROVISIONER, "config": {}},
-            "cellblock": {"image": image, "digest": digest},
+            "cellblock": {"image": image, "digest": digest, "store": store},
         },
     }
 

@@ -79,11 +79,15 @@ def reset(call: Call) -> Acknowledged:
         )
         if answer.lower() not in ("y", "yes"):
             return Acknowledged(("Nothing was removed",))
+    from cellblock_kernel import remove_kernelspecs_of  # noqa: PLC0415 - brings jupyter_client
+
     removed = call.engine.reset(force=call.arguments.force)
+    kernels = remove_kernelspecs_of(call.engine.home)
     lines = (
         f"Deleted containers: {removed.containers}",
         f"Deleted images: {removed.images}",
         f"Deleted layers: {removed.layers}",
+        f"Deleted kernelspecs: {len(kernels)}",
         f"Total reclaimed space: {size(removed.freed_bytes)}",
     )
     left = f"Left in {call.engine.home}: {', '.join(removed.left)}"
@@ -106,7 +110,7 @@ VERBS = (
 
 _RESET = Verb(
     "reset",
-    "Remove all containers, images and layers, and the store",
+    "Remove all containers, images, layers and kernelspecs, and the store",
     (Argument(("-f", "--force"), "do not ask; end what runs", "flag"),),
     reset,
 )
