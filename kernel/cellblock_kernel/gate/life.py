@@ -36,6 +36,7 @@ _GRACE_S = 5.0
 _TICK_S = 0.004
 _CHUNK = 1 << 16
 _LAST_WORDS_BYTES = 2048
+_MOST_SAID = 300
 
 
 def live(options: GateOptions, reporter: Reporter) -> int:
@@ -129,7 +130,9 @@ class _Life:
     def _why(self, end: Exit) -> str:
         said = self._last_words.decode(errors="replace").strip().splitlines()
         reason = str(end.verdict) if end.verdict else f"exit status {end.exit_code}"
-        return f"the kernel did not start: {reason}" + (f" ({said[-1]})" if said else "")
+        # Hostile words, on their way to logs and terminals.
+        last = "".join(filter(str.isprintable, said[-1]))[:_MOST_SAID] if said else ""
+        return f"the kernel did not start: {reason}" + (f" ({last})" if last else "")
 
     def _pass_on_signals(self) -> None:
         for number in os.read(self._signals, _CHUNK):
