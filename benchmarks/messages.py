@@ -19,12 +19,11 @@ from .rounds import Contestant, markdown
 ROUNDS = 5
 REPEATS = 200
 _START_S = 60.0
-_ANSWER_S = 300.0
+_ANSWER_S = 30.0
 KERNELS = {"plain": "ipykernel_launcher", "gate": "support.local_gate"}
 CELLS = {
     "one display of 50 MB": "display({'text/plain': 'x' * 50_000_000}, raw=True)",
     "10,000 displays": "for n in range(10_000): display(n)",
-    "50,000 texts of 500 bytes": "for n in range(50_000): print('x' * 499, flush=True)",
 }
 
 
