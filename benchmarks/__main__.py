@@ -1,4 +1,4 @@
-"""``make bench``: starts, pulls and messages, every peer in the same run, in interleaved rounds.
+"""``make bench``: starts, pulls, messages and kernels, peers in the same, interleaved rounds.
 
 Needs root. A peer that is not installed is left out by name; Debian's packages are docker.io,
 runc and bubblewrap; kern is kern-sandbox, which ``make`` installs beside the project's packages.
@@ -17,7 +17,7 @@ from pathlib import Path
 from support import images
 from support.registry import serving
 
-from . import messages, peers, pulls, starts
+from . import kernels, messages, peers, pulls, starts
 from .rounds import markdown
 
 
@@ -27,6 +27,7 @@ def main() -> int:
     parser.add_argument("--starts", type=int, default=20, metavar="N", help="rounds of starts")
     parser.add_argument("--pulls", type=int, default=5, metavar="N", help="rounds of pulls")
     parser.add_argument("--messages", type=int, default=5, metavar="N", help="rounds of messages")
+    parser.add_argument("--kernels", type=int, default=5, metavar="N", help="rounds of kernels")
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         sys.stderr.write("benchmarks: run as root, because docker and runc are measured as root\n")
@@ -49,6 +50,8 @@ def main() -> int:
             print(markdown("pull into an empty store", contest, arguments.pulls, "docker pull"))
         if arguments.messages:
             print(messages.tables(stack, arguments.messages))
+        if arguments.kernels:
+            print(kernels.tables(stack, directory, arguments.kernels))
     return 0
 
 
