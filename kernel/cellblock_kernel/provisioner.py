@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
 
@@ -121,7 +122,7 @@ class CellblockProvisioner(LocalProvisioner):
             self._words = None
         if not restart:
             if self._container is not None and not self._keep:
-                await asyncio.to_thread(_remove, self._container)
+                await _in_thread(_remove, self._container)
             self._container = None
             if self._room is not None:
                 self._room.remove()
@@ -218,6 +219,14 @@ def _new_room() -> room.Room:
         kernels = engine.kernel_sockets()
         room.sweep(kernels, engine)
         return room.Room.make(kernels)
+
+
+async def _in_thread(act: Callable[[str], None], subject: str) -> None:
+    """Do it beside the event loop; in it where Python ends, when no thread starts any more."""
+    try:
+        await asyncio.to_thread(act, subject)
+    except RuntimeError:
+        act(subject)
 
 
 def _remove(container: str) -> None:

@@ -307,3 +307,19 @@ class TestStartsThatFail:
         assert not os.path.exists(km.connection_file)
         assert "Traceback" not in capfd.readouterr().err
         site.assert_gone()
+
+
+def test_a_shutdown_at_the_exit_of_python_leaves_nothing(site):
+    """As notebook tools that register it with atexit: no thread can be started any more."""
+    program = f"""
+import atexit
+from jupyter_client.manager import start_new_kernel
+km, kc = start_new_kernel(kernel_name="boxed", cwd={str(site.folder)!r})
+atexit.register(lambda: km.shutdown_kernel(now=True))
+"""
+    site.install("boxed")
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "RuntimeError" not in done.stderr
+    site.assert_gone()

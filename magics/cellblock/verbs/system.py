@@ -110,7 +110,7 @@ VERBS = (
 
 _RESET = Verb(
     "reset",
-    "Remove all containers, images, layers and kernelspecs, and the store",
+    "Remove the whole store, with containers and kernelspecs",
     (Argument(("-f", "--force"), "do not ask; end what runs", "flag"),),
     reset,
 )
