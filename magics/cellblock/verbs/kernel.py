@@ -115,7 +115,7 @@ def _number(text: str) -> float:
 
 _INSTALL = Verb(
     "install",
-    "Install a kernelspec: notebooks whose kernel runs in a container of an image",
+    "Install a kernelspec whose kernel runs in a container",
     (
         Argument(("--name",), "the kernelspec's name (cellblock-IMAGE)", metavar="NAME"),
         Argument(("--display-name",), "what launchers show", metavar="TEXT"),
