@@ -17,7 +17,8 @@ CELLS = (
     "limit = 3",
     "import matplotlib.pyplot as plt\nplt.plot(range(limit));",
     "import ipywidgets\nipywidgets.IntSlider(value=limit)",
-    "open('written', 'w').write(open('given').read().upper())\nimport os; print(os.uname().nodename)",
+    "open('written', 'w').write(open('given').read().upper())\n"
+    "import os; print(os.uname().nodename)",
 )
 
 
@@ -71,7 +72,9 @@ def assert_it_did_everything(site, notebook):
 
 
 def test_papermill_with_a_parameter(site):
-    nbformat.write(notebook_of(*CELLS), site.folder / "in.ipynb")
+    notebook = notebook_of(*CELLS)
+    notebook.metadata.language_info = {"name": "python"}  # papermill writes parameters in it
+    nbformat.write(notebook, site.folder / "in.ipynb")
     (site.folder / "given").write_text("given")
     words = "papermill in.ipynb out.ipynb -k boxed -p limit 5".split()
     assert assert_it_did_everything(site, execute(site, "out.ipynb", words)) == 5
