@@ -74,7 +74,8 @@ class GateOptions:
 
 def command(kernel: KernelOptions, argv: Sequence[str]) -> list[str]:
     """Return a kernelspec's argv for a kernel that is ``argv`` in such a container."""
-    front = [sys.executable, "-m", MODULE, "-f", CONNECTION_FILE]
+    # -P: it starts in the notebook's folder, where an earlier kernel may have left a zmq.py.
+    front = [sys.executable, "-P", "-m", MODULE, "-f", CONNECTION_FILE]
     return [*front, *kernel.words(), "--", *argv]
 
 

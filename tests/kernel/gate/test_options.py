@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from cellblock_engine import InvalidInput
@@ -29,6 +33,17 @@ def test_what_a_kernelspec_says_is_what_the_gate_hears(options):
     assert heard.kernel == options
     assert heard.argv == ARGV
     assert not heard.provisioned
+
+
+@pytest.mark.attack(20)
+@pytest.mark.parametrize("module", ["zmq", "argparse", "cellblock_kernel"])
+def test_what_a_kernel_left_in_the_notebooks_folder_is_not_imported(tmp_path, module):
+    (tmp_path / f"{module}.py").write_text("open('owned', 'w').close()")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    words = [*command(KernelOptions(), ARGV)[:-1], "x"]
+    gate = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, check=False)
+    assert gate.returncode == 125  # there is no such connection file
+    assert not (tmp_path / "owned").exists()
 
 
 def test_defaults_are_not_written():
