@@ -145,6 +145,19 @@ def found_binds(layout: Layout, binds: tuple[Bind, ...]) -> tuple[Bind, ...]:
     return tuple(found)
 
 
+def refuse_moved(layout: Layout, config: ContainerConfig) -> None:
+    """Raise InvalidInput, NotFound, if a container's binds lead elsewhere than when it was made.
+
+    Whoever can write above a source, another container say, can put a link to any place there.
+    """
+    for made, now in zip(config.binds, found_binds(layout, config.binds), strict=True):
+        if made.source != now.source:
+            raise InvalidInput(
+                f"cannot bind {made.source} again: it leads to {now.source} now, and did not when "
+                f"container {config.name} was made: see who put the link there, or make it anew"
+            )
+
+
 def kernel_limits(limits: Limits) -> KernelLimits:
     """Return the limits as control groups take them."""
     return KernelLimits(

@@ -435,10 +435,10 @@ class Engine:
                 f"({', '.join(config.unknown)}): start it with that version, or make it anew"
             )
         self._refuse_unenforceable(config.limits)
-        binds = assembly.found_binds(self._layout, config.binds)
+        assembly.refuse_moved(self._layout, config)
         with self._store.referencing():
             trees = assembly.find_trees(self._layout, self._store, config)
-        return replace(config, binds=binds), trees, directory
+        return config, trees, directory
 
     def _refuse_unenforceable(self, limits: Limits) -> None:
         processors = os.cpu_count()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -14,11 +15,13 @@ from cellblock_engine import (
     CommandNotFound,
     Conflict,
     ContainerNotFound,
+    InvalidInput,
     NotFound,
     Removal,
     RunRequest,
 )
 from cellblock_engine.runtime import launcher, sweep
+from cellblock_engine.runtime.root.building import Source
 
 pytestmark = pytest.mark.usefixtures("root")
 COUNT = ("sh", "-c", "echo x >> /kept; cat /kept; exit 3")
@@ -35,6 +38,36 @@ def test_a_created_container_waits_until_it_is_started(engine):
     assert container.wait().exit_code == 3
     container.remove()
     assert engine.containers() == ()
+
+
+@pytest.mark.attack(11)
+@pytest.mark.parametrize("place", ["shared", "shared/own"])
+def test_a_link_that_another_put_where_a_bind_was_is_not_followed(engine, tmp_path, place):
+    own, secret = tmp_path / "shared" / "own", tmp_path / "secret"
+    own.mkdir(parents=True)
+    (secret / "own").mkdir(parents=True)
+    bind = Bind(own, "/own", writable=True)
+    engine.create(RunRequest(argv=("touch", "/own/planted"), name="box", binds=(bind,)))
+    engine.start("box").wait()
+    assert (own / "planted").exists()
+    (tmp_path / place).rename(tmp_path / "aside")
+    (tmp_path / place).symlink_to(secret)
+    with pytest.raises(InvalidInput, match=r"leads to .*secret"):
+        engine.start("box")
+    assert [path.name for path in secret.rglob("*")] == ["own"]
+
+
+@pytest.mark.attack(11)
+@pytest.mark.parametrize("place", ["folder", "folder/below"])
+def test_a_link_put_after_a_look_at_the_path_is_not_followed(tmp_path, place):
+    (tmp_path / "folder" / "below").mkdir(parents=True)
+    (tmp_path / "secret" / "below").mkdir(parents=True)
+    source = Source(str(tmp_path / "folder" / "below"), "caller")
+    os.close(source.open(None))
+    (tmp_path / place).rename(tmp_path / "aside")
+    (tmp_path / place).symlink_to(tmp_path / "secret")
+    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+        source.open(None)
 
 
 def test_what_was_written_stays_and_the_log_goes_on(engine):

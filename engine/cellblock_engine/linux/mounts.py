@@ -13,19 +13,27 @@ from collections.abc import Iterable, Sequence
 
 from . import syscalls as sys
 
+NO_LINKS = sys.RESOLVE_NO_SYMLINKS | sys.RESOLVE_NO_MAGICLINKS
 _NULL_DEVICE = os.makedev(1, 3)
 _MOST_COMPONENTS = 128
 _MOST_LINKS = 40  # as the kernel's own path resolution
 
 
-def clone_tree(path: bytes, *, recursive: bool, attributes: int, userns_fd: int | None) -> int:
-    """Return a detached copy of the mount at ``path`` with ``attributes`` set.
+def clone_tree(
+    path: bytes, *, recursive: bool, attributes: int, userns_fd: int | None, resolve: int = 0
+) -> int:
+    """Return a detached copy of the mount at ``path``, found so, with ``attributes`` set.
 
     With ``userns_fd`` it is idmapped: id N of that namespace is id N on disk. Raises OSError;
     EINVAL where the file system cannot be idmapped (mount_setattr(2)).
     """
     recurse = sys.AT_RECURSIVE if recursive else 0
-    fd = sys.open_tree(sys.AT_FDCWD, path, sys.OPEN_TREE_CLONE | sys.OPEN_TREE_CLOEXEC | recurse)
+    flags = sys.OPEN_TREE_CLONE | sys.OPEN_TREE_CLOEXEC | sys.AT_EMPTY_PATH | recurse
+    place = sys.openat2(sys.AT_FDCWD, path, os.O_PATH, 0, resolve)
+    try:
+        fd = sys.open_tree(place, b"", flags)
+    finally:
+        os.close(place)
     try:
         if userns_fd is not None:
             attributes |= sys.MOUNT_ATTR_IDMAP
@@ -44,8 +52,7 @@ def clone_mapped(path: bytes, *, attributes: int, userns_fd: int) -> int:
 
     The path leads through no symbolic link. Raises OSError; EINVAL as :func:`clone_tree`.
     """
-    resolve = sys.RESOLVE_NO_SYMLINKS | sys.RESOLVE_NO_MAGICLINKS
-    place = sys.openat2(sys.AT_FDCWD, path, os.O_PATH, 0, resolve)
+    place = sys.openat2(sys.AT_FDCWD, path, os.O_PATH, 0, NO_LINKS)
     try:
         for recurse in (sys.AT_RECURSIVE, 0):
             flags = sys.OPEN_TREE_CLONE | sys.OPEN_TREE_CLOEXEC | sys.AT_EMPTY_PATH | recurse

@@ -32,9 +32,15 @@ class Source:
         if self.idmap == "caller" and userns_fd is not None:
             return self._open_for_caller(path, attributes, userns_fd)
         recursive = userns_fd is None
+        # A caller's path was resolved when it was looked at: a link there now was put since.
+        resolve = mounts.NO_LINKS if self.idmap == "caller" else 0
         try:
             return mounts.clone_tree(
-                path, recursive=recursive, attributes=attributes, userns_fd=userns_fd
+                path,
+                recursive=recursive,
+                attributes=attributes,
+                userns_fd=userns_fd,
+                resolve=resolve,
             )
         except OSError as error:
             if error.errno != errno.EINVAL or userns_fd is None:
@@ -62,7 +68,13 @@ class Source:
                 path,
             )
         # What everybody may read can be read all the same.
-        return mounts.clone_tree(path, recursive=False, attributes=attributes, userns_fd=None)
+        return mounts.clone_tree(
+            path,
+            recursive=False,
+            attributes=attributes,
+            userns_fd=None,
+            resolve=mounts.NO_LINKS,
+        )
 
 
 class Root:
