@@ -27,9 +27,10 @@ def main(words: Sequence[str] | None = None) -> int:
     reporter = Reporter.on_stdin() if PROVISIONED in words[:1] else Reporter(None)
     try:
         return live(parse(words), reporter)
-    except (CellblockError, OSError) as error:
-        reporter.send(Report(failure=str(error)))
-        print(f"cellblock: {error}", file=sys.stderr)
+    except (CellblockError, OSError, MemoryError) as error:
+        reason = str(error) or "the kernel said more than its gate may hold, and was ended"
+        reporter.send(Report(failure=reason))
+        print(f"cellblock: {reason}", file=sys.stderr)
         return _FAILED
 
 

@@ -20,6 +20,7 @@ DELIMITER = b"<IDS|MSG>"
 PARTS = 4  # header, parent header, metadata, content
 _VERSION = "5.4"
 _MOST_IDENTITIES = 16  # a message of a million frames is not searched
+_MOST_HEADER_BYTES = 1 << 16  # parsed, a hostile one takes twenty times its size
 
 Frames = list[zmq.Frame]
 
@@ -89,6 +90,8 @@ def welcome(topic: bytes, signer: Signer) -> Frames:
 
 def message_type(header: zmq.Frame) -> str:
     """Return a message's type, nothing where its header is not what a header should be."""
+    if len(header) > _MOST_HEADER_BYTES:
+        return ""
     kind = parse(header).get("msg_type")
     return kind if isinstance(kind, str) else ""
 

@@ -64,6 +64,12 @@ def test_a_welcome_bears_its_topic_unless_it_is_to_everything():
     assert (identities, kind, content) == ([b"top"], "iopub_welcome", {"subscription": "top"})
 
 
+def test_a_header_that_is_too_large_is_not_parsed():
+    header = b'{"msg_type": "iopub_welcome", "x": "' + b"x" * (1 << 16) + b'"}'
+    assert message_type(zmq.Frame(header)) == ""
+    assert message_type(zmq.Frame(header.replace(b"x" * 100, b""))) == "iopub_welcome"
+
+
 @given(st.binary() | st.just(b"[" * 100_000) | st.just(b'{"msg_type": 1}') | st.just(b"1" * 5000))
 def test_any_part_is_parsed_or_nothing(part):
     assert isinstance(parse(zmq.Frame(part)), dict)
