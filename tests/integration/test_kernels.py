@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -33,6 +34,15 @@ def wait_for(condition, timeout_s=kernels.GONE_S):
     while not condition():
         assert time.monotonic() < deadline, condition
         time.sleep(0.05)
+
+
+def is_locked(room):
+    with open(os.path.join(room, "lock"), "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 class TestLife:
@@ -216,8 +226,28 @@ class TestDeath:
             server.wait()
 
     def test_of_server_and_gate_at_once_leaves_a_room_for_the_next_to_sweep(self, site):
+        _, room = self.kill_both(site, "plain")
+        assert os.path.exists(room)
+        with site.kernel("plain"):
+            assert not os.path.exists(room)
+        site.assert_gone()
+
+    def test_of_both_leaves_what_was_to_be_kept(self, site):
+        from cellblock_engine import Engine
+
+        site.install("kept", keep=True)
+        container, room = self.kill_both(site, "kept")
+        with site.kernel("plain"):
+            assert not os.path.exists(room)
+        with Engine.open(site.home) as engine:
+            engine.container(container).remove(force=True)
+        site.assert_gone()
+
+    @staticmethod
+    def kill_both(site, name):
+        """Kill a server and its kernel's gate; return the container's id and the room."""
         server = subprocess.Popen(
-            [sys.executable, "-c", SERVER, "plain", str(site.folder)],
+            [sys.executable, "-c", SERVER, name, str(site.folder)],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -234,10 +264,10 @@ class TestDeath:
         finally:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
-        assert os.path.exists(room)
-        with site.kernel("plain"):
-            assert not os.path.exists(room)
-        site.assert_gone()
+        wait_for(
+            lambda: not is_locked(room)
+        )  # the server's child has its descriptors until it ends
+        return container, room
 
 
 BAD = {

@@ -18,7 +18,7 @@ import zmq
 from cellblock_engine import AttachedRun, ContainerNotFound, Engine, Exit
 
 from ..errors import KernelNotReady
-from . import house, room
+from . import house, memory, room
 from .connection import Connection
 from .options import GateOptions
 from .relay import Relay
@@ -62,7 +62,7 @@ class _Life:
         self._relay = stack.enter_context(_relay(front))
         self._engine = stack.enter_context(Engine.open())
         if options.provisioned:
-            self._room = room.Room(Path(front.ip).parent)
+            self._room = room.Room.of(front)
         else:
             kernels = self._engine.kernel_sockets()
             room.sweep(kernels, self._engine)
@@ -70,7 +70,8 @@ class _Life:
         self._key = secrets.token_hex(32).encode()
         self._room.furnish(self._key, front.kernel_name)
         self._attached = stack.enter_context(self._start())
-        self._room.note(self._attached.container.id)
+        if not options.kernel.keep:  # what is kept is nobody's to sweep
+            self._room.note(self._attached.container.id)
         reporter.send(Report(container=self._attached.container.id))
 
     def run(self) -> int:
@@ -84,17 +85,25 @@ class _Life:
         relay.watch(attached.stderr, partial(self._show, attached.stderr, 2))
         if self._reporter.sock is not None:
             relay.watch(self._reporter.sock.fileno(), self._on_word)
+        with memory.bounded():
+            self._pass_on_messages()
+            if select.select(self._parents, [], [], 0)[0]:
+                self._room.remove()  # its owner cannot any more
+                return 0  # closing the connection abandons the container, which then goes
+            end = attached.wait()
+            relay.drain()
+        return self._end(end)
+
+    def _pass_on_messages(self) -> None:
+        """Return when somebody has said stop. Raises KernelNotReady for what is no socket."""
+        relay = self._relay
         while not (relay.stopped or self._room.has_sockets()):
             self._turn(_TICK_S)
         if not relay.stopped:
             relay.connect(self._room.back(self._key))
-            self._reporter.send(Report(container=attached.container.id, ready=True))
+            self._reporter.send(Report(container=self._attached.container.id, ready=True))
         while not relay.stopped:
             self._turn(None)
-        if select.select(self._parents, [], [], 0)[0]:
-            self._room.remove()  # its owner cannot any more
-            return 0  # closing the connection abandons the container, which then goes
-        return self._end(attached.wait())
 
     def _start(self) -> AttachedRun:
         environ = house.environment(self._options.kernel, os.environ)
@@ -115,8 +124,7 @@ class _Life:
         self._relay.turn(timeout_s)
 
     def _end(self, end: Exit) -> int:
-        """Deliver what is left; what becomes of the container is the provisioner's, if any."""
-        self._relay.drain()
+        """Show what is left; what becomes of the container is the provisioner's, if any."""
         for fd, sink in ((self._attached.stdout, 1), (self._attached.stderr, 2)):
             self._show(fd, sink)
         if not (self._options.provisioned or self._options.kernel.keep):

@@ -70,6 +70,20 @@ class Room:
         room._lock = _try_lock(room.path / "lock")
         return room
 
+    @classmethod
+    def of(cls, front: Connection) -> Room:
+        """Return the one that a front end's sockets are in. Raises InvalidInput, OSError.
+
+        Parts of it are about to be removed: a file of somebody's own must not name another place.
+        """
+        room = cls(Path(front.ip).parent)
+        if front.transport != "ipc" or front.ip != room.front_ip or not room._is_owned():
+            raise InvalidInput(
+                f"the connection file is at {front.transport}://{front.ip}, which is no directory "
+                "of a kernel's sockets: let the kernel manager write its own"
+            )
+        return room
+
     @property
     def front_ip(self) -> str:
         """The ``ip`` of the front end's connection file."""
@@ -115,6 +129,14 @@ class Room:
     def __exit__(self, *_: object) -> None:
         """Remove it."""
         self.remove()
+
+    def _is_owned(self) -> bool:
+        """Return whether somebody holds its lock."""
+        if not (self.path / "lock").is_file():
+            return False
+        if (lock := _try_lock(self.path / "lock")) is not None:
+            os.close(lock)
+        return lock is None
 
     def _linked(self, number: int) -> bool:
         name = f"kernel-{number}"

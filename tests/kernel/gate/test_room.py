@@ -13,6 +13,7 @@ import pytest
 from cellblock_engine import ContainerNotFound, InvalidInput
 from cellblock_kernel.errors import KernelNotReady
 from cellblock_kernel.gate import room
+from cellblock_kernel.gate.connection import Connection
 from cellblock_kernel.gate.room import Room
 
 
@@ -115,6 +116,27 @@ def test_what_a_kernel_nests_deeply_is_removed_all_the_same(kernels):
             fd = inner
         os.close(fd)
     assert not made.path.exists()
+
+
+@pytest.mark.parametrize("where", ["tcp", "elsewhere", "ownerless"])
+def test_a_connection_file_that_names_another_place_costs_nobody_a_folder(kernels, where):
+    folder = kernels / "notebooks"
+    (folder / "inside").mkdir(parents=True)
+    ip = {"tcp": "127.0.0.1", "elsewhere": "kernel", "ownerless": "front"}[where]
+    front = Connection(
+        "tcp" if where == "tcp" else "ipc",
+        ip if where == "tcp" else str(folder / ip),
+        room.PORTS,
+        b"",
+    )
+    with pytest.raises(InvalidInput, match="no directory of a kernel's sockets"):
+        Room.of(front)
+    assert [path.name for path in folder.iterdir()] == ["inside"]
+
+
+def test_a_front_ends_connection_file_leads_to_the_room_it_owns(kernels):
+    with Room.make(kernels) as made:
+        assert Room.of(Connection("ipc", made.front_ip, room.PORTS, b"")).path == made.path
 
 
 def test_a_sweep_leaves_what_lives_and_takes_what_was_left(kernels):
