@@ -31,6 +31,7 @@ CAPTURE_BYTES = 64 << 20
 """How much of each output a Result keeps; the rest is read and dropped."""
 
 _LAST_WORDS_S = 10.0
+_LOOK_AGAIN_S = 0.01
 _SHORTEST_S = 0.001
 _KILLED_STATUS = 128 + signal.SIGKILL
 
@@ -229,18 +230,36 @@ class Container:
     def remove(self, *, force: bool = False) -> None:
         """Remove it and all that was written in it.
 
-        Raises Conflict while it runs, unless ``force``.
+        Raises Conflict while it runs, unless ``force``; a start, or an end, is waited for.
         """
-        if state.read(os.fspath(self._directory)).status == "running":
-            if not force:
-                raise Conflict(
-                    f"container {self.name} is running: stop it first, or remove it by force (-f)"
-                )
-            with suppress(ContainerNotFound):  # it removed itself
-                self.stop(0)
-        # Left by a monitor that was killed, and known nowhere else.
-        settle(os.fspath(self._directory), os.fspath(self._layout.monitor_socket(self.id)))
-        self._containers.remove(self._config)
+        deadline = time.monotonic() + _LAST_WORDS_S
+        while not self._removed():
+            if state.read(os.fspath(self._directory)).status == "running":
+                if not force:
+                    raise Conflict(
+                        f"container {self.name} is running: stop it first, or remove it by force "
+                        "(-f)"
+                    )
+                with suppress(ContainerNotFound):  # it removed itself
+                    self.stop(0)
+            elif time.monotonic() > deadline:
+                raise Conflict(f"container {self.name} does not come to rest: try again")
+            else:
+                time.sleep(_LOOK_AGAIN_S)  # its start, or its end, is not complete
+
+    def _removed(self) -> bool:
+        """Remove it unless a monitor or a process has it; meanwhile no monitor can take it."""
+        directory = os.fspath(self._directory)
+        with suppress(FileNotFoundError):
+            state.make_lock(directory)
+        with state.held_off(directory) as standing:
+            # What a monitor left that was killed is known nowhere else.
+            if standing == "live" or not settle(
+                directory, os.fspath(self._layout.monitor_socket(self.id))
+            ):
+                return False
+            self._containers.remove(self._config)
+        return True
 
     def _open_connection(self) -> socket.socket | None:
         """Return a connection to its monitor, None when that has ended."""
