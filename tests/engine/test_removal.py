@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from cellblock_engine import InvalidInput, Killed, Removal, RunRequest, StartFailed
+from cellblock_engine import Conflict, InvalidInput, Killed, Removal, RunRequest, StartFailed
 from cellblock_engine.layout import Layout
 from cellblock_engine.linux import processes
 from cellblock_engine.removal import recorded_removal
@@ -202,3 +203,49 @@ def test_a_process_has_an_identity_while_it_lives():
     assert processes.identity(process.pid) is None
     boot, _, start = noted.split("/")
     assert not processes.is_alive(f"{boot}/{os.getpid()}/{start}")
+
+
+@pytest.mark.attack(73)
+def test_a_container_that_is_being_started_is_not_removed_below_its_monitor(engine, home):
+    container = engine.create(RunRequest(argv=("true",), name="box"))
+    directory = home / "containers" / container.id
+    lock = state.hold_lock(str(directory))  # as its monitor does, before it says "running"
+    remover = threading.Thread(target=container.remove, kwargs={"force": True})
+    remover.start()
+    remover.join(0.3)
+    assert remover.is_alive()
+    assert directory.is_dir()
+    os.close(lock)
+    remover.join(10)
+    assert nothing_is_left(home)
+
+
+def test_a_removal_waits_for_a_start_for_a_bounded_time(engine, home, monkeypatch):
+    monkeypatch.setattr("cellblock_engine.container._LAST_WORDS_S", 0.1)
+    container = engine.create(RunRequest(argv=("true",), name="box"))
+    lock = state.hold_lock(str(home / "containers" / container.id))
+    with pytest.raises(Conflict, match="does not come to rest: try again"):
+        container.remove()
+    os.close(lock)
+    container.remove()
+    assert nothing_is_left(home)
+
+
+def test_no_monitor_takes_a_container_that_is_being_removed(engine, home, monkeypatch):
+    container = engine.create(RunRequest(argv=("true",), name="box"))
+    directory = str(home / "containers" / container.id)
+    refused = []
+
+    def start_meanwhile(*_):
+        monkeypatch.setattr(state, "_ATTEMPTS", 0)
+        with pytest.raises(BlockingIOError):
+            state.hold_lock(directory)
+        refused.append(directory)
+        return True
+
+    monkeypatch.setattr("cellblock_engine.container.settle", start_meanwhile)
+    container.remove()
+    assert refused == [directory]
+    with pytest.raises(FileNotFoundError):
+        state.hold_lock(directory)
+    assert nothing_is_left(home)
