@@ -33,6 +33,7 @@ CAPTURE_BYTES = 64 << 20
 _LAST_WORDS_S = 10.0
 _LOOK_AGAIN_S = 0.01
 _SHORTEST_S = 0.001
+_GONE = (BrokenPipeError, ConnectionResetError)  # a monitor that ended after it was connected to
 _KILLED_STATUS = 128 + signal.SIGKILL
 
 
@@ -125,13 +126,16 @@ class Container:
         return self._recorded_exit()
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
-        """Send a signal to its command. Raises Conflict when it does not run."""
+        """Send a signal to its command. Raises Conflict, ContainerNotFound when it does not run."""
         with self._connect() as sock:
             if sock is None:
                 raise self._not_running("cannot be signalled")
-            wire.send(sock, {"op": "signal", "signal": int(signum)})
+            try:
+                wire.send(sock, {"op": "signal", "signal": int(signum)})
+            except _GONE:
+                raise self._not_running("cannot be signalled") from None
             sock.settimeout(_LAST_WORDS_S)
-            with suppress(wire.Disconnected):  # when the signal ended it
+            with suppress(wire.Disconnected, *_GONE):  # when the signal ended it
                 wire.receive(sock)
 
     def stop(self, grace_s: float = 10.0) -> Exit:
@@ -209,6 +213,9 @@ class Container:
                     },
                     [fd for _, fd in pipes.far],
                 )
+            except _GONE:
+                pipes.close()
+                raise self._not_running("cannot run a further command") from None
             except BaseException:
                 pipes.close()
                 raise
@@ -277,19 +284,19 @@ class Container:
         """Return how it ended after ``request``; one that was just ending has written it down."""
         try:
             wire.send(sock, request)
-        except (BrokenPipeError, ConnectionResetError):
+        except _GONE:
             return self._recorded_exit()
         return await_exit(sock, timeout_s) or self._recorded_exit()
 
     def _recorded_exit(self) -> Exit:
         now = state.read(os.fspath(self._directory))
         if now.exit_code is None:
-            if not self._directory.exists():
-                raise ContainerNotFound(f"container {self.name} was removed meanwhile")
             raise self._not_running("has not ended")
         return Exit(now.exit_code, verdict_of(now.verdict))
 
-    def _not_running(self, what: str) -> Conflict:
+    def _not_running(self, what: str) -> Conflict | ContainerNotFound:
+        if not self._directory.exists():
+            return ContainerNotFound(f"container {self.name} was removed meanwhile")
         status = state.read(os.fspath(self._directory)).status
         return Conflict(f"container {self.name} is not running ({status}): it {what}")
 

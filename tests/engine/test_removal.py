@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,11 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from cellblock_engine import Conflict, InvalidInput, Killed, Removal, RunRequest, StartFailed
+from cellblock_engine import (
+    Conflict,
+    ContainerNotFound,
+    InvalidInput,
+    Killed,
+    Removal,
+    RunRequest,
+    StartFailed,
+)
 from cellblock_engine.layout import Layout
 from cellblock_engine.linux import processes
 from cellblock_engine.removal import recorded_removal
-from cellblock_engine.runtime import state, sweep
+from cellblock_engine.runtime import state, sweep, wire
 
 IF_ABANDONED = Removal.IF_ABANDONED
 COUNT = ("sh", "-c", "echo x >> /root/kept; cat /root/kept; cat")
@@ -249,3 +258,28 @@ def test_no_monitor_takes_a_container_that_is_being_removed(engine, home, monkey
     with pytest.raises(FileNotFoundError):
         state.hold_lock(directory)
     assert nothing_is_left(home)
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+@pytest.mark.parametrize("how", ["exec", "kill", "stop"])
+def test_a_container_that_ends_while_it_is_asked_is_not_running(
+    engine, home, monkeypatch, how, is_removed
+):
+    container = engine.create(RunRequest(argv=("true",), name="box"))
+    path = str(Layout(home, engine.info().run).monitor_socket(container.id))
+    connect = wire.connect
+
+    def connect_and_lose(*_, **__):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as monitor:
+            monitor.bind(path)
+            monitor.listen()
+            sock = connect(path)
+        os.unlink(path)
+        if is_removed:
+            container.remove()
+        return sock
+
+    monkeypatch.setattr(wire, "connect", connect_and_lose)
+    ask = {"exec": lambda: container.exec(["true"]), "kill": container.kill, "stop": container.stop}
+    with pytest.raises(ContainerNotFound if is_removed else Conflict, match="meanwhile|created"):
+        ask[how]()
