@@ -25,8 +25,9 @@ from cellblock_engine import (
 )
 from cellblock_engine.layout import Layout
 from cellblock_engine.linux import processes
+from cellblock_engine.private import make_private
 from cellblock_engine.removal import recorded_removal
-from cellblock_engine.runtime import state, sweep, wire
+from cellblock_engine.runtime import launcher, state, sweep, wire
 
 IF_ABANDONED = Removal.IF_ABANDONED
 COUNT = ("sh", "-c", "echo x >> /root/kept; cat /root/kept; cat")
@@ -267,7 +268,8 @@ def test_a_container_that_ends_while_it_is_asked_is_not_running(
 ):
     container = engine.create(RunRequest(argv=("true",), name="box"))
     path = str(Layout(home, engine.info().run).monitor_socket(container.id))
-    connect = wire.connect
+    make_private(engine.info().run, engine.info().run)
+    connect, lost = wire.connect, []
 
     def connect_and_lose(*_, **__):
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as monitor:
@@ -277,9 +279,26 @@ def test_a_container_that_ends_while_it_is_asked_is_not_running(
         os.unlink(path)
         if is_removed:
             container.remove()
+        lost.append(sock)
         return sock
 
     monkeypatch.setattr(wire, "connect", connect_and_lose)
     ask = {"exec": lambda: container.exec(["true"]), "kill": container.kill, "stop": container.stop}
     with pytest.raises(ContainerNotFound if is_removed else Conflict, match="meanwhile|created"):
         ask[how]()
+    assert len(lost) == 1
+
+
+def test_a_start_that_is_interrupted_leaves_nothing_running(engine, home, monkeypatch):
+    launch, pids = launcher.launch, []
+
+    def launch_and_interrupt(*args):
+        launch(*args).sock.close()
+        pids.append(engine.container("box").inspect().pid)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launcher, "launch", launch_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        engine.start(RunRequest(argv=("sleep", "60"), name="box"))
+    assert nothing_is_left(home)
+    assert not Path(f"/proc/{pids[0]}").exists()
