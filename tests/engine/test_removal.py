@@ -294,7 +294,9 @@ def test_a_start_that_is_interrupted_leaves_nothing_running(engine, home, monkey
 
     def launch_and_interrupt(*args):
         launch(*args).sock.close()
-        pids.append(engine.container("box").inspect().pid)
+        box = engine.container("box")
+        assert ends(lambda: box.inspect().status == "running")
+        pids.append(box.inspect().pid)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(launcher, "launch", launch_and_interrupt)
