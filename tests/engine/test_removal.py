@@ -284,7 +284,7 @@ def test_a_container_that_ends_while_it_is_asked_is_not_running(
 
     monkeypatch.setattr(wire, "connect", connect_and_lose)
     ask = {"exec": lambda: container.exec(["true"]), "kill": container.kill, "stop": container.stop}
-    with pytest.raises(ContainerNotFound if is_removed else Conflict, match="meanwhile|created"):
+    with pytest.raises(ContainerNotFound if is_removed else Conflict, match=r"meanwhile|created"):
         ask[how]()
     assert len(lost) == 1
 

@@ -186,11 +186,9 @@ def test_a_process_of_the_engine_is_killed(
         pid = engine_pid(base_home, victim)
         words = strikes.options(strikes.INSIDE, log, point)
         follow = ["-f"] if victim == "inside" else []
-        with strikes.attached(pid, [*words, *follow]):
-            with suppress(CellblockError):  # anything but one of the engine's errors is a defect
-                base_engine.run(base_image, ["sh", "-c", SCRIPT])
-            if victim == "spawner":
-                time.sleep(0.05)  # it forks the next monitor
+        # Anything but one of the engine's own errors is a defect.
+        with strikes.attached(pid, [*words, *follow]), suppress(CellblockError):
+            base_engine.run(base_image, ["sh", "-c", SCRIPT])
         return pid
 
     recorded = one(None)

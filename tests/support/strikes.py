@@ -33,6 +33,7 @@ INSIDE = (
 _CALL = re.compile(r"^(?:(\d+) +)?(\w+)\(", re.MULTILINE)
 _KILLED = re.compile(r"^(?:\d+ +)?\+\+\+ killed by SIGKILL", re.MULTILINE)
 _PATIENCE_S = 10.0
+_LAST_CALLS_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def attached(pid: int, words: Sequence[str]) -> Iterator[None]:
                 assert time.monotonic() < deadline, "strace does not attach"
                 time.sleep(0.005)
             yield
+            with suppress(subprocess.TimeoutExpired):
+                tracer.wait(_LAST_CALLS_S)  # what it holds ends by itself, or goes on
         finally:
             tracer.terminate()
             with suppress(subprocess.TimeoutExpired):

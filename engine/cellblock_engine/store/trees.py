@@ -43,7 +43,7 @@ def put_aside(path: str) -> str:
     parent, _, name = path.rpartition("/")
     aside = f"{parent}/.{name}"
     with suppress(FileNotFoundError):  # somebody else did
-        os.rename(path, aside)
+        os.rename(path, aside)  # noqa: PTH104 - without importing pathlib
     return aside
 
 
