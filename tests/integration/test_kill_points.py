@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -171,14 +172,33 @@ def engine_pid(home: Path, victim: str) -> int:
         assert time.monotonic() < deadline, pids
         time.sleep(0.01)
     spawner, monitor = sorted(pids, key=lambda pid: leaks.parent(pid) in pids)
-    return spawner if victim == "spawner" else monitor
+    return spawner if victim in ("spawner", "sweep") else monitor
 
 
-@pytest.mark.parametrize("victim", ["spawner", "monitor", "inside"])
+def run(engine: Engine, image: str) -> None:
+    """Run to the end."""
+    engine.run(image, ["sh", "-c", SCRIPT])
+
+
+def lose_monitor(engine: Engine, image: str) -> None:
+    """Kill a monitor, after which the spawner sweeps."""
+    argv = ("sh", "-c", f"{SCRIPT}; sleep 60")
+    with engine.spawn(RunRequest(image=image, argv=argv)) as attached:
+        os.kill(leaks.parent(attached.pid), signal.SIGKILL)
+        assert attached.wait(10).exit_code == 137
+
+
+WORK = {"spawner": run, "sweep": lose_monitor, "monitor": run, "inside": run}
+
+
+@pytest.mark.parametrize("victim", WORK)
 def test_a_process_of_the_engine_is_killed(
     base_engine: Engine, base_home: Path, base_image: str, tmp_path: Path, at_rest, victim: str
 ) -> None:
-    """``inside`` are init and the workload, by the calls that the monitor does not make."""
+    """``inside`` are init and the workload, by the calls that the monitor does not make.
+
+    ``sweep`` is the spawner while it sets right what a killed monitor left.
+    """
     log = tmp_path / "strace.log"
 
     def one(point: strikes.Point | None) -> int:
@@ -188,7 +208,7 @@ def test_a_process_of_the_engine_is_killed(
         follow = ["-f"] if victim == "inside" else []
         # Anything but one of the engine's own errors is a defect.
         with strikes.attached(pid, [*words, *follow]), suppress(CellblockError):
-            base_engine.run(base_image, ["sh", "-c", SCRIPT])
+            WORK[victim](base_engine, base_image)
         return pid
 
     recorded = one(None)

@@ -31,7 +31,9 @@ INSIDE = (
 )
 """What the engine's own processes change besides."""
 _CALL = re.compile(r"^(?:(\d+) +)?(\w+)\(", re.MULTILINE)
-_KILLED = re.compile(r"^(?:\d+ +)?\+\+\+ killed by SIGKILL", re.MULTILINE)
+_LINE = re.compile(r"^(?:(\d+) +)?(.*)$", re.MULTILINE)
+_KILLED = "+++ killed by SIGKILL"
+_NEVER_RETURNED = ("= ?", "<unfinished ...>")
 _PATIENCE_S = 10.0
 _LAST_CALLS_S = 0.3
 
@@ -73,8 +75,13 @@ def attached(pid: int, words: Sequence[str]) -> Iterator[None]:
 
 
 def struck(log: Path) -> bool:
-    """Tell whether a process was killed while its calls were written to ``log``."""
-    return bool(_KILLED.search(log.read_text()))
+    """Tell whether a process was killed at the call that was traced, not merely after it."""
+    last: dict[str, str] = {}
+    for pid, line in _LINE.findall(log.read_text()):
+        if line.startswith(_KILLED) and last.get(pid, "").endswith(_NEVER_RETURNED):
+            return True
+        last[pid] = line
+    return False
 
 
 def points(log: Path, *, beside: int | None = None) -> list[Point]:
