@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -167,6 +168,7 @@ def test_of_a_killed_monitor_the_caller_decides(engine, home):
 def test_a_living_caller_keeps_what_its_killed_monitor_left(engine, home):
     request = RunRequest(argv=COUNT, name="box", interactive=True, removal=IF_ABANDONED)
     with engine.spawn(request) as attached:
+        assert select.select([attached.stdout], [], [], 10)[0]  # it has written
         os.kill(monitor_pid(attached.container.id), signal.SIGKILL)
         assert isinstance(attached.wait(10).verdict, Killed)
     assert ends(lambda: sweep.sweep(*map(str, (home / "containers", home / "names", home))))
