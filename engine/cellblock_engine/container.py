@@ -31,7 +31,9 @@ CAPTURE_BYTES = 64 << 20
 """How much of each output a Result keeps; the rest is read and dropped."""
 
 _LAST_WORDS_S = 10.0
+_LOOK_AGAIN_S = 0.01
 _SHORTEST_S = 0.001
+_GONE = (BrokenPipeError, ConnectionResetError)  # a monitor that ended after it was connected to
 _KILLED_STATUS = 128 + signal.SIGKILL
 
 
@@ -124,13 +126,16 @@ class Container:
         return self._recorded_exit()
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
-        """Send a signal to its command. Raises Conflict when it does not run."""
+        """Send a signal to its command. Raises Conflict, ContainerNotFound when it does not run."""
         with self._connect() as sock:
             if sock is None:
                 raise self._not_running("cannot be signalled")
-            wire.send(sock, {"op": "signal", "signal": int(signum)})
+            try:
+                wire.send(sock, {"op": "signal", "signal": int(signum)})
+            except _GONE:
+                raise self._not_running("cannot be signalled") from None
             sock.settimeout(_LAST_WORDS_S)
-            with suppress(wire.Disconnected):  # when the signal ended it
+            with suppress(wire.Disconnected, *_GONE):  # when the signal ended it
                 wire.receive(sock)
 
     def stop(self, grace_s: float = 10.0) -> Exit:
@@ -208,6 +213,9 @@ class Container:
                     },
                     [fd for _, fd in pipes.far],
                 )
+            except _GONE:
+                pipes.close()
+                raise self._not_running("cannot run a further command") from None
             except BaseException:
                 pipes.close()
                 raise
@@ -229,18 +237,36 @@ class Container:
     def remove(self, *, force: bool = False) -> None:
         """Remove it and all that was written in it.
 
-        Raises Conflict while it runs, unless ``force``.
+        Raises Conflict while it runs, unless ``force``; a start, or an end, is waited for.
         """
-        if state.read(os.fspath(self._directory)).status == "running":
-            if not force:
-                raise Conflict(
-                    f"container {self.name} is running: stop it first, or remove it by force (-f)"
-                )
-            with suppress(ContainerNotFound):  # it removed itself
-                self.stop(0)
-        # Left by a monitor that was killed, and known nowhere else.
-        settle(os.fspath(self._directory), os.fspath(self._layout.monitor_socket(self.id)))
-        self._containers.remove(self._config)
+        deadline = time.monotonic() + _LAST_WORDS_S
+        while not self._removed():
+            if state.read(os.fspath(self._directory)).status == "running":
+                if not force:
+                    raise Conflict(
+                        f"container {self.name} is running: stop it first, or remove it by force "
+                        "(-f)"
+                    )
+                with suppress(ContainerNotFound):  # it removed itself
+                    self.stop(0)
+            elif time.monotonic() > deadline:
+                raise Conflict(f"container {self.name} does not come to rest: try again")
+            else:
+                time.sleep(_LOOK_AGAIN_S)  # its start, or its end, is not complete
+
+    def _removed(self) -> bool:
+        """Remove it unless a monitor or a process has it; meanwhile no monitor can take it."""
+        directory = os.fspath(self._directory)
+        with suppress(FileNotFoundError):
+            state.make_lock(directory)
+        with state.held_off(directory) as standing:
+            # What a monitor left that was killed is known nowhere else.
+            if standing == "live" or not settle(
+                directory, os.fspath(self._layout.monitor_socket(self.id))
+            ):
+                return False
+            self._containers.remove(self._config)
+        return True
 
     def _open_connection(self) -> socket.socket | None:
         """Return a connection to its monitor, None when that has ended."""
@@ -258,19 +284,19 @@ class Container:
         """Return how it ended after ``request``; one that was just ending has written it down."""
         try:
             wire.send(sock, request)
-        except (BrokenPipeError, ConnectionResetError):
+        except _GONE:
             return self._recorded_exit()
         return await_exit(sock, timeout_s) or self._recorded_exit()
 
     def _recorded_exit(self) -> Exit:
         now = state.read(os.fspath(self._directory))
         if now.exit_code is None:
-            if not self._directory.exists():
-                raise ContainerNotFound(f"container {self.name} was removed meanwhile")
             raise self._not_running("has not ended")
         return Exit(now.exit_code, verdict_of(now.verdict))
 
-    def _not_running(self, what: str) -> Conflict:
+    def _not_running(self, what: str) -> Conflict | ContainerNotFound:
+        if not self._directory.exists():
+            return ContainerNotFound(f"container {self.name} was removed meanwhile")
         status = state.read(os.fspath(self._directory)).status
         return Conflict(f"container {self.name} is not running ({status}): it {what}")
 

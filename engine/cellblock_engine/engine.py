@@ -392,7 +392,7 @@ class Engine:
             launched = launcher.launch(self._layout, spec, streams)
         except BaseException:
             if not again:
-                self._containers.remove(config)
+                self._held(config).remove(force=True)  # interrupted, a start may still go on
             raise
         self._started_spawner |= launched.started_spawner
         _log.debug(

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from cellblock_engine import InvalidInput, Killed, Removal, RunRequest, StartFailed
+from cellblock_engine import (
+    Conflict,
+    ContainerNotFound,
+    InvalidInput,
+    Killed,
+    Removal,
+    RunRequest,
+    StartFailed,
+)
 from cellblock_engine.layout import Layout
 from cellblock_engine.linux import processes
+from cellblock_engine.private import make_private
 from cellblock_engine.removal import recorded_removal
-from cellblock_engine.runtime import state, sweep
+from cellblock_engine.runtime import launcher, state, sweep, wire
 
 IF_ABANDONED = Removal.IF_ABANDONED
 COUNT = ("sh", "-c", "echo x >> /root/kept; cat /root/kept; cat")
@@ -156,6 +168,7 @@ def test_of_a_killed_monitor_the_caller_decides(engine, home):
 def test_a_living_caller_keeps_what_its_killed_monitor_left(engine, home):
     request = RunRequest(argv=COUNT, name="box", interactive=True, removal=IF_ABANDONED)
     with engine.spawn(request) as attached:
+        assert select.select([attached.stdout], [], [], 10)[0]  # it has written
         os.kill(monitor_pid(attached.container.id), signal.SIGKILL)
         assert isinstance(attached.wait(10).verdict, Killed)
     assert ends(lambda: sweep.sweep(*map(str, (home / "containers", home / "names", home))))
@@ -202,3 +215,94 @@ def test_a_process_has_an_identity_while_it_lives():
     assert processes.identity(process.pid) is None
     boot, _, start = noted.split("/")
     assert not processes.is_alive(f"{boot}/{os.getpid()}/{start}")
+
+
+@pytest.mark.attack(73)
+def test_a_container_that_is_being_started_is_not_removed_below_its_monitor(engine, home):
+    container = engine.create(RunRequest(argv=("true",), name="box"))
+    directory = home / "containers" / container.id
+    lock = state.hold_lock(str(directory))  # as its monitor does, before it says "running"
+    remover = threading.Thread(target=container.remove, kwargs={"force": True})
+    remover.start()
+    remover.join(0.3)
+    assert remover.is_alive()
+    assert directory.is_dir()
+    os.close(lock)
+    remover.join(10)
+    assert nothing_is_left(home)
+
+
+def test_a_removal_waits_for_a_start_for_a_bounded_time(engine, home, monkeypatch):
+    monkeypatch.setattr("cellblock_engine.container._LAST_WORDS_S", 0.1)
+    container = engine.create(RunRequest(argv=("true",), name="box"))
+    lock = state.hold_lock(str(home / "containers" / container.id))
+    with pytest.raises(Conflict, match="does not come to rest: try again"):
+        container.remove()
+    os.close(lock)
+    container.remove()
+    assert nothing_is_left(home)
+
+
+def test_no_monitor_takes_a_container_that_is_being_removed(engine, home, monkeypatch):
+    container = engine.create(RunRequest(argv=("true",), name="box"))
+    directory = str(home / "containers" / container.id)
+    refused = []
+
+    def start_meanwhile(*_):
+        monkeypatch.setattr(state, "_ATTEMPTS", 0)
+        with pytest.raises(BlockingIOError):
+            state.hold_lock(directory)
+        refused.append(directory)
+        return True
+
+    monkeypatch.setattr("cellblock_engine.container.settle", start_meanwhile)
+    container.remove()
+    assert refused == [directory]
+    with pytest.raises(FileNotFoundError):
+        state.hold_lock(directory)
+    assert nothing_is_left(home)
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+@pytest.mark.parametrize("how", ["exec", "kill", "stop"])
+def test_a_container_that_ends_while_it_is_asked_is_not_running(
+    engine, home, monkeypatch, how, is_removed
+):
+    container = engine.create(RunRequest(argv=("true",), name="box"))
+    path = str(Layout(home, engine.info().run).monitor_socket(container.id))
+    make_private(engine.info().run, engine.info().run)
+    connect, lost = wire.connect, []
+
+    def connect_and_lose(*_, **__):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as monitor:
+            monitor.bind(path)
+            monitor.listen()
+            sock = connect(path)
+        os.unlink(path)
+        if is_removed:
+            container.remove()
+        lost.append(sock)
+        return sock
+
+    monkeypatch.setattr(wire, "connect", connect_and_lose)
+    ask = {"exec": lambda: container.exec(["true"]), "kill": container.kill, "stop": container.stop}
+    with pytest.raises(ContainerNotFound if is_removed else Conflict, match=r"meanwhile|created"):
+        ask[how]()
+    assert len(lost) == 1
+
+
+def test_a_start_that_is_interrupted_leaves_nothing_running(engine, home, monkeypatch):
+    launch, pids = launcher.launch, []
+
+    def launch_and_interrupt(*args):
+        launch(*args).sock.close()
+        box = engine.container("box")
+        assert ends(lambda: box.inspect().status == "running")
+        pids.append(box.inspect().pid)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launcher, "launch", launch_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        engine.start(RunRequest(argv=("sleep", "60"), name="box"))
+    assert nothing_is_left(home)
+    assert not Path(f"/proc/{pids[0]}").exists()

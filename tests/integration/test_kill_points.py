@@ -1,25 +1,28 @@
-"""SIGKILL at each system call that changes something, by strace's fault injection.
+"""SIGKILL at system calls that change something: of callers, spawner, monitor, init, workload.
 
-``CELLBLOCK_POINTS`` is how many calls of each case are struck: 2 for ``make test``, 50 for
-``make soak``. After each, the next command finds all or nothing, and heals.
+``CELLBLOCK_POINTS`` is how many calls of each case are struck, spread over all that a recorded run
+of it makes: 2 for ``make test``, 25 for ``make soak``. After each, the next command finds all or
+nothing, and heals.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from cellblock_engine import ContainerNotFound, Engine, ImageNotFound, RunRequest
+from cellblock_engine import CellblockError, ContainerNotFound, Engine, ImageNotFound, RunRequest
 from cellblock_engine.layout import Layout
 from cellblock_engine.runtime import sweep
-from support import capabilities
+from support import leaks, strikes
 from support.fakeregistry import FakeRegistry, ImageParts, an_image, serving
 
 pytestmark = [
@@ -29,11 +32,9 @@ pytestmark = [
 ]
 
 POINTS = int(os.environ.get("CELLBLOCK_POINTS", "2"))
+SEED = int(os.environ.get("CELLBLOCK_SEED", str(time.time_ns() % 1_000_000)))
 FILES = 20
-MUTATING = (
-    "rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir,link,linkat,symlink,symlinkat,"
-    "fsync,ftruncate,fchmod,fchown,fchownat,flock,utimensat,sendmsg"
-)
+SCRIPT = "for n in $(seq 20); do echo > /srv/$n; done"
 PRELUDE = """
 import sys
 from pathlib import Path
@@ -44,7 +45,7 @@ engine, name = Engine.open(Path(sys.argv[1])), sys.argv[2]
 CASES = {
     "pull": "engine.pull(name)",
     "rmi": "engine.remove_image(name)",
-    "run": "engine.run(name, ['sh', '-c', 'for n in $(seq 20); do echo > /srv/$n; done'])",
+    "run": f"engine.run(name, ['sh', '-c', {SCRIPT!r}])",
     "rm": "engine.container('struck').remove(force=True)",
 }
 
@@ -55,17 +56,46 @@ def fake() -> Iterator[FakeRegistry]:
         yield served
 
 
-def strike(program: str, home: Path, name: str, point: int) -> int:
-    """Run a client that is killed at its ``point``-th changing call; return its status."""
-    strace = capabilities.need_program("strace")
-    inject = f"inject={MUTATING}:signal=SIGKILL:when={point}"
-    argv = [strace, "-f", "-qq", "-o", "/dev/null", "-e", f"trace={MUTATING}", "-e", inject]
-    done = subprocess.run(
-        [*argv, sys.executable, "-B", "-c", PRELUDE + program, str(home), name],
-        check=False,
-        capture_output=True,
-        timeout=120,
-    )
+@pytest.fixture
+def at_rest(base_engine: Engine, base_home: Path, monkeypatch: pytest.MonkeyPatch):
+    """Return a check that the next command heals, and that nothing is left of the last one."""
+    monkeypatch.setattr(sweep, "_ABANDONED_S", -1.0)  # at once, not after a minute
+    layout = Layout.default(base_home)
+    groups, orphans = leaks.empty_cgroups(), leaks.orphans()
+    mounts = Path("/proc/self/mounts").read_text()
+
+    def left() -> dict[str, list[str]]:
+        return {
+            "containers": sorted(os.listdir(layout.containers)),
+            "names": sorted(os.listdir(layout.names)),
+            "staging": sorted(os.listdir(layout.staging)),
+            "sockets": sorted(path.name for path in layout.run.glob("????????????.sock")),
+            "cgroups": sorted(map(str, leaks.empty_cgroups() - groups)),
+            "processes": sorted(map(str, leaks.orphans() - orphans)),
+            "engine": sorted(map(str, leaks.engine_pids(layout.home, layout.run)))[2:],
+        }
+
+    def check(image: str, point: strikes.Point) -> None:
+        done = base_engine.run(image, ["echo", "healed"])
+        assert done.stdout == b"healed\n", (SEED, point)
+        for info in base_engine.containers():
+            with suppress(ContainerNotFound):
+                base_engine.container(info.id).remove(force=True)
+        base_engine.doctor()
+        deadline = time.monotonic() + 10
+        while any((now := left()).values()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not any(now.values()), (SEED, point, now)
+        assert Path("/proc/self/mounts").read_text() == mounts
+
+    return check
+
+
+def strike(program: str, home: Path, name: str, log: Path, point: strikes.Point | None) -> int:
+    """Run a client that is killed at this point, or recorded without one; return its status."""
+    argv = [sys.executable, "-B", "-c", PRELUDE + program, str(home), name]
+    words = strikes.options(strikes.CHANGING, log, point)
+    done = subprocess.run([*words, "-f", *argv], check=False, capture_output=True, timeout=120)
     return done.returncode
 
 
@@ -86,44 +116,107 @@ def assert_whole(engine: Engine, home: Path, reference: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_killed_at_every_change(
+def test_a_caller_is_killed(
     base_engine: Engine,
     base_home: Path,
     base_image: str,
     fake: FakeRegistry,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    at_rest,
     case: str,
 ) -> None:
-    monkeypatch.setattr(sweep, "_ABANDONED_S", -1.0)  # at once, not after a minute
-    base_engine.run(base_image, ["true"]).check()  # the spawner is nobody's child here
-    killed = 0
-    for point in range(1, POINTS + 1):
+    log = tmp_path / "strace.log"
+
+    def one(number: int, point: strikes.Point | None) -> int:
         reference = base_image
         if case in ("pull", "rmi"):
-            reference = fake.serve(parts_of(point), f"{case}{point}")
+            reference = fake.serve(parts_of(number), f"{case}{number}")
         if case == "rmi":
             base_engine.pull(reference)
         if case == "rm":
-            with suppress(ContainerNotFound):
-                base_engine.container("struck").remove(force=True)
-            argv = ("sh", "-c", "for n in $(seq 20); do echo > /srv/$n; done; sleep 60")
+            argv = ("sh", "-c", f"{SCRIPT}; sleep 60")
             base_engine.start(RunRequest(image=base_image, argv=argv, name="struck"))
-        status = strike(CASES[case], base_home, reference, point)
-        killed += status == -9 or status == 137
+        status = strike(CASES[case], base_home, reference, log, point)
         if case in ("pull", "rmi"):
             assert_whole(base_engine, base_home, reference)
             base_engine.remove_image(reference)
             with pytest.raises(ImageNotFound):
                 base_engine.image(reference)
-        done = base_engine.run(base_image, ["echo", "healed"])
-        assert done.stdout == b"healed\n", (case, point)
-        if status == 0:
-            break
-    assert killed, "it was struck at least once"
-    for info in base_engine.containers():
-        with suppress(ContainerNotFound):
-            base_engine.container(info.id).remove(force=True)
-    base_engine.doctor()
-    layout = Layout.default(base_home)
-    left = [sorted(os.listdir(p)) for p in (layout.containers, layout.names, layout.staging)]
-    assert left == [[], [], []], (case, "containers, names, staging")
+        return status
+
+    base_engine.run(base_image, ["true"]).check()  # the spawner is nobody's child here
+    assert one(0, None) == 0
+    chosen = strikes.spread(strikes.points(log), POINTS, random.Random(SEED))
+    hit = 0
+    for number, point in enumerate(chosen, 1):
+        one(number, point)
+        hit += strikes.struck(log)
+        at_rest(base_image, point)
+    assert hit > len(chosen) // 2, (SEED, chosen, "not all points are in every run")
+
+
+def _without_container(layout: Layout) -> list[int]:
+    """Return the spawner and its next monitor: a monitor with a container has a name of its own."""
+    return [
+        pid
+        for pid in leaks.engine_pids(layout.home, layout.run)
+        if b"/spawn.py" in leaks.command(pid)
+    ]
+
+
+def engine_pid(home: Path, victim: str) -> int:
+    """Return the spawner's id, or its next monitor's, once it has that."""
+    layout = Layout.default(home)
+    deadline = time.monotonic() + 10
+    while len(pids := _without_container(layout)) != 2:
+        assert time.monotonic() < deadline, pids
+        time.sleep(0.01)
+    spawner, monitor = sorted(pids, key=lambda pid: leaks.parent(pid) in pids)
+    return spawner if victim in ("spawner", "sweep") else monitor
+
+
+def run(engine: Engine, image: str) -> None:
+    """Run to the end."""
+    engine.run(image, ["sh", "-c", SCRIPT])
+
+
+def lose_monitor(engine: Engine, image: str) -> None:
+    """Kill a monitor, after which the spawner sweeps."""
+    argv = ("sh", "-c", f"{SCRIPT}; sleep 60")
+    with engine.spawn(RunRequest(image=image, argv=argv)) as attached:
+        os.kill(leaks.parent(attached.pid), signal.SIGKILL)
+        assert attached.wait(10).exit_code == 137
+
+
+WORK = {"spawner": run, "sweep": lose_monitor, "monitor": run, "inside": run}
+
+
+@pytest.mark.parametrize("victim", WORK)
+def test_a_process_of_the_engine_is_killed(
+    base_engine: Engine, base_home: Path, base_image: str, tmp_path: Path, at_rest, victim: str
+) -> None:
+    """``inside`` are init and the workload, by the calls that the monitor does not make.
+
+    ``sweep`` is the spawner while it sets right what a killed monitor left.
+    """
+    log = tmp_path / "strace.log"
+
+    def one(point: strikes.Point | None) -> int:
+        base_engine.run(base_image, ["true"]).check()
+        pid = engine_pid(base_home, victim)
+        words = strikes.options(strikes.INSIDE, log, point)
+        follow = ["-f"] if victim == "inside" else []
+        # Anything but one of the engine's own errors is a defect.
+        with strikes.attached(pid, [*words, *follow]), suppress(CellblockError):
+            WORK[victim](base_engine, base_image)
+        return pid
+
+    recorded = one(None)
+    beside = recorded if victim == "inside" else None
+    chosen = strikes.spread(strikes.points(log, beside=beside), POINTS, random.Random(SEED))
+    hit = 0
+    for point in chosen:
+        one(point)
+        hit += strikes.struck(log)
+        at_rest(base_image, point)
+    assert hit > len(chosen) // 2, (SEED, chosen, "not all points are in every run")

@@ -112,6 +112,52 @@ def engine_pids(home: Path, run: Path) -> Iterator[int]:
             ancestor, steps = parents[ancestor], steps + 1
 
 
+def orphans() -> set[int]:
+    """Return the containers' processes, anybody's, that nobody is left to end.
+
+    They are monitors without a spawner and inits without a monitor. A monitor outlives a killed
+    spawner until its container's end, so look again.
+    """
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    commands = {pid: command(pid) for pid in pids}
+    masters = {b"cellblock-monitor": b"/spawn.py", b"init\0": b"cellblock-monitor"}
+    return {
+        pid
+        for pid, words in commands.items()
+        for name, master in masters.items()
+        if words.startswith(name)
+        and _is_in_namespace(pid, name)
+        and master not in commands.get(parent(pid), b"")
+    }
+
+
+def parent(pid: int) -> int:
+    """Return the id of a process's parent, 0 when it has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return 0
+    return int(stat[stat.rindex(b")") + 2 :].split()[1])
+
+
+def command(pid: int) -> bytes:
+    """Return a process's command line, nothing when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _is_in_namespace(pid: int, name: bytes) -> bool:
+    """Tell a container's init from the machine's own."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    ids = status.partition("NSpid:")[2].partition("\n")[0].split()
+    return name != b"init\0" or len(ids) > 1
+
+
 def _mounts(pid: int, home: Path, run: Path) -> int:
     try:
         lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()

@@ -7,7 +7,6 @@ import os
 from typing import Any
 
 from ..errors import CellblockError
-from . import wire
 from .process import StageFailed
 from .spec import ProcessSpec
 
@@ -21,7 +20,7 @@ def as_error(error: StageFailed | CellblockError | OSError, process: ProcessSpec
         return _of_stage(error, process)
     if isinstance(error, CellblockError):
         return {"kind": type(error).__name__, "message": str(error)}
-    if isinstance(error, wire.Disconnected):
+    if isinstance(error, ConnectionError):
         return _failed("cannot start: a process of the container ended before it was ready")
     if isinstance(error, TimeoutError):
         return _failed("cannot start: the container was not ready in time; is the machine busy?")

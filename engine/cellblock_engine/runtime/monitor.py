@@ -20,7 +20,7 @@ from ..errors import CellblockError, StartFailed
 from ..linux import cgroups
 from ..linux.processes import identity
 from ..removal import Removal
-from ..store.trees import remove_tree
+from ..store import trees
 from . import state, verdicts, wire
 from .commands import Commands, signal_name
 from .descriptors import Descriptors
@@ -70,7 +70,7 @@ class Monitor:
             for tree in spec.overlays:
                 # An upper that was mounted volatile is refused while its mark is in here. What a
                 # loss of power may have cut short is the user's to judge.
-                remove_tree(f"{tree.upper}/work/work")
+                trees.remove_tree(f"{tree.upper}/work/work")
         # Before it is made: a monitor killed in between would leave a group nobody knows of.
         controllers = cgroups.discover(client_pid)
         caller = None
@@ -132,7 +132,7 @@ class Monitor:
     def record_failure(self, afterwards: ExitStack) -> None:
         """Leave what was there before the start, or nothing where nobody is left to have it."""
         if not self._spec.again or (self._notes is not None and self._notes.caller_is_gone()):
-            afterwards.callback(remove_tree, put_aside(self._spec))
+            afterwards.callback(trees.remove_tree, put_aside(self._spec))
         else:
             self._keep()
 
@@ -164,7 +164,7 @@ class Monitor:
     def _delete(self, directory: str) -> None:
         # Its lock file notes the groups that the next sweep has yet to remove.
         if self.sandbox.is_gone:
-            remove_tree(directory)
+            trees.remove_tree(directory)
 
     def _listen(self) -> None:
         path = self._spec.socket
@@ -373,14 +373,10 @@ def put_aside(spec: StartSpec) -> str:
 
     Should the monitor be killed before it is removed, the next sweep does it.
     """
-    parent, _, name = spec.directory.rpartition("/")
     with suppress(OSError):
-        if os.readlink(spec.name_link) == name:
+        if os.readlink(spec.name_link) == os.path.basename(spec.directory):
             os.unlink(spec.name_link)
-    aside = f"{parent}/.{name}"
-    with suppress(FileNotFoundError):
-        os.rename(spec.directory, aside)
-    return aside
+    return trees.put_aside(spec.directory)
 
 
 def _has_hung_up(sock: socket.socket) -> bool:

@@ -114,6 +114,14 @@ def hold_lock(directory: str) -> int:
     return fd
 
 
+def make_lock(directory: str) -> None:
+    """Make the lock of a container that no monitor has taken yet: it can then be held off too.
+
+    Raises FileNotFoundError.
+    """
+    os.close(os.open(f"{directory}/{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
 @dataclass
 class Notes:
     """What the lock file says to whoever finds that the monitor was killed.

@@ -6,12 +6,10 @@ belongs to the container's monitor (:mod:`..runtime.state`).
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import secrets
 import stat
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +24,12 @@ from ..removal import Removal, recorded_removal
 from ..volumes import DEFAULT_SHM_BYTES, Bind, Tmpfs
 from .names import random_name
 from .room import raise_if_full
-from .trees import remove_tree
+from .trees import put_aside, remove_tree
 
 _CONFIG = "config.json"
 _SHORTEST_PREFIX = 1
 _ATTEMPTS = 20
 _ROOM_FOR = "a container in the store"
-_ATTEMPT_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -179,26 +176,17 @@ class Containers:
         return config
 
     def remove(self, config: ContainerConfig) -> None:
-        """Take the directory and the name away; nothing if that was done. Raises OSError."""
+        """Take the directory and the name away; nothing if that was done. Raises OSError.
+
+        The caller holds off its monitor (:func:`..runtime.state.held_off`).
+        """
         link = self._layout.names / config.name
         try:
             if os.fspath(link.readlink()) == config.id:
                 link.unlink()
         except FileNotFoundError:
             pass
-        self._remove_directory(config.id)
-
-    def _remove_directory(self, identifier: str) -> None:
-        """Remove it, also where a monitor that is just starting still writes into it."""
-        for attempts_left in range(_ATTEMPTS, -1, -1):
-            try:
-                remove_tree(self.directory(identifier))
-            except OSError as error:
-                if error.errno != errno.ENOTEMPTY or not attempts_left:
-                    raise
-                time.sleep(_ATTEMPT_S)
-            else:
-                return
+        remove_tree(put_aside(os.fspath(self.directory(config.id))))
 
     def _by_prefix(self, prefix: str) -> str | None:
         if len(prefix) < _SHORTEST_PREFIX or not set(prefix) <= set("0123456789abcdef"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,6 +33,18 @@ def remove_tree(path: Path | str | bytes) -> None:
         remove_at(parent_fd, name)
     finally:
         os.close(parent_fd)
+
+
+def put_aside(path: str) -> str:
+    """Rename a directory to one with a dot before its name, and return that.
+
+    Who has yet to open something by its path finds nothing, and nobody sees it half removed.
+    """
+    parent, _, name = path.rpartition("/")
+    aside = f"{parent}/.{name}"
+    with suppress(FileNotFoundError):  # somebody else did
+        os.rename(path, aside)  # noqa: PTH104 - without importing pathlib
+    return aside
 
 
 def remove_at(parent_fd: int, name: bytes) -> None:

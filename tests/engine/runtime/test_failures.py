@@ -6,6 +6,7 @@ import errno
 
 import pytest
 
+from cellblock_engine.runtime import wire
 from cellblock_engine.runtime.failures import as_error
 from cellblock_engine.runtime.process import StageFailed
 from cellblock_engine.runtime.spec import ProcessSpec
@@ -28,6 +29,11 @@ def test_each_stage_says_what_failed(stage, code, text, kind, words):
     assert error["kind"] == kind
     assert words in error["message"]
     assert "\n" not in error["message"]
+
+
+@pytest.mark.parametrize("error", [wire.Disconnected("gone"), ConnectionResetError(104, "reset")])
+def test_a_process_that_was_killed_before_it_was_ready_is_named(error):
+    assert "a process of the container ended before" in as_error(error, PROCESS)["message"]
 
 
 @pytest.mark.parametrize("step", ["proc on /proc ()", "sysfs on /sys ()"])
