@@ -50,6 +50,9 @@ class CellblockProvisioner(LocalProvisioner):
         Called by ``KernelManager.pre_start_kernel()``, also before a restart. Raises
         CellblockError, OSError.
         """
+        if self.process is not None and self.process.poll() is None:
+            await self.kill()  # one that is started twice has one container
+            await self.wait()
         km = self.parent
         own = self._room is None
         if self._room is None or not self._room.path.exists():
