@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
-from cellblock_engine import ContainerNotFound, Engine
+from cellblock_engine import ContainerNotFound, Engine, Settings
 
 from .gate import room
 from .gate.options import CONNECTION_FILE, MODULE, PROVISIONED, KernelOptions, command
@@ -179,7 +179,8 @@ class CellblockProvisioner(LocalProvisioner):
         if MODULE not in cmd:
             km = self.parent
             file = os.path.realpath(km.connection_file) if km is not None else CONNECTION_FILE
-            wrapped = command(KernelOptions(), cmd)
+            given = Settings.load().kernel
+            wrapped = command(KernelOptions(volume=given.volumes, env=given.env), cmd)
             cmd = [file if word == CONNECTION_FILE else word for word in wrapped]
         at = cmd.index(MODULE) + 1
         self._keep = "--keep" in cmd[: cmd.index("--")]
