@@ -147,6 +147,7 @@ __all__ = [
     "InvalidInput",
     "InvalidLayer",
     "InvalidReference",
+    "KernelDefaults",
     "Killed",
     "LimitNotEnforceable",
     "Limits",

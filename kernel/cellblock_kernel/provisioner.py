@@ -64,11 +64,11 @@ class CellblockProvisioner(LocalProvisioner):
         given = kwargs.get("env")
         try:
             kwargs = await super().pre_launch(**kwargs)
+            kwargs["cmd"] = self._gate_command(kwargs["cmd"], self._explicit(given))
         except BaseException:
             if own:
                 await self.cleanup()
             raise
-        kwargs["cmd"] = self._gate_command(kwargs["cmd"], self._explicit(given))
         return kwargs
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:  # noqa: ANN401 - its base's

@@ -12,9 +12,7 @@ from .options import GateOptions, KernelOptions
 from .room import INSIDE, Room
 
 # What a kernel may know of the environment of who starts it: nothing that could be a secret.
-ALLOWED = tuple(
-    "LANG LANGUAGE TZ TERM COLORTERM COLUMNS LINES NO_COLOR JPY_SESSION_NAME".split()
-)
+ALLOWED = tuple("LANG LANGUAGE TZ TERM COLORTERM COLUMNS LINES NO_COLOR JPY_SESSION_NAME".split())
 _ALLOWED_PREFIX = "LC_"
 LABEL = "cellblock.kernel"
 
