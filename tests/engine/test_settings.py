@@ -95,7 +95,7 @@ def test_variables_override_the_file(file):
     [
         ("[registries]\nplain_http = []", "unknown key 'registries.plain_http'; did you mean"),
         ("[registry]\n", "unknown key 'registry'; did you mean 'registries'?"),
-        ("zzz = 1", "unknown key 'zzz'; known are registries, run, store"),
+        ("zzz = 1", "unknown key 'zzz'; known are kernel, registries, run, store"),
         ("run = 1", "run wants a table"),
         ("[run]\nmemory = true", "run.memory wants a size"),
         ("[run]\nmemory = '1k'", "run.memory memory limit 1024 is too small"),
