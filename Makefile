@@ -50,6 +50,7 @@ peers: venv programs ## attack Docker's containers too; writes the results into 
 
 conformance: venv ## run the suites of ipykernel, nbclient and papermill on both kinds of kernels
 	test -x .venv/conformance/bin/python || $(BIN)/python -m venv .venv/conformance
+	.venv/conformance/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	.venv/conformance/bin/python -m pip install --quiet --editable . --group conformance
 	.venv/conformance/bin/python scripts/conformance $(ARGS)
 
