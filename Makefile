@@ -7,10 +7,10 @@ SHELL := /bin/sh
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test attacks soak fuzz check format bench peers clean programs venv
+.PHONY: help demo test attacks soak fuzz check format bench peers conformance clean programs venv
 
 help: ## show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: venv ## set up, execute notebooks/quickstart.ipynb and print it with its outputs
 	$(BIN)/python scripts/show_notebook.py notebooks/quickstart.ipynb
@@ -47,6 +47,12 @@ bench: venv programs ## measure starts and pulls beside docker, runc, bubblewrap
 
 peers: venv programs ## attack Docker's containers too; writes the results into docs/security.md
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.attacks_on_docker
+
+conformance: venv ## run the suites of ipykernel, nbclient and papermill on both kinds of kernels
+	test -x .venv/conformance/bin/python || $(BIN)/python -m venv .venv/conformance
+	.venv/conformance/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	.venv/conformance/bin/python -m pip install --quiet --editable . --group conformance
+	.venv/conformance/bin/python scripts/conformance $(ARGS)
 
 clean: ## remove what the other commands made in this tree
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from .request import HOST_IMAGE, NETWORKS, ExecRequest, RunRequest
     from .reset import Reset
     from .runtime.attached import Attached, Exit
-    from .settings import Registries, RunDefaults, Settings
+    from .settings import KernelDefaults, Registries, RunDefaults, Settings
     from .signals import parse_signal
     from .units import format_bytes
     from .volumes import Bind, Tmpfs, parse_mount, parse_tmpfs, parse_volume
@@ -108,7 +108,7 @@ _HOMES = {
     "request": ("HOST_IMAGE", "NETWORKS", "ExecRequest", "RunRequest"),
     "reset": ("Reset",),
     "runtime.attached": ("Attached", "Exit"),
-    "settings": ("Registries", "RunDefaults", "Settings"),
+    "settings": ("KernelDefaults", "Registries", "RunDefaults", "Settings"),
     "signals": ("parse_signal",),
     "units": ("format_bytes",),
     "volumes": ("Bind", "Tmpfs", "parse_mount", "parse_tmpfs", "parse_volume"),
@@ -147,6 +147,7 @@ __all__ = [
     "InvalidInput",
     "InvalidLayer",
     "InvalidReference",
+    "KernelDefaults",
     "Killed",
     "LimitNotEnforceable",
     "Limits",

@@ -49,11 +49,23 @@ class RunDefaults:
 
 
 @dataclass(frozen=True)
+class KernelDefaults:
+    """What kernels of foreign kernelspecs get, which have no flags of cellblock's.
+
+    ``volumes`` as for ``run -v``, ``env`` as for ``run -e``.
+    """
+
+    volumes: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Settings:
     """All settings; ``home`` is where the store is, None for the user's usual place."""
 
     registries: Registries = field(default_factory=Registries)
     run: RunDefaults = field(default_factory=RunDefaults)
+    kernel: KernelDefaults = field(default_factory=KernelDefaults)
     home: Path | None = None
 
     @classmethod
@@ -182,6 +194,16 @@ def _words(text: str) -> list[object]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise InvalidInput("wants a list of texts in quotes")
+    return tuple(_text(each) for each in value)
+
+
+def _texts_in(text: str) -> tuple[str, ...]:
+    return _texts(_words(text))
+
+
 def _names_in(text: str) -> frozenset[str]:
     return _names(_words(text))
 
@@ -197,7 +219,7 @@ def _places_in(text: str) -> dict[str, tuple[str, ...]]:
 
 
 # An empty variable leaves a value as the files have it, but makes a list empty.
-_OF_MANY = (_names_in, _places_in)
+_OF_MANY = (_names_in, _places_in, _texts_in)
 _KEYS = {
     "store.home": _Key("CELLBLOCK_HOME", _home, Path),
     "run.network": _Key("CELLBLOCK_RUN_NETWORK", _network, _network),
@@ -207,6 +229,8 @@ _KEYS = {
         "CELLBLOCK_RUN_PIDS_LIMIT", _pids, lambda text: _number(int, _pids, text)
     ),
     "run.timeout": _Key("CELLBLOCK_RUN_TIMEOUT", _timeout, _timeout),
+    "kernel.volumes": _Key("CELLBLOCK_KERNEL_VOLUMES", _texts, _texts_in),
+    "kernel.env": _Key("CELLBLOCK_KERNEL_ENV", _texts, _texts_in),
     "registries.mirrors": _Key("CELLBLOCK_REGISTRIES_MIRRORS", _places, _places_in),
     "registries.plain-http": _Key("CELLBLOCK_REGISTRIES_PLAIN_HTTP", _names, _names_in),
     "registries.unverified-tls": _Key("CELLBLOCK_REGISTRIES_UNVERIFIED_TLS", _names, _names_in),
@@ -281,6 +305,9 @@ def _settings(values: Mapping[str, Any]) -> Settings:
                 pids=values.get("run.pids-limit"),
             ),
             timeout_s=values.get("run.timeout"),
+        ),
+        kernel=KernelDefaults(
+            volumes=values.get("kernel.volumes", ()), env=values.get("kernel.env", ())
         ),
         home=values.get("store.home"),
     )

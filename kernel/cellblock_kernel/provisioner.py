@@ -9,18 +9,23 @@ import asyncio
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, cast
+from functools import partial
+from typing import Any, TypeVar, cast
 
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
-from cellblock_engine import ContainerNotFound, Engine
+from cellblock_engine import ContainerNotFound, Engine, Settings
 
 from .gate import room
 from .gate.options import CONNECTION_FILE, MODULE, PROVISIONED, KernelOptions, command
 from .gate.reports import KILL, MAX_REPORT_BYTES, Report
 from .process import AdoptedProcess
+
+_Result = TypeVar("_Result")
 
 _READY_S = 10.0
 _KILLED_S = 3.0
@@ -45,10 +50,13 @@ class CellblockProvisioner(LocalProvisioner):
         Called by ``KernelManager.pre_start_kernel()``, also before a restart. Raises
         CellblockError, OSError.
         """
+        if self.process is not None and self.process.poll() is None:
+            await self.kill()  # one that is started twice has one container
+            await self.wait()
         km = self.parent
         own = self._room is None
         if self._room is None or not self._room.path.exists():
-            self._room = await asyncio.to_thread(_new_room)
+            self._room = await _beside(_new_room)
         if km is not None:
             km.transport, km.ip, km.cache_ports = "ipc", self._room.front_ip, False
             for name, port in room.PORTS.items():
@@ -56,11 +64,11 @@ class CellblockProvisioner(LocalProvisioner):
         given = kwargs.get("env")
         try:
             kwargs = await super().pre_launch(**kwargs)
+            kwargs["cmd"] = self._gate_command(kwargs["cmd"], self._explicit(given))
         except BaseException:
             if own:
                 await self.cleanup()
             raise
-        kwargs["cmd"] = self._gate_command(kwargs["cmd"], self._explicit(given))
         return kwargs
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:  # noqa: ANN401 - its base's
@@ -122,7 +130,7 @@ class CellblockProvisioner(LocalProvisioner):
             self._words = None
         if not restart:
             if self._container is not None and not self._keep:
-                await _in_thread(_remove, self._container)
+                await _beside(partial(_remove, self._container))
             self._container = None
             if self._room is not None:
                 self._room.remove()
@@ -171,7 +179,8 @@ class CellblockProvisioner(LocalProvisioner):
         if MODULE not in cmd:
             km = self.parent
             file = os.path.realpath(km.connection_file) if km is not None else CONNECTION_FILE
-            wrapped = command(KernelOptions(), cmd)
+            given = Settings.load().kernel
+            wrapped = command(KernelOptions(volume=given.volumes, env=given.env), cmd)
             cmd = [file if word == CONNECTION_FILE else word for word in wrapped]
         at = cmd.index(MODULE) + 1
         self._keep = "--keep" in cmd[: cmd.index("--")]
@@ -221,12 +230,28 @@ def _new_room() -> room.Room:
         return room.Room.make(kernels)
 
 
-async def _in_thread(act: Callable[[str], None], subject: str) -> None:
-    """Do it beside the event loop; in it where Python ends, when no thread starts any more."""
+async def _beside(act: Callable[[], _Result]) -> _Result:
+    """Do it beside the event loop; in it where Python ends, when no thread starts any more.
+
+    On a thread of its own, and looked for by the clock: front ends fork and use the same loop in
+    both processes (nbclient's in a process pool), and in the child a loop's threads are missing
+    while its wake-ups reach any of the processes.
+    """
+    result: Future[_Result] = Future()
+
+    def work() -> None:
+        try:
+            result.set_result(act())
+        except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
+            result.set_exception(error)
+
     try:
-        await asyncio.to_thread(act, subject)
+        threading.Thread(target=work, name="cellblock", daemon=True).start()
     except RuntimeError:
-        act(subject)
+        return act()
+    while not result.done():
+        await asyncio.sleep(_TICK_S / 4)
+    return result.result()
 
 
 def _remove(container: str) -> None:

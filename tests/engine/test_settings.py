@@ -18,6 +18,9 @@ memory = "512m"
 cpus = 1.5
 pids-limit = 64
 timeout = "2m"
+[kernel]
+volumes = ["/data:/data:ro"]
+env = ["PROJECT", "A=b"]
 [registries]
 plain-http = ["registry.lan:5000"]
 unverified-tls = ["10.0.0.7:5000"]
@@ -43,6 +46,10 @@ def test_every_key_is_read(file):
     assert (settings.run.network, settings.run.timeout_s) == ("host", 120)
     limits = settings.run.limits
     assert (limits.memory_bytes, limits.cpus, limits.pids) == (512 << 20, 1.5, 64)
+    assert (settings.kernel.volumes, settings.kernel.env) == (
+        ("/data:/data:ro",),
+        ("PROJECT", "A=b"),
+    )
     registries = settings.registries
     assert registries.plain_http == {"registry.lan:5000"}
     assert registries.unverified_tls == {"10.0.0.7:5000"}
@@ -64,6 +71,8 @@ def test_variables_override_the_file(file):
         CELLBLOCK_RUN_CPUS="0.5",
         CELLBLOCK_RUN_PIDS_LIMIT="9",
         CELLBLOCK_RUN_TIMEOUT="",
+        CELLBLOCK_KERNEL_VOLUMES="/a:/b, ./c:/c",
+        CELLBLOCK_KERNEL_ENV="",
         CELLBLOCK_REGISTRIES_PLAIN_HTTP="",
         CELLBLOCK_REGISTRIES_UNVERIFIED_TLS="a.lan, b.lan:1",
         CELLBLOCK_REGISTRIES_MIRRORS="quay.io=m.lan,index.docker.io=m.lan/hub,quay.io=n.lan",
@@ -73,6 +82,7 @@ def test_variables_override_the_file(file):
     assert (settings.run.network, settings.run.timeout_s) == ("none", 120)
     limits = settings.run.limits
     assert (limits.memory_bytes, limits.cpus, limits.pids) == (64 << 20, 0.5, 9)
+    assert (settings.kernel.volumes, settings.kernel.env) == (("/a:/b", "./c:/c"), ())
     registries = settings.registries
     assert registries.plain_http == frozenset()
     assert registries.unverified_tls == {"a.lan", "b.lan:1"}
@@ -85,7 +95,7 @@ def test_variables_override_the_file(file):
     [
         ("[registries]\nplain_http = []", "unknown key 'registries.plain_http'; did you mean"),
         ("[registry]\n", "unknown key 'registry'; did you mean 'registries'?"),
-        ("zzz = 1", "unknown key 'zzz'; known are registries, run, store"),
+        ("zzz = 1", "unknown key 'zzz'; known are kernel, registries, run, store"),
         ("run = 1", "run wants a table"),
         ("[run]\nmemory = true", "run.memory wants a size"),
         ("[run]\nmemory = '1k'", "run.memory memory limit 1024 is too small"),
@@ -98,6 +108,7 @@ def test_variables_override_the_file(file):
         ("[registries]\nplain-http = ['http://a.lan']", "'http://a.lan' is not a registry"),
         ("[registries]\nplain-http = ['*']", "'*' is not a registry"),
         ("[registries]\nplain-http = [7]", "wants a text"),
+        ("[kernel]\nvolumes = '/a:/a'", "kernel.volumes wants a list"),
         ("[registries]\nmirrors = ['a.lan']", "registries.mirrors wants a table"),
         ("[registries]\nmirrors = {'docker.io' = 'a.lan'}", "wants a list for 'docker.io'"),
         ("[registries]\nmirrors = {'docker.io' = ['https://a.lan']}", "wants host:port"),

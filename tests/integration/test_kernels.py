@@ -116,7 +116,7 @@ class TestLife:
         assert "FROM_SPEC" in words
         assert "s p=c" not in words  # other users could read it there
         assert "secret-of-the-server" not in seen
-        assert "JPY_PARENT_PID" not in seen
+        assert "'JPY_PARENT_PID': '1'" in seen
         for item in ("'LANG': 'C.UTF-8'", "'FROM_SPEC': 's p=c'", "'FROM_CALLER': 'c'"):
             assert item in seen
 
@@ -352,4 +352,41 @@ atexit.register(lambda: km.shutdown_kernel(now=True))
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )
     assert "RuntimeError" not in done.stderr
+    site.assert_gone()
+
+
+def test_a_process_that_forked_starts_kernels_in_the_loop_of_its_parent(site):
+    """As nbclient in a process pool: the child's loop is without its parent's threads."""
+    program = f"""
+import os, signal
+from jupyter_client.manager import start_new_kernel
+def once():
+    km, kc = start_new_kernel(kernel_name="forked", cwd={str(site.folder)!r})
+    kc.execute_interactive("1", timeout=20)
+    kc.stop_channels()
+    km.shutdown_kernel()
+once()
+if (pid := os.fork()) == 0:
+    signal.alarm(30)
+    once()
+    os._exit(0)
+os._exit(os.waitpid(pid, 0)[1] != 0)
+"""
+    site.install("forked")
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    site.assert_gone()
+
+
+def test_a_kernel_that_is_started_while_it_runs_takes_its_own_place(site):
+    with site.kernel("plain") as (km, kc):
+        run(kc, "x = 1; open('/root/kept', 'w').write('1')")
+        km.start_kernel(cwd=str(site.folder))
+        kc.wait_for_ready(timeout=30)
+        assert run(kc, "import os; print(os.path.exists('/root/kept'), 'x' in dir())") == (
+            "True False\n"
+        )
+        assert len(site.gates()) == 1
     site.assert_gone()

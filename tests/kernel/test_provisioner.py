@@ -42,6 +42,17 @@ def test_another_specs_command_runs_on_the_host_image(provisioner):
     assert not provisioner._keep
 
 
+def test_another_specs_command_has_the_volumes_and_variables_that_were_settled(
+    provisioner, monkeypatch
+):
+    monkeypatch.setenv("CELLBLOCK_KERNEL_VOLUMES", "/a:/b:ro")
+    monkeypatch.setenv("CELLBLOCK_KERNEL_ENV", "A=b,NAMED")
+    kernel = KernelOptions(volume=("/a:/b:ro",), env=("A=b", "NAMED"))
+    assert heard(provisioner._gate_command(list(ARGV), [])).kernel == kernel
+    own = command(KernelOptions(image="i"), ARGV)
+    assert heard(provisioner._gate_command(own, [])).kernel == KernelOptions(image="i")
+
+
 def test_a_restart_names_the_container(provisioner):
     provisioner._container = "abc"
     assert heard(provisioner._gate_command(list(ARGV), [])).container == "abc"

@@ -12,7 +12,7 @@ from .options import GateOptions, KernelOptions
 from .room import INSIDE, Room
 
 # What a kernel may know of the environment of who starts it: nothing that could be a secret.
-ALLOWED = ("LANG", "LANGUAGE", "TZ", "TERM", "COLORTERM", "NO_COLOR", "JPY_SESSION_NAME")
+ALLOWED = tuple("LANG LANGUAGE TZ TERM COLORTERM COLUMNS LINES NO_COLOR JPY_SESSION_NAME".split())
 _ALLOWED_PREFIX = "LC_"
 LABEL = "cellblock.kernel"
 
@@ -56,6 +56,8 @@ def environment(kernel: KernelOptions, environ: Mapping[str, str]) -> dict[str, 
         name, given, value = text.partition("=")
         if given or name in environ:
             env[name] = value if given else environ[name]
+    # ipykernel's word for a parent that never goes; else it greets on the server's own output.
+    env["JPY_PARENT_PID"] = "1"
     return env
 
 

@@ -146,6 +146,7 @@ class _Life:
         for number in os.read(self._signals, _CHUNK):
             if number == signal.SIGINT and not self._relay.connected:
                 continue  # it is for a running cell, and would end a kernel that is starting
+            self._asked |= number in (signal.SIGTERM, signal.SIGHUP)
             self._attached.signal(number)
             if number == signal.SIGTERM and not self._options.provisioned:
                 self._kill_at = time.monotonic() + _GRACE_S

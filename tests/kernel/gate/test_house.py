@@ -47,10 +47,13 @@ def test_what_is_kept_stays(tmp_path):
 
 def test_of_the_environment_only_what_is_no_secret_and_what_is_named_goes_in():
     environ = {"LANG": "C", "LC_ALL": "C", "TOKEN": "t", "PATH": "/x", "NAMED": "n=1"}
+    environ |= {"COLUMNS": "80", "JPY_PARENT_PID": "4711"}
     kernel = KernelOptions(env=("A=b=c", "NAMED", "MISSING", "EMPTY="))
     assert house.environment(kernel, environ) == {
         "LANG": "C",
         "LC_ALL": "C",
+        "COLUMNS": "80",
+        "JPY_PARENT_PID": "1",
         "A": "b=c",
         "NAMED": "n=1",
         "EMPTY": "",
