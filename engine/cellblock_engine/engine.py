@@ -392,7 +392,9 @@ class Engine:
             launched = launcher.launch(self._layout, spec, streams)
         except BaseException:
             if not again:
-                self._held(config).remove(force=True)  # interrupted, a start may still go on
+                # Interrupted, a start may still go on. Its own failure is what is to be told.
+                with suppress(CellblockError):
+                    self._held(config).remove(force=True)
             raise
         self._started_spawner |= launched.started_spawner
         _log.debug(

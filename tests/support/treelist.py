@@ -47,6 +47,18 @@ def tree(root: Path) -> dict[bytes, Node]:
     }
 
 
+def differences(ours: dict[bytes, Node], theirs: dict[bytes, Node]) -> list[str]:
+    """Return what is not the same in two trees, a line each."""
+    found = [f"only ours: {name!r}" for name in sorted(ours.keys() - theirs.keys())]
+    found += [f"only theirs: {name!r}" for name in sorted(theirs.keys() - ours.keys())]
+    for name in sorted(ours.keys() & theirs.keys()):
+        mine, other = ours[name], theirs[name]
+        for field in Node.__dataclass_fields__:
+            if getattr(mine, field) != getattr(other, field):
+                found.append(f"{name!r} {field}: {getattr(mine, field)} {getattr(other, field)}")
+    return found
+
+
 def _node(path: bytes, status: os.stat_result, groups: dict[tuple[int, int], list[bytes]]) -> Node:
     kind = stat.S_IFMT(status.st_mode)
     is_file, is_link = stat.S_ISREG(status.st_mode), stat.S_ISLNK(status.st_mode)

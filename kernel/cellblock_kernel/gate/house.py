@@ -56,8 +56,6 @@ def environment(kernel: KernelOptions, environ: Mapping[str, str]) -> dict[str, 
         name, given, value = text.partition("=")
         if given or name in environ:
             env[name] = value if given else environ[name]
-    # ipykernel's word for a parent that never goes; else it greets on the server's own output.
-    env["JPY_PARENT_PID"] = "1"
     return env
 
 

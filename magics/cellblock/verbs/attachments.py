@@ -6,14 +6,15 @@ from cellblock_engine import Bind, Tmpfs, parse_bytes, parse_mount, parse_tmpfs,
 
 from .declaration import Argument, Call
 
+VOLUME = Argument(
+    ("-v", "--volume"),
+    "bind a file or folder of this machine",
+    "each",
+    "SOURCE:TARGET[:ro]",
+    convert=parse_volume,
+)
 ATTACHMENTS = (
-    Argument(
-        ("-v", "--volume"),
-        "bind a file or folder of this machine",
-        "each",
-        "SOURCE:TARGET[:ro]",
-        convert=parse_volume,
-    ),
+    VOLUME,
     Argument(
         ("--mount",),
         "type=bind,source=DIR,target=DIR[,readonly], or type=tmpfs,target=DIR[,tmpfs-size=64m]",

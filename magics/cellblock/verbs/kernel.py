@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cellblock_engine import NETWORKS, Bind, InvalidInput, Limits, parse_volume
+from cellblock_engine import NETWORKS, Bind, InvalidInput, Limits
 
 from ..tables import Column, Table
+from .attachments import VOLUME
 from .common import ENV, JSON, NO_TRUNC, PLATFORM, each, environment, style
 from .declaration import Argument, Call, Verb
 from .group import Group
+from .limits import CPUS, MEMORY, PIDS_LIMIT
 from .outcome import Acknowledged, Listing
 from .run import PULL, ensure_image
 
@@ -99,29 +101,15 @@ def _place(call: Call) -> Path | Literal["user", "system"]:
     return "user" if given.user else "system"
 
 
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise InvalidInput(f"{text!r} is not a whole number") from error
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise InvalidInput(f"{text!r} is not a number") from error
-
-
 _INSTALL = Verb(
     "install",
     "Install a kernelspec whose kernel runs in a container",
     (
         Argument(("--name",), "the kernelspec's name (cellblock-IMAGE)", metavar="NAME"),
         Argument(("--display-name",), "what launchers show", metavar="TEXT"),
-        Argument(("-m", "--memory"), "memory limit: 512m, 4g", metavar="SIZE"),
-        Argument(("--cpus",), "processors at most: 0.5, 2", metavar="N", convert=_number),
-        Argument(("--pids-limit",), "processes and threads at most", metavar="N", convert=_whole),
+        MEMORY,
+        CPUS,
+        PIDS_LIMIT,
         Argument(
             ("--network",),
             "none (the default), or host, which is not isolated",
@@ -136,13 +124,7 @@ _INSTALL = Verb(
             default="rw",
             values=_WORKSPACES,
         ),
-        Argument(
-            ("-v", "--volume"),
-            "bind a file or folder of this machine",
-            "each",
-            "SOURCE:TARGET[:ro]",
-            convert=parse_volume,
-        ),
+        VOLUME,
         ENV,
         Argument(("--keep",), "leave the container when the kernel is shut down", "flag"),
         Argument(("--untrusted",), "refused until outputs are sanitised", "flag"),

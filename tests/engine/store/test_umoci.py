@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cellblock_engine.oci.digest import Digest
 from cellblock_engine.store import Store
-from support.treelist import Node, tree
+from support.treelist import differences, tree
 
 
 def test_images_unpack_as_umoci_unpacks_them(
@@ -34,17 +34,6 @@ def test_images_unpack_as_umoci_unpacks_them(
     shutil.rmtree(theirs)
     assert len(expected) > 5000
     assert differences(ours, expected) == []
-
-
-def differences(ours: dict[bytes, Node], theirs: dict[bytes, Node]) -> list[str]:
-    found = [f"only ours: {name!r}" for name in sorted(ours.keys() - theirs.keys())]
-    found += [f"only theirs: {name!r}" for name in sorted(theirs.keys() - ours.keys())]
-    for name in sorted(ours.keys() & theirs.keys()):
-        mine, other = ours[name], theirs[name]
-        for field in Node.__dataclass_fields__:
-            if getattr(mine, field) != getattr(other, field):
-                found.append(f"{name!r} {field}: {getattr(mine, field)} {getattr(other, field)}")
-    return found
 
 
 def extract_all(store: Store, layout: Path) -> list[Digest]:

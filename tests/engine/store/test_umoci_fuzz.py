@@ -22,7 +22,7 @@ from cellblock_engine.oci.digest import Digest
 from cellblock_engine.store import Store, tar
 from support import capabilities, tars
 from support.layouts import LAYER, LayoutWriter, WrittenLayer
-from support.treelist import Node, tree
+from support.treelist import Node, differences, tree
 
 EXAMPLES = int(os.environ.get("CELLBLOCK_EXAMPLES", "250")) // 2  # each runs umoci and mounts
 
@@ -263,14 +263,3 @@ def unpack_with_us(store: Store, base: Path, layers: list[WrittenLayer]) -> dict
         return tree(merged)
     finally:
         subprocess.run(["umount", merged], check=True)
-
-
-def differences(ours: dict[bytes, Node], theirs: dict[bytes, Node]) -> list[str]:
-    found = [f"only ours: {name!r}" for name in sorted(ours.keys() - theirs.keys())]
-    found += [f"only theirs: {name!r}" for name in sorted(theirs.keys() - ours.keys())]
-    for name in sorted(ours.keys() & theirs.keys()):
-        mine, other = ours[name], theirs[name]
-        for field in Node.__dataclass_fields__:
-            if getattr(mine, field) != getattr(other, field):
-                found.append(f"{name!r} {field}: {getattr(mine, field)} {getattr(other, field)}")
-    return found

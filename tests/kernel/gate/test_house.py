@@ -53,7 +53,6 @@ def test_of_the_environment_only_what_is_no_secret_and_what_is_named_goes_in():
         "LANG": "C",
         "LC_ALL": "C",
         "COLUMNS": "80",
-        "JPY_PARENT_PID": "1",
         "A": "b=c",
         "NAMED": "n=1",
         "EMPTY": "",
