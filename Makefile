@@ -21,7 +21,7 @@ test: venv programs ## set up and run the tests (as root: all of them)
 attacks: venv programs ## run the attacks, and write their results into docs/security.md
 	CELLBLOCK_TRIES=1000 $(BIN)/python scripts/attack-table $(ARGS)
 
-soak: venv programs ## kills, many processes and many runs at length (an hour)
+soak: venv programs ## kills, many processes and many runs at length (minutes)
 	CELLBLOCK_PROCESSES=20 CELLBLOCK_OPERATIONS=200 CELLBLOCK_CRASHES=500 CELLBLOCK_RUNS=1000 \
 	    CELLBLOCK_AT_ONCE=200 CELLBLOCK_POINTS=25 CELLBLOCK_LOSSES=100 $(BIN)/python -m pytest -o timeout=3600 \
 	    tests/integration/test_reliability.py tests/integration/test_kill_points.py \

@@ -60,11 +60,18 @@ def environment(kernel: KernelOptions, environ: Mapping[str, str]) -> dict[str, 
 
 
 def workspace(folder: Path, *, writable: bool) -> Bind:
-    """Return the notebook's folder at its own path. Raises InvalidInput for a whole home."""
-    if Path.home().resolve().is_relative_to(folder):
-        raise InvalidInput(
-            f"the notebook's folder {folder} holds your home directory, which a kernel in a "
-            "container is not shown: keep the notebook in a folder of its own, or install the "
-            "kernel with --workspace none"
-        )
-    return Bind(folder, os.fspath(folder), writable=writable)
+    """Return the notebook's folder at its own path.
+
+    Raises InvalidInput for a whole home, and for its hidden folders, where keys are.
+    """
+    home = Path.home().resolve()
+    if home.is_relative_to(folder):
+        what = "holds your home directory"
+    elif folder.is_relative_to(home) and folder.relative_to(home).parts[0].startswith("."):
+        what = "is a hidden one of your home directory"
+    else:
+        return Bind(folder, os.fspath(folder), writable=writable)
+    raise InvalidInput(
+        f"the notebook's folder {folder} {what}, which a kernel in a container is not shown: keep "
+        "the notebook in a folder of its own, or install the kernel with --workspace none"
+    )

@@ -19,6 +19,7 @@ from cellblock_engine import AttachedRun, ContainerNotFound, Engine, Exit
 
 from ..errors import KernelNotReady
 from . import house, memory, room
+from .aside import Aside
 from .connection import Connection
 from .options import GateOptions
 from .relay import Relay
@@ -35,8 +36,6 @@ _PASSED_ON = (
 _GRACE_S = 5.0
 _TICK_S = 0.004
 _CHUNK = 1 << 16
-_LAST_WORDS_BYTES = 2048
-_MOST_SAID = 300
 
 
 def live(options: GateOptions, reporter: Reporter) -> int:
@@ -56,7 +55,6 @@ class _Life:
         self._parents = _parents(stack)
         self._signals = _signal_pipe(stack)
         self._kill_at: float | None = None
-        self._last_words = b""
         self._asked = False
         front = Connection.read(options.connection_file)
         self._relay = stack.enter_context(_relay(front))
@@ -70,6 +68,7 @@ class _Life:
         self._key = secrets.token_hex(32).encode()
         self._room.furnish(self._key, front.kernel_name)
         self._attached = stack.enter_context(self._start())
+        self._asides = {self._attached.stdout: Aside(1), self._attached.stderr: Aside(2)}
         if not options.kernel.keep:  # what is kept is nobody's to sweep
             self._room.note(self._attached.container.id)
         reporter.send(Report(container=self._attached.container.id))
@@ -81,8 +80,8 @@ class _Life:
             relay.watch(parent, relay.stop)
         relay.watch(self._signals, self._pass_on_signals)
         relay.watch(attached.fileno(), relay.stop)
-        relay.watch(attached.stdout, partial(self._show, attached.stdout, 1))
-        relay.watch(attached.stderr, partial(self._show, attached.stderr, 2))
+        for fd in self._asides:
+            relay.watch(fd, partial(self._show, fd))
         if self._reporter.sock is not None:
             relay.watch(self._reporter.sock.fileno(), self._on_word)
         with memory.bounded():
@@ -125,8 +124,8 @@ class _Life:
 
     def _end(self, end: Exit) -> int:
         """Show what is left; what becomes of the container is the provisioner's, if any."""
-        for fd, sink in ((self._attached.stdout, 1), (self._attached.stderr, 2)):
-            self._show(fd, sink)
+        for fd in self._asides:
+            self._show(fd)
         if not (self._options.provisioned or self._options.kernel.keep):
             self._attached.container.remove()
         if not self._relay.connected:
@@ -136,10 +135,9 @@ class _Life:
         return end.exit_code
 
     def _why(self, end: Exit) -> str:
-        said = self._last_words.decode(errors="replace").strip().splitlines()
         reason = str(end.verdict) if end.verdict else f"exit status {end.exit_code}"
-        # Hostile words, on their way to logs and terminals.
-        last = "".join(filter(str.isprintable, said[-1]))[:_MOST_SAID] if said else ""
+        out, err = (aside.last_line() for aside in self._asides.values())
+        last = err or out
         return f"the kernel did not start: {reason}" + (f" ({last})" if last else "")
 
     def _pass_on_signals(self) -> None:
@@ -159,18 +157,15 @@ class _Life:
         else:
             self._relay.unwatch(self._reporter.sock.fileno())
 
-    def _show(self, fd: int, sink: int) -> None:
+    def _show(self, fd: int) -> None:
         """Pass on what the kernel writes beside its channels, as a local kernel would."""
         try:
-            text = os.read(fd, _CHUNK)
+            data = os.read(fd, _CHUNK)
         except BlockingIOError:
             return
-        if not text:
+        self._asides[fd].feed(data)
+        if not data:
             self._relay.unwatch(fd)
-            return
-        self._last_words = (self._last_words + text)[-_LAST_WORDS_BYTES:]
-        with suppress(OSError):
-            os.write(sink, text)
 
 
 def _relay(front: Connection) -> Relay:

@@ -69,3 +69,12 @@ def test_a_home_is_not_shown(monkeypatch, folder):
 def test_a_folder_below_a_home_is(monkeypatch):
     monkeypatch.setattr(Path, "home", lambda: Path("/home/user"))
     assert house.workspace(Path("/home/user/n"), writable=True).target == "/home/user/n"
+
+
+def test_hidden_folders_of_the_home_are_not_shown(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in (tmp_path / ".ssh", tmp_path / ".config" / "deep"):
+        with pytest.raises(InvalidInput, match="is a hidden one of your home directory"):
+            house.workspace(folder, writable=False)
+    for folder in (tmp_path / "n" / ".hidden", Path("/srv/.x")):
+        assert house.workspace(folder, writable=False).target == str(folder)
