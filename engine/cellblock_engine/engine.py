@@ -200,6 +200,14 @@ class Engine:
         """Return the image of this reference, id or unique start of an id. Raises ImageNotFound."""
         return self._store.images.resolve(name)
 
+    def hold_image(self, name: str) -> Image:
+        """Keep an image in the store by its digest, also when its tag moves; return it.
+
+        Until it is removed, by its id or that reference. Raises ImageNotFound, StoreError.
+        """
+        with self._store.referencing():
+            return self._store.images.hold(name)
+
     def remove_image(self, name: str, *, force: bool = False) -> RemovedImage:
         """Remove a reference, and what nothing else needs of it.
 

@@ -34,6 +34,9 @@ class Images:
     def image(self, name):
         return SimpleNamespace(id=DIGEST)
 
+    def hold_image(self, name):
+        self.held = name
+
     def run(self, image, argv, **how):
         self.ran.append((image, argv[0], how))
         verdict = None if argv[0] in self.status else CommandNotFound("no such command")
@@ -58,6 +61,7 @@ def test_a_spec_pins_the_image_and_is_found_by_jupyter(data):
     path = install_kernelspec(engine, options, "user", name="Boxed")
     assert path == data / "boxed"
     assert engine.ran[-1][:2] == (DIGEST, "python")
+    assert engine.held == DIGEST
     assert engine.ran[-1][2]["limits"].memory_bytes == 64 << 20
     spec = KernelSpecManager().get_kernel_spec("boxed")
     assert spec.metadata["kernel_provisioner"] == {"provisioner_name": "cellblock", "config": {}}

@@ -48,6 +48,11 @@ def base_layout() -> Path:
     return _cached("base", lambda target: _make_base(archive, target))
 
 
+def kernel_layout() -> Path:
+    """Return an OCI layout whose tag ``latest`` also has the distribution's own ipykernel."""
+    return _cached("ipykernel", _make_kernel)
+
+
 def layered_layout() -> Path:
     """Return an OCI layout whose tag ``latest`` is five layers with whiteouts, made by umoci."""
     base = base_layout()
@@ -79,8 +84,15 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _make_tar(target: Path) -> None:
-    _run("mmdebstrap", "--quiet", "--variant=minbase", "--include=python3", suite(), str(target))
+def _make_tar(target: Path, packages: str = "python3") -> None:
+    include = f"--include={packages}"
+    _run("mmdebstrap", "--quiet", "--variant=minbase", include, suite(), str(target))
+
+
+def _make_kernel(target: Path) -> None:
+    archive = target.with_name("kernel.tar")
+    _make_tar(archive, "python3-ipykernel")
+    _make_base(archive, target)
 
 
 def _make_base(archive: Path, target: Path) -> None:

@@ -27,7 +27,7 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _ID = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Reference:
     """Where an image is: ``registry/repository[:tag][@digest]``, fully spelled out.
 
@@ -60,6 +60,10 @@ class Reference:
         if tag is None and digest is None:
             tag = DEFAULT_TAG
         return cls(registry, repository, tag, digest)
+
+    def __lt__(self, other: Reference) -> bool:
+        """Order as text: a tag or digest may be missing."""
+        return str(self) < str(other)
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import Conflict, ImageNotFound, InvalidAnswer, InvalidReference, StoreError
@@ -52,9 +53,18 @@ class Images:
         image_id, document, size_bytes = self._read(manifest)
         self._layers.chain(document.diff_ids)
         make_private(self._layout.home, self._layout.references)
-        content = {"reference": str(reference), "manifest": str(manifest)}
-        self._staging.publish_json(self._path(reference), content)
+        self._publish(reference, manifest)
         return _image(image_id, document, size_bytes, manifest, (reference,))
+
+    def hold(self, name: str) -> Image:
+        """Let the image be named by its digest too, so that it stays when its tag moves.
+
+        To be called within :meth:`Store.referencing`. Raises as :meth:`resolve` does.
+        """
+        image, named = self._resolve(name)
+        held = replace(named or image.references[0], tag=None, digest=image.manifest)
+        self._publish(held, image.manifest)
+        return self.resolve(str(image.id))
 
     def list(self) -> tuple[Image, ...]:
         """Return all images, each once with all its references, the newest first."""
@@ -157,6 +167,10 @@ class Images:
         image_id, document, size_bytes = self._read(manifest)
         same = (r for r, m in references.items() if self._read(m)[0] == image_id)
         return _image(image_id, document, size_bytes, manifest, tuple(sorted(same)))
+
+    def _publish(self, reference: Reference, manifest: Digest) -> None:
+        content = {"reference": str(reference), "manifest": str(manifest)}
+        self._staging.publish_json(self._path(reference), content)
 
     def _references(self) -> dict[Reference, Digest]:
         """Return the manifest of every reference."""

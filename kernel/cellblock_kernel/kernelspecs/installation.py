@@ -25,9 +25,10 @@ def install_kernelspec(
 ) -> Path:
     """Install a kernelspec for an image that is in the store; return the spec's folder.
 
-    The image's id is written down, so that a tag that moves does not change the kernel. With
-    variables in ``options`` only its owner can read the kernelspec. Raises InvalidInput,
-    ImageNotFound, LimitNotEnforceable, Conflict, PermissionError, and what a run raises.
+    The image's id is written down and the image held, so that a tag that moves does not change
+    the kernel. With variables in ``options`` only its owner can read the kernelspec. Raises
+    InvalidInput, ImageNotFound, LimitNotEnforceable, Conflict, PermissionError, and what a run
+    raises.
     """
     name = checked_name(name or default_name(options.image))
     digest = None if options.image == HOST_IMAGE else str(engine.image(options.image).id)
@@ -41,4 +42,6 @@ def install_kernelspec(
         digest=digest,
         store=os.fspath(engine.home),
     )
+    if digest is not None:
+        engine.hold_image(digest)
     return write_kernelspec(name, content, folder(place), private=bool(options.env))

@@ -131,3 +131,10 @@ def test_any_text_is_either_a_reference_or_refused(text):
     assert ".." not in reference.repository.split("/")
     assert str(reference).isascii()
     assert not set(str(reference)) & set(" \n\0%?#")
+
+
+def test_references_with_and_without_tags_have_an_order():
+    texts = ["a/b:1", "a/b@sha256:" + "0" * 64, "a/b:2", "a/a"]
+    found = sorted(map(Reference.parse, texts))
+    assert [each.repository for each in found] == ["a/a", "a/b", "a/b", "a/b"]
+    assert [each.tag for each in found[1:]] == ["1", "2", None]

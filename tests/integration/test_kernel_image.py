@@ -1,0 +1,93 @@
+"""Kernels of a real image from a registry, which has its distribution's own ipykernel."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cellblock_engine import Engine
+from support import images, kernels
+from support.kernels import run
+from support.registry import Registry
+
+
+@pytest.fixture(scope="module")
+def site(root, tmp_path_factory):
+    with kernels.site(tmp_path_factory.mktemp("image")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def image(registry: Registry) -> str:
+    return registry.push(images.kernel_layout(), "ipykernel")
+
+
+def install(*words):
+    return subprocess.run(
+        [sys.executable, "-m", "cellblock", "kernel", "install", "--user", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+
+
+def test_an_image_is_pulled_pinned_and_run_until_it_is_removed(site, image, base_image, registry):
+    done = install("--name", "real", image)
+    assert done.returncode == 0, done.stderr
+    spec = json.loads((Path(done.stdout.split(": ")[1].strip()) / "kernel.json").read_text())
+    with Engine.open(site.home) as engine:
+        assert spec["metadata"]["cellblock"]["digest"] == str(engine.image(image).id)
+    with site.kernel("real") as (km, kc):
+        # The image's own Python and system, not this machine's, and none of its network.
+        assert run(kc, "import sys; print(sys.executable, sys.prefix)") == "/usr/bin/python3 /usr\n"
+        said = run(kc, "import ipykernel, socket; print(socket.if_nameindex())")
+        assert said == "[(1, 'lo')]\n"
+        run(kc, "open('here', 'w').write('written'); open('/root/kept', 'w').write('kept')")
+        assert (site.folder / "here").read_text() == "written"
+        assert (site.folder / "here").stat().st_uid == os.getuid()
+        km.restart_kernel()
+        kc.wait_for_ready(timeout=kernels.ANSWER_S)
+        assert run(kc, "print(open('/root/kept').read())") == "kept\n"
+        assert "KeyboardInterrupt" in interrupted(km, kc)
+    site.assert_gone()
+    # A tag that moves to another image changes nothing.
+    registry.push(images.base_layout(), "ipykernel")
+    with Engine.open(site.home) as engine:
+        engine.pull(image)
+    with site.kernel("real") as (_, kc):
+        assert run(kc, "print('still')") == "still\n"
+    with Engine.open(site.home) as engine:
+        held = engine.image(spec["metadata"]["cellblock"]["digest"])
+        assert [each.tag for each in held.references] == [None]  # held by its digest alone
+        engine.remove_image(str(held.id), force=True)
+    with pytest.raises(RuntimeError, match="is not in the store") as refused, site.kernel("real"):
+        pass
+    assert "\n" not in str(refused.value)
+    site.assert_gone()
+
+
+def test_an_image_without_ipykernel_is_refused_in_one_line(site, base_image):
+    done = install("--name", "bare", base_image)
+    assert done.returncode == 125
+    *_, line = done.stderr.splitlines()  # after those of the pull
+    assert line.startswith(f"cellblock: image {base_image} has no ipykernel: ")
+    with Engine.open(site.home) as engine:
+        assert engine.containers() == ()
+
+
+def interrupted(km, kc) -> str:
+    import threading
+
+    timer = threading.Timer(1.0, km.interrupt_kernel)
+    timer.start()
+    try:
+        return run(kc, "import time; time.sleep(20)")
+    finally:
+        timer.join()
