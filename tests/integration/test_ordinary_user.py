@@ -40,6 +40,25 @@ with Engine.open() as engine:
         print(error)
     print(len(engine.containers()), file=sys.stderr)
 """
+KERNEL = """
+import os, pathlib
+from jupyter_client.manager import start_new_kernel
+folder = pathlib.Path.home() / "notebooks"
+folder.mkdir()
+said = []
+def run(code):
+    show = lambda message: said.append(message["content"].get("text", ""))
+    return kc.execute_interactive(code, output_hook=show, timeout=30)["content"]["status"]
+km, kc = start_new_kernel(kernel_name="boxed", cwd=str(folder))
+run("import os; print(os.getuid(), [n for n in os.listdir('/sys/class/net')])")
+run("open('made', 'w').write('inside'); open('/root/kept', 'w').write('kept')")
+km.restart_kernel()
+kc.wait_for_ready(timeout=30)
+run("print(open('/root/kept').read())")
+kc.stop_channels()
+km.shutdown_kernel(now=True)
+print("".join(said).split("\\n"), (folder / "made").stat().st_uid == os.getuid())
+"""
 
 
 def test_host_image(ordinary_user: OrdinaryUser) -> None:
@@ -188,3 +207,14 @@ def test_a_store_is_reset_whatever_modes_are_in_it(ordinary_user: OrdinaryUser) 
     containers, is_there = json.loads(done.stdout)
     assert containers >= 2
     assert not is_there
+
+
+def test_a_notebook_kernel(ordinary_user: OrdinaryUser) -> None:
+    done = ordinary_user.run_cellblock("kernel", "install", "host", "--user", "--name", "boxed")
+    assert done.returncode == 0, done.stderr
+    done = ordinary_user.run_python(KERNEL, timeout_s=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[\"0 ['lo']\", 'kept', ''] True"
+    left = ordinary_user.run_cellblock("ps", "-a", "-q")
+    assert (left.returncode, left.stdout) == (0, ""), left.stderr
+    assert [each.name for each in (ordinary_user.home / "run").rglob("front*")] == []
