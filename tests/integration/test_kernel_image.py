@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from cellblock_engine import Engine
 from support import images, kernels
 from support.kernels import run
+from support.layouts import LayoutWriter, small_tar
 from support.registry import Registry
 
 
@@ -82,9 +84,19 @@ def test_an_image_without_ipykernel_is_refused_in_one_line(site, base_image):
         assert engine.containers() == ()
 
 
-def interrupted(km, kc) -> str:
-    import threading
+def test_an_image_without_python_is_refused_in_one_line(site, registry, tmp_path):
+    writer = LayoutWriter(tmp_path / "empty")
+    writer.image([writer.layer(small_tar(tmp_path / "one.tar", {"file": b"text"}))])
+    reference = registry.push(writer.directory, "nopython")
+    done = install("--name", "none", reference)
+    assert done.returncode == 125
+    *_, line = done.stderr.splitlines()  # after those of the pull
+    assert line.startswith(f"cellblock: image {reference} has no Python: ")
+    with Engine.open(site.home) as engine:
+        assert engine.containers() == ()
 
+
+def interrupted(km, kc) -> str:
     timer = threading.Timer(1.0, km.interrupt_kernel)
     timer.start()
     try:
