@@ -20,12 +20,14 @@ _MOST_ID = 200
 class Request:
     """One request, without its content.
 
-    ``begun`` says that the kernel is at it, or was: it has published ``status: busy`` for it.
+    ``stops`` says that its failure aborts what is queued behind it. ``begun`` says that the kernel
+    is at it, or was: it has published ``status: busy`` for it.
     """
 
     channel: str
     message: Message
     subshell: str | None = None
+    stops: bool = False
     begun: bool = False
     replied: bool = False
     idle: bool = False
@@ -77,10 +79,9 @@ class Ledger:
             if kind.endswith("_request") and message.id:
                 if len(self._open) >= _MOST_OPEN:
                     del self._open[next(iter(self._open))]
-                subshell = message.header.get("subshell_id")
                 slim = message.but(content={}, buffers=[])
                 self._open[message.id] = Request(
-                    channel, slim, subshell if isinstance(subshell, str) else None
+                    channel, slim, message.subshell, stops_on_error(message)
                 )
         return (message,)
 
@@ -122,3 +123,11 @@ class Ledger:
             self._comms.pop(comm, None)
         elif kind == "comm_open" and len(self._comms) < _MOST_COMMS:
             self._comms[comm] = None
+
+
+def stops_on_error(request: Message) -> bool:
+    """Return whether it is a cell whose failure aborts what is queued behind, as in ipykernel."""
+    if request.kind != "execute_request":
+        return False
+    content = request.content
+    return bool(content.get("stop_on_error", True)) and not content.get("silent", False)

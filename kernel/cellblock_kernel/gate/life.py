@@ -22,6 +22,7 @@ from ..errors import KernelNotReady
 from . import house, memory, room
 from .aside import Aside
 from .connection import Connection
+from .hostcells import HostCells
 from .ledger import Ledger
 from .options import GateOptions
 from .relay import Relay
@@ -61,7 +62,9 @@ class _Life:
         self._asked = False
         front = Connection.read(options.connection_file)
         self._ledger = Ledger()
-        self._relay = stack.enter_context(_relay(front, [self._ledger]))
+        self._host_cells = HostCells(self._ledger)
+        self._relay = stack.enter_context(_relay(front, [self._ledger, self._host_cells]))
+        stack.callback(self._host_cells.close)
         self._engine = stack.enter_context(Engine.open())
         if options.provisioned:
             self._room = room.Room.of(front)
@@ -75,6 +78,7 @@ class _Life:
         self._asides = {self._attached.stdout: Aside(1), self._attached.stderr: Aside(2)}
         if not options.kernel.keep:  # what is kept is nobody's to sweep
             self._room.note(self._attached.container.id)
+        self._host_cells.serve(self._attached.container.id, self._relay)
         reporter.send(Report(container=self._attached.container.id))
 
     def run(self) -> int:
@@ -90,6 +94,7 @@ class _Life:
             relay.watch(self._reporter.sock.fileno(), self._on_word)
         with memory.bounded():
             self._pass_on_messages()
+            self._host_cells.close()
             if select.select(self._parents, [], [], 0)[0]:
                 self._room.remove()  # its owner cannot any more
                 return 0  # closing the connection abandons the container, which then goes
@@ -148,6 +153,8 @@ class _Life:
         for number in os.read(self._signals, _CHUNK):
             if number == signal.SIGINT and not self._relay.connected:
                 continue  # it is for a running cell, and would end a kernel that is starting
+            if number == signal.SIGINT and self._host_cells.interrupt():
+                continue
             self._asked |= number in (signal.SIGTERM, signal.SIGHUP)
             self._attached.signal(number)
             if number == signal.SIGTERM and not self._options.provisioned:

@@ -141,6 +141,11 @@ class Message:
         return _text(self.parent, "msg_id")
 
     @property
+    def subshell(self) -> str | None:
+        """The id of the subshell that it is for; None for the main shell."""
+        return _text(self.header, "subshell_id") or None
+
+    @property
     def size(self) -> int:
         """About how many bytes it costs to keep."""
         frames = (*self.identities, *self._parts, *self.buffers)

@@ -51,6 +51,7 @@ class Relay:
         self._back_signer = Signer(b"")
         self._back: dict[str, zmq.Socket[bytes]] = {}
         self._held: dict[str, deque[Frames]] = {name: deque() for name in _ORDER}
+        self._paused: set[str] = set()
         self._welcomed = False
         self._topics: list[bytes] = []
         self._stopped = False
@@ -82,7 +83,7 @@ class Relay:
             sock.connect(back.address(name))
             self._poller.register(sock, zmq.POLLIN)
             if name not in _AFTER_SUBSCRIPTION:
-                self._poller.register(self._front[name], zmq.POLLIN)
+                self._listen(name)
         # What a request publishes is lost if it comes before the subscription. A kernel that does
         # not say when it has come (JEP 65) has this long.
         self._subscribed_at_s = time.monotonic() + _SUBSCRIPTION_S
@@ -100,8 +101,9 @@ class Relay:
     def turn(self, timeout_s: float | None) -> None:
         """Wait for something to come, and pass it on."""
         ready = dict(self._poller.poll(self._wait_ms(timeout_s)))
-        for fd, callback in list(self._watched.items()):
-            if fd in ready:
+        for fd in list(self._watched):
+            # One that is called may unwatch the next.
+            if fd in ready and (callback := self._watched.get(fd)) is not None:
                 callback()
         if self._subscribed_at_s is not None and time.monotonic() >= self._subscribed_at_s:
             self._take_requests()
@@ -202,7 +204,7 @@ class Relay:
     ) -> None:
         size = 0
         for _ in range(_BATCH_MESSAGES):  # others have their turn
-            if self._held[name] and pass_on == self._inward:
+            if pass_on == self._inward and not self._asks(name):
                 return
             try:
                 frames: Frames = sock.recv_multipart(zmq.NOBLOCK, copy=False)
@@ -258,11 +260,28 @@ class Relay:
                 sock.send_multipart(held[0], zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 self._poller.register(sock, zmq.POLLIN | zmq.POLLOUT)
-                self._poller.register(self._front[name], 0)
+                self._listen(name)
                 return
             held.popleft()
         self._poller.register(sock, zmq.POLLIN)
-        self._poller.register(self._front[name], zmq.POLLIN)
+        self._listen(name)
+
+    def pause(self, channel: str) -> None:
+        """Ask the front end for nothing more on a channel: what it sends waits with it."""
+        self._paused.add(channel)
+        self._listen(channel)
+
+    def resume(self, channel: str) -> None:
+        """Ask it again."""
+        self._paused.discard(channel)
+        self._listen(channel)
+
+    def _asks(self, name: str) -> bool:
+        """Return whether more is wanted of the front end on a channel."""
+        return not (self._held[name] or name in self._paused)
+
+    def _listen(self, name: str) -> None:
+        self._poller.register(self._front[name], zmq.POLLIN if self._asks(name) else 0)
 
     def _outward(self, name: str, frames: Frames) -> None:
         if name == "hb":
@@ -286,7 +305,7 @@ class Relay:
     def _take_requests(self) -> None:
         self._subscribed_at_s = None
         for name in _AFTER_SUBSCRIPTION:
-            self._poller.register(self._front[name], zmq.POLLIN)
+            self._listen(name)
 
     def _on_welcome(self) -> None:
         """Greet those who subscribed before the gate itself was; later ones when they come."""
