@@ -28,8 +28,6 @@ pytestmark = pytest.mark.usefixtures("root")
 MEBIBYTE = 1 << 20
 SLEEP = ("sleep", "100")
 HOLD = "import time; held = b'x' * ({} << 20); print('held', flush=True); time.sleep(100)"
-    "import time; held = bytearray(b'x') * ({} << 20); print('held', flush=True); time.sleep(100)"
-)
 
 
 @pytest.fixture(autouse=True)
