@@ -17,17 +17,19 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from cellblock_engine import CellblockError, Engine, InvalidInput
 from cellblock_engine.linux.syscalls import PR_SET_PDEATHSIG, prctl  # no name of the door
 
 from .asking import Terminal
+from .documents import json_text
 from .notebook import render
-from .tables import plain
+from .tables import View, plain, text, utc_now
 from .verbs import VERBS
 from .verbs.declaration import Call, HelpRequested, Verb
 from .verbs.group import find, listed
+from .verbs.outcome import Listing
 from .verbs.own import OWN_VERBS, claim
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ _MOST_LINES = 100
 _PIECE = 1 << 16
 _SHOWN_OF_A_LINE = 40
 _GRACE_S = 3
+_Act: TypeAlias = "Callable[[], dict[str, object] | None]"
 _OVERVIEW = """\
 usage: %container VERB [OPTIONS]
 
@@ -63,25 +66,25 @@ def main(words: Sequence[str] | None = None) -> int:
     signal.alarm(options.within)
     signal.signal(signal.SIGINT, _interrupted)
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # nobody waits for it when the gate is gone
-    text = sys.stdin.buffer.read(_LONGEST_CELL + 1)
+    cell = sys.stdin.buffer.read(_LONGEST_CELL + 1)
     with os.fdopen(os.dup(1), "wb") as output:
         os.dup2(2, 1)  # what else is printed is for the server's log
         page = Page(output)
         try:
-            return carry_out(text, options.container, page, Engine.open)
+            return carry_out(cell, options.container, page, Engine.open)
         except (KeyboardInterrupt, BrokenPipeError):
             return 128 + signal.SIGINT
 
 
-def carry_out(text: bytes, container: str, page: Page, open_engine: Callable[[], Engine]) -> int:
+def carry_out(cell: bytes, container: str, page: Page, open_engine: Callable[[], Engine]) -> int:
     """Carry out a cell's lines on ``container``; return 0 if all was done."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = page.stream("stdout"), page.stream("stderr")
     try:
         # Not closed: that would take the spawner from the next command, and it leaves by itself.
-        for act in _plan(text, container, open_engine):
-            if (value := act()) is not None:
-                page.display(value)
+        for act in _plan(cell, container, open_engine):
+            if shown := act():
+                page.say("display_data", {"data": shown, "metadata": {}})
     except (CellblockError, OSError) as error:
         page.say("error", {"ename": type(error).__name__, "evalue": plain(str(error))})
         return 1
@@ -104,14 +107,6 @@ class Page:
         """Return what takes the text of one of its streams."""
         return Stream(partial(self._write, name))
 
-    def display(self, value: object) -> None:
-        """Show a value as notebooks do: as text, and as HTML if it has that."""
-        data = {"text/plain": repr(value)}
-        html = getattr(value, "_repr_html_", lambda: None)()
-        if html is not None:
-            data["text/html"] = html
-        self.say("display_data", {"data": data, "metadata": {}})
-
     def say(self, kind: str, content: dict[str, Any]) -> None:
         """Write one line."""
         self.flush()
@@ -120,17 +115,17 @@ class Page:
     def flush(self) -> None:
         """Write what text waits."""
         if self._text:
-            text = "".join(self._text)
+            joined = "".join(self._text)
             self._text, self._length = [], 0
-            self._put("stream", {"name": self._name, "text": text})
+            self._put("stream", {"name": self._name, "text": joined})
 
-    def _write(self, name: str, text: str) -> None:
+    def _write(self, name: str, words: str) -> None:
         if name != self._name or self._length > _PIECE:
             self.flush()
-        if text:
+        if words:
             self._name = name
-            self._text.append(text)
-            self._length += len(text)
+            self._text.append(words)
+            self._length += len(words)
 
     def _put(self, kind: str, content: dict[str, Any]) -> None:
         line = json.dumps([kind, content], ensure_ascii=False)
@@ -144,23 +139,21 @@ class Stream:
     def __init__(self, take: Callable[[str], None]) -> None:
         self._take = take
 
-    def write(self, text: str, /) -> int:
+    def write(self, words: str, /) -> int:
         """Take text."""
-        self._take(text)
-        return len(text)
+        self._take(words)
+        return len(words)
 
     def flush(self) -> None:
         """Do nothing: the page writes when it has a piece."""
 
 
-def _plan(
-    text: bytes, container: str, open_engine: Callable[[], Engine]
-) -> list[Callable[[], object]]:
+def _plan(cell: bytes, container: str, open_engine: Callable[[], Engine]) -> list[_Act]:
     """Return what is to be done, line by line. Raises InvalidInput."""
-    if len(text) > _LONGEST_CELL:
+    if len(cell) > _LONGEST_CELL:
         raise InvalidInput("the cell is longer than 64 KiB: a cell of %container is some lines")
-    acts: list[Callable[[], object]] = []
-    for number, line in enumerate(text.decode(errors="replace").splitlines(), 1):
+    acts: list[_Act] = []
+    for number, line in enumerate(cell.decode(errors="replace").splitlines(), 1):
         magic, *rest = line.split(maxsplit=1) or [""]
         if not magic or magic.startswith("#"):
             continue
@@ -176,9 +169,7 @@ def _plan(
     return acts
 
 
-def _understood(
-    line: str, container: str, open_engine: Callable[[], Engine]
-) -> Callable[[], object]:
+def _understood(line: str, container: str, open_engine: Callable[[], Engine]) -> _Act:
     """Return what a line asks for. Raises InvalidInput."""
     try:
         words = shlex.split(line)
@@ -199,10 +190,17 @@ def _understood(
 
 def _do(
     verb: Verb, arguments: argparse.Namespace, container: str, open_engine: Callable[[], Engine]
-) -> object:
+) -> dict[str, object] | None:
     engine = open_engine()
     claim(arguments, engine.container(container))
-    return render(verb.action(Call(engine, arguments, _progress, os.environ, Terminal())))
+    outcome = verb.action(Call(engine, arguments, _progress, os.environ, Terminal()))
+    if isinstance(outcome, Listing) and outcome.style != "json":
+        from .frames import frame  # noqa: PLC0415 - pandas
+
+        plain_text = text(outcome.table, View(utc_now(), wide=outcome.style == "wide"))
+        return {"text/plain": plain_text, "text/html": frame(outcome.table)._repr_html_()}
+    value = render(outcome)
+    return {"text/plain": json_text(value)} if value is not None else None
 
 
 def _overview() -> str:

@@ -21,9 +21,12 @@ FRONT_KEY, BACK_KEY = b"front key", b"back key"
 WAIT_MS = 5000
 
 
-def message(key: bytes, kind: str, content: object, parent: object = None) -> list[bytes]:
+def message(
+    key: bytes, kind: str, content: object, parent: object = None, **more: object
+) -> list[bytes]:
     """Return a signed message without identities."""
     header = {"msg_id": uuid.uuid4().hex, "msg_type": kind, "session": "s", "version": "5.4"}
+    header |= more
     parts = [json.dumps(part).encode() for part in (header, parent or {}, {}, content)]
     return [DELIMITER, Signer(key).sign(parts), *parts]
 
@@ -136,6 +139,10 @@ class Rig:
 
     def start(self) -> None:
         self.relay.connect(self.back)
+        self.start_again()
+
+    def start_again(self) -> None:
+        self._stop.clear()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 

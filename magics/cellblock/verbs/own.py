@@ -81,25 +81,25 @@ def _workspace(target: str, writable: bool) -> str:  # noqa: FBT001 - as binds h
     return f"{target} ({'rw' if writable else 'ro'})"
 
 
-def _of_own(name: str) -> Verb:
+def _of_own(name: str, summary: str) -> Verb:
     """Return a verb with the notebook's own container in the place of any."""
     verb = VERBS[name]
     assert isinstance(verb, Verb)
     flags = tuple(argument for argument in verb.arguments if argument.is_flag)
-    return replace(verb, arguments=(*flags, _OWN))
+    return replace(verb, summary=summary, arguments=(*flags, _OWN))
 
 
 OWN_VERBS: Mapping[str, Verb] = {
     verb.name: verb
     for verb in (
         Verb("info", "Show what this container is", (_OWN,), info),
-        _of_own("stats"),
+        _of_own("stats", "Show what this container uses"),
         Verb(
             "limits",
             "Show the limits in force, or change them while the kernel runs",
             (MEMORY, CPUS, PIDS_LIMIT, _OWN),
             limits,
         ),
-        _of_own("logs"),
+        _of_own("logs", "Show what the kernel wrote beside its cells"),
     )
 }
