@@ -15,7 +15,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
@@ -82,7 +82,7 @@ def carry_out(cell: bytes, container: str, page: Page, open_engine: Callable[[],
     sys.stdout, sys.stderr = page.stream("stdout"), page.stream("stderr")
     try:
         # Not closed: that would take the spawner from the next command, and it leaves by itself.
-        for act in _plan(cell, container, open_engine):
+        for act in _plan(cell, container, cache(open_engine)):
             if shown := act():
                 page.say("display_data", {"data": shown, "metadata": {}})
     except (CellblockError, OSError) as error:
@@ -185,14 +185,12 @@ def _understood(line: str, container: str, open_engine: Callable[[], Engine]) ->
         arguments = found.verb.parse(found.rest, prog=found.prog)
     except HelpRequested as help_:
         return partial(print, str(help_).rstrip())
-    return partial(_do, found.verb, arguments, container, open_engine)
-
-
-def _do(
-    verb: Verb, arguments: argparse.Namespace, container: str, open_engine: Callable[[], Engine]
-) -> dict[str, object] | None:
     engine = open_engine()
     claim(arguments, engine.container(container))
+    return partial(_do, found.verb, arguments, engine)
+
+
+def _do(verb: Verb, arguments: argparse.Namespace, engine: Engine) -> dict[str, object] | None:
     outcome = verb.action(Call(engine, arguments, _progress, os.environ, Terminal()))
     if isinstance(outcome, Listing) and outcome.style != "json":
         from .frames import frame  # noqa: PLC0415 - pandas
