@@ -142,9 +142,8 @@ class HostCells:
             code = cell.request.content["code"]
             return (message.but(content={**message.content, "code": code}),)
         if message.kind == "status" and message.content.get("execution_state") == "idle":
-            if cell.idle is None:
-                cell.idle = message
-                self._proceed(cell)
+            cell.idle = message
+            self._proceed(cell)
             return ()
         return (message,)
 

@@ -284,10 +284,11 @@ class TestTurn:
         assert scene.heard("shell").parent["msg_id"] == asked.header["msg_id"]
 
     def test_a_subshell_has_turns_of_its_own(self, scene):
+        scene.ask("main 1")
         header = scene.ask("%container show", subshell="sub")
-        scene.ask("main")
-        own, main = scene.asked(), scene.asked()
-        assert main.content["code"] == "main"
+        scene.ask("main 2")
+        _, own, main = scene.asked(), scene.asked(), scene.asked()
+        assert main.content["code"] == "main 2"
         scene.answer(own)
         assert scene.told(header)[-1] == IDLE
 
@@ -338,9 +339,11 @@ class TestFailure:
         assert scene.heard("shell").content["status"] == "error"
         assert scene.asked().content["code"] == "later"
 
-    @pytest.mark.parametrize("status", ["aborted", "error"])
-    def test_what_the_kernel_did_not_come_to_is_not_done_nor_what_is_queued(self, scene, status):
-        header = scene.ask("%container show")
+    @pytest.mark.parametrize(("status", "stops"), [("aborted", False), ("error", True)])
+    def test_what_the_kernel_did_not_come_to_is_not_done_nor_what_is_queued(
+        self, scene, status, stops
+    ):
+        header = scene.ask("%container show", stop_on_error=stops)
         later = scene.ask("later")
         scene.answer(scene.asked(), status)
         assert scene.told(header)[-1] == IDLE
