@@ -23,7 +23,6 @@ from .operation import COMMAND, TIME_LIMIT_S, Failure, Operation
 from .rules import Passage
 
 _WORDS = ("%container", "%%container")
-_LONGEST_WORD = max(map(len, _WORDS))
 # ipykernel neither counts an empty cell nor gives it a number of its own; others do.
 _NOTHING = {"python": "# %container"}
 _MOST_HELD, _MOST_HELD_BYTES = 1000, 64 << 20
