@@ -59,7 +59,7 @@ run("%container info")
 kc.stop_channels()
 km.shutdown_kernel(now=True)
 uid, kept, name, _, image, *_ = "".join(said).split("\\n")
-print([uid, kept, name[:5], image.split()], (folder / "made").stat().st_uid == os.getuid())
+print([uid, kept, name[:5], image[-4:]], (folder / "made").stat().st_uid == os.getuid())
 """
 
 
@@ -216,7 +216,7 @@ def test_a_notebook_kernel(ordinary_user: OrdinaryUser) -> None:
     assert done.returncode == 0, done.stderr
     done = ordinary_user.run_python(KERNEL, timeout_s=100)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "[\"0 ['lo']\", 'kept', 'name:', ['image:', 'host']] True"
+    assert done.stdout.splitlines()[-1] == "[\"0 ['lo']\", 'kept', 'name:', 'host'] True"
     left = ordinary_user.run_cellblock("ps", "-a", "-q")
     assert (left.returncode, left.stdout) == (0, ""), left.stderr
     assert [each.name for each in (ordinary_user.home / "run").rglob("front*")] == []

@@ -192,7 +192,8 @@ class HostCells:
             error = {"ename": failure.ename, "evalue": failure.evalue, "traceback": [line]}
             self._publish(cell.request, "error", error)
             content |= {"status": "error", **error, "user_expressions": {}, "payload": []}
-        self._end(cell, cell.reply.but(content=content))
+        metadata = {**cell.reply.metadata, "status": content["status"]}
+        self._end(cell, cell.reply.but(content=content, metadata=metadata))
 
     def _end(self, cell: _Cell, reply: Message) -> None:
         """Let pass what was held back: the end of this cell, then what came behind it."""

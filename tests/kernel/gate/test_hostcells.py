@@ -322,6 +322,7 @@ class TestFailure:
             "user_expressions": {},
             **failure[1],
         }
+        assert reply.metadata == {"status": "error"}
         for each in later:
             assert scene.told(each) == [BUSY, IDLE]
             reply = scene.heard("shell")

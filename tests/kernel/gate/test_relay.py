@@ -88,6 +88,21 @@ def test_requests_and_replies_pass_with_each_sides_own_signature(rig, name):
     exchange(kernel, client, name)
 
 
+def test_a_paused_channel_is_not_read_until_it_is_resumed(rig):
+    kernel, client = rig.kernel(), rig.client()
+    exchange(kernel, client, "shell")
+    rig.halt()
+    rig.relay.pause("shell")
+    rig.start_again()
+    client.ask("shell", "request", {"n": 2})
+    exchange(kernel, client, "control")
+    assert not kernel["shell"].poll(300)
+    rig.halt()
+    rig.relay.resume("shell")
+    rig.start_again()
+    assert kernel.answer("shell", "reply") == {"n": 2}
+
+
 def test_the_heartbeat_is_the_kernels_own(rig):
     kernel, client = rig.kernel(), rig.client()
     client["hb"].send(b"ping")
