@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -159,3 +163,23 @@ def test_a_name_of_markup_is_escaped(fake):
     fake.boxes.append(container(name, "running", started_at=NOW))
     ((_, content),), _ = said(fake, "%container stats", own=name)
     assert "<img" not in content["data"]["text/html"]
+
+
+def started(within_s):
+    """Start the process as a gate does, and never tell it the end of the cell."""
+    words = [sys.executable, "-m", "cellblock.hostcell", "--container=x", f"--within={within_s}"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.Popen(words, env=env, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def test_it_ends_when_its_time_is_up():
+    with started(1) as process:
+        assert process.wait(20) == -signal.SIGALRM
+
+
+def test_it_ends_at_an_interrupt():
+    with started(60) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) != 0

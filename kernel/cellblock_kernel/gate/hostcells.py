@@ -139,7 +139,7 @@ class HostCells:
             cell.is_shown = True
             cell.count = _count(message)
             code = cell.request.content["code"]
-            return (message.but(content={**message.content, "code": code}),)
+            return (message.but(content={"code": code, "execution_count": cell.count}),)
         if message.kind == "status" and message.content.get("execution_state") == "idle":
             cell.idle = message
             self._proceed(cell)
@@ -164,9 +164,8 @@ class HostCells:
         assert cell.reply is not None
         content = cell.request.content
         code = content["code"]
-        if not (
-            cell.is_shown or content.get("silent", False)
-        ):  # not every kernel shows an empty cell
+        # Not every kernel shows an empty cell.
+        if not (cell.is_shown or content.get("silent", False)):
             cell.count = _count(cell.reply)
             shown = {"code": code, "execution_count": cell.count}
             self._publish(cell.request, "execute_input", shown)
@@ -184,16 +183,18 @@ class HostCells:
 
     def _on_end(self, cell: _Cell, failure: Failure | None) -> None:
         assert cell.reply is not None
-        content = dict(cell.reply.content)
-        if cell.count is not None:
-            content["execution_count"] = cell.count
+        reply = cell.reply
+        count = _count(reply) if cell.count is None else cell.count
         if failure is not None:
             line = ": ".join(filter(None, (failure.ename, failure.evalue)))
             error = {"ename": failure.ename, "evalue": failure.evalue, "traceback": [line]}
             self._publish(cell.request, "error", error)
-            content |= {"status": "error", **error, "user_expressions": {}, "payload": []}
-        metadata = {**cell.reply.metadata, "status": content["status"]}
-        self._end(cell, cell.reply.but(content=content, metadata=metadata))
+            nothing = {"user_expressions": {}, "payload": []}
+            content = {"status": "error", "execution_count": count, **error, **nothing}
+            reply = reply.but(content=content)
+        elif count != _count(reply):
+            reply = reply.but(content={**reply.content, "execution_count": count})
+        self._end(cell, reply)
 
     def _end(self, cell: _Cell, reply: Message) -> None:
         """Let pass what was held back: the end of this cell, then what came behind it."""

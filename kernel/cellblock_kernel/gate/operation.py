@@ -26,7 +26,6 @@ from the notebook's folder."""
 TIME_LIMIT_S = 600
 _MOST_BYTES = 64 << 20
 _CHUNK = 1 << 16
-_SHOWN = frozenset({"stream", "display_data"})
 _MOST_WORDS = 10_000
 
 
@@ -71,7 +70,13 @@ class Operation:
         assert self._process.stdout is not None
         self._output = self._process.stdout.fileno()
         os.set_blocking(self._output, False)
-        self._pidfd = os.pidfd_open(self._process.pid)
+        try:
+            self._pidfd = os.pidfd_open(self._process.pid)
+        except OSError:
+            self._process.kill()
+            self._process.wait()
+            self._process.stdout.close()
+            raise
         passage.watch(self._output, self._on_output)
         passage.watch(self._pidfd, self._on_end)
 
@@ -112,13 +117,14 @@ class Operation:
 
     def _take(self, line: bytearray) -> None:
         try:
-            kind, content = json.loads(line)
-        except (ValueError, TypeError):
+            said = json.loads(line)
+        except ValueError:
             return  # its status tells the rest
-        if kind in _SHOWN:
-            self._show(kind, content)
-        elif kind == "error" and self._failure is None:
-            self._failure = Failure(content["ename"], content["evalue"][:_MOST_WORDS])
+        match said:
+            case ["stream" | "display_data" as kind, dict(content)]:
+                self._show(kind, content)
+            case ["error", {"ename": str(name), "evalue": str(words)}] if self._failure is None:
+                self._failure = Failure(name, words[:_MOST_WORDS])
 
     def _on_end(self) -> None:
         while self._read():
