@@ -189,9 +189,8 @@ class HostCells:
             line = ": ".join(filter(None, (failure.ename, failure.evalue)))
             error = {"ename": failure.ename, "evalue": failure.evalue, "traceback": [line]}
             self._publish(cell.request, "error", error)
-            nothing = {"user_expressions": {}, "payload": []}
-            content = {"status": "error", "execution_count": count, **error, **nothing}
-            reply = reply.but(content=content)
+            content = {"status": "error", "execution_count": count, **error}
+            reply = reply.but(content=content | {"user_expressions": {}, "payload": []})
         elif count != _count(reply):
             reply = reply.but(content={**reply.content, "execution_count": count})
         self._end(cell, reply)
