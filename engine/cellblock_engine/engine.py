@@ -327,7 +327,7 @@ class Engine:
             foreground=True,
             again=False,
         )
-        return explain(spec, request.image, cgroups.discover(os.getpid()).missing())
+        return explain(spec, request.image, cgroups.discover(os.getpid()))
 
     def containers(self) -> tuple[ContainerInfo, ...]:
         """Return all containers, running or not, the newest first."""

@@ -69,6 +69,13 @@ class V1Controllers:
         """As the protocol says."""
         return self._group(name).paths
 
+    def shown(self, name: str, limits: Limits) -> dict[str, str]:
+        """As the protocol says."""
+        wanted = set(limits.named().values())
+        if "cpu" in wanted:
+            wanted.add("cpuacct")
+        return {c: f"{parent}/{name}" for c, parent in self._directories.items() if c in wanted}
+
     def create(self, name: str, limits: Limits) -> V1Group:
         """As the protocol says."""
         if "/" in name or name in ("", ".", ".."):
