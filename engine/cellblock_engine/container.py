@@ -153,9 +153,9 @@ class Container:
         while time.monotonic() < deadline:
             present = self._containers.current(self._config).limits
             assembly.changed_limits(present, limits)  # refuses what cannot be meant
-            if answer := self._answer(request, "cannot be updated"):
-                return Limits(*answer["limits"])
-            if changed := self._updated_at_rest(limits):
+            answer = self._answer(request, "cannot be updated")
+            if changed := Limits(*answer["limits"]) if answer else self._updated_at_rest(limits):
+                self._config = self._containers.current(self._config)
                 return changed
             time.sleep(_LOOK_AGAIN_S)  # its start, or its end, is not complete
         raise self._restless()

@@ -138,10 +138,11 @@ class Sandbox:
         if reason := self._controllers.refused(limits):
             raise LimitNotEnforceable(reason)
         limits = limits.over(self.limits)
+        told = figures.PLACES & self._kept.keys()
+        texts = {place: figures.figures(place, limits).encode() for place in told}
         self.group.update(limits)
         self.limits = limits
-        for place in figures.PLACES & self._kept.keys():
-            text = figures.figures(place, limits).encode()
+        for place, text in texts.items():
             os.pwrite(self._kept[place], text, 0)
             os.ftruncate(self._kept[place], len(text))
 
