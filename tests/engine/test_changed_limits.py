@@ -22,7 +22,7 @@ from cellblock_engine import (
     StoreFull,
 )
 from cellblock_engine.linux import cgroups
-from cellblock_engine.runtime import amendment, state
+from cellblock_engine.runtime import amendment, launcher, state
 
 pytestmark = pytest.mark.usefixtures("root")
 MEBIBYTE = 1 << 20
@@ -159,6 +159,20 @@ def test_many_changes_at_once_lose_none(engine):
     assert failures == []
     for box in boxes:
         assert box.inspect().limits == Limits(memory="64m", cpus=0.5, pids=50)
+
+
+def test_limits_that_change_while_a_start_is_on_its_way_hold(engine, monkeypatch):
+    container = engine.create(RunRequest(argv=SLEEP, name="box", limits=Limits(pids=50)))
+    launch = launcher.launch
+
+    def late(layout, spec, streams):
+        assert spec.limits.pids == 50
+        container.update(Limits(pids=60))
+        return launch(layout, spec, streams)
+
+    monkeypatch.setattr(launcher, "launch", late)
+    engine.start("box")
+    assert container.stats().pids_limit == container.inspect().limits.pids == 60
 
 
 def test_a_container_that_others_hold_is_waited_for_and_then_left_as_it_was(engine, monkeypatch):
