@@ -171,6 +171,50 @@ def test_changed_limits_are_told_at_once(base_engine: Engine, image: str) -> Non
     assert (seen["total"], seen["count"], seen["environment"]) == (32768, 1, "1")
 
 
+def test_other_users_of_a_sealed_container_are_told_too(base_engine: Engine, image: str) -> None:
+    limits = Limits(memory="64m", cpus=0.5)
+    need(limits)
+    request = RunRequest(
+        image=image,
+        argv=("python3", "-c", LOOK),
+        user="65534:65534",
+        workdir="/",
+        read_only=True,
+        limits=limits,
+        removal=Removal.AT_END,
+    )
+    with base_engine.spawn(request) as attached:
+        stdout, stderr, _ = attached.communicate(None, most_bytes=1 << 16)
+    assert not stderr
+    seen = json.loads(stdout)
+    assert (seen["total"], seen["count"], seen["memory"]) == (65536, 1, f"{64 << 20}\n")
+
+
+def test_the_command_line_tells_and_changes_limits(cellblock, base_image: str) -> None:
+    need(Limits(memory="64m", cpus=0.5))
+    name = f"told-{os.getpid()}"
+    cellblock("run", "-d", "--name", name, "-m", "64m", "--cpus", "1", base_image, "sleep", "100")
+    try:
+        done = cellblock("update", "-m", "96m", "--cpus", "0.5", name, "nosuch")
+        assert (done.returncode, done.stdout) == (125, f"{name}\n")
+        assert "no container 'nosuch'" in done.stderr
+        (row,) = json.loads(cellblock("stats", "--json", name).stdout)
+        assert (row["memory_limit_bytes"], row["cpus_limit"]) == (96 << 20, 0.5)
+        assert 0 < row["memory_bytes"] <= row["memory_peak_bytes"]
+        assert (row["pids"], 0 <= row["cpus"] < 0.5) == (1, True)
+        titles, *lines = cellblock("stats").stdout.splitlines()
+        assert titles.split()[:2] == ["CONTAINER", "ID"]
+        assert [line for line in lines if f" {name} " in line and " / 96 MiB " in line]
+        assert cellblock("exec", name, "cat", "/proc/meminfo").stdout.split()[1] == "98304"
+        done = cellblock("update", name)
+        assert (done.returncode, "nothing to change" in done.stderr) == (125, True)
+    finally:
+        cellblock("rm", "-f", name)
+    done = cellblock("stats", name)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_libraries_see_it(base_engine: Engine) -> None:
     limits = Limits(memory="256m", cpus=0.5)
     need(limits)
