@@ -154,7 +154,8 @@ class Container:
             present = self._containers.current(self._config).limits
             assembly.changed_limits(present, limits)  # refuses what cannot be meant
             answer = self._answer(request, "cannot be updated")
-            if changed := Limits(*answer["limits"]) if answer else self._updated_at_rest(limits):
+            changed = Limits(*answer["limits"]) if answer else self._updated_at_rest(limits)
+            if changed is not None:
                 self._config = self._containers.current(self._config)
                 return changed
             time.sleep(_LOOK_AGAIN_S)  # its start, or its end, is not complete
