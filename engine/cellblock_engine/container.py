@@ -14,16 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import assembly
-from .errors import (
-    Conflict,
-    ContainerNotFound,
-    InvalidInput,
-    LimitNotEnforceable,
-    StoreFull,
-    TimedOut,
-    Unsupported,
-    Verdict,
-)
+from .errors import Conflict, ContainerNotFound, InvalidInput, TimedOut, Verdict
 from .layout import Layout
 from .limits import Limits
 from .privileges import Ulimit
@@ -31,9 +22,10 @@ from .request import ExecRequest
 from .runtime import logs, state, wire
 from .runtime.amendment import amended
 from .runtime.attached import Attached, Exit, NotStartedInTime, Pipes, await_exit
+from .runtime.questions import ask
 from .runtime.spec import dump
 from .runtime.sweep import settle
-from .runtime.verdicts import error_of, verdict_of
+from .runtime.verdicts import verdict_of
 from .stats import Stats, stats_of
 from .store.containers import ContainerConfig, Containers
 from .volumes import DEFAULT_SHM_BYTES, Bind, Tmpfs
@@ -131,7 +123,7 @@ class Container:
 
     def stats(self) -> Stats:
         """Return what it uses now. Raises Conflict, ContainerNotFound when it does not run."""
-        answer = self._answer({"op": "stats"}, "cannot tell what it uses")
+        answer = self._ask({"op": "stats"}, "cannot tell what it uses")
         if answer is None:
             raise self._not_running("uses nothing")
         return stats_of(answer)
@@ -153,7 +145,7 @@ class Container:
         while time.monotonic() < deadline:
             present = self._containers.current(self._config).limits
             assembly.changed_limits(present, limits)  # refuses what cannot be meant
-            answer = self._answer(request, "cannot be updated")
+            answer = self._ask(request, "cannot be updated")
             changed = Limits(*answer["limits"]) if answer else self._updated_at_rest(limits)
             if changed is not None:
                 self._config = self._containers.current(self._config)
@@ -328,29 +320,9 @@ class Container:
         finally:
             os.close(lock)
 
-    def _answer(self, request: dict[str, Any], failing: str) -> dict[str, Any] | None:
-        """Return what its monitor answers to a question, None when that has ended."""
-        with self._connect() as sock:
-            if sock is None:
-                return None
-            sock.settimeout(_LAST_WORDS_S)
-            try:
-                wire.send(sock, request)
-                answer, _ = wire.receive(sock)
-            except (wire.Disconnected, *_GONE):
-                return None
-            except TimeoutError:
-                raise Conflict(
-                    f"container {self.name} {failing}: its monitor does not answer; is the "
-                    "machine busy?"
-                ) from None
-        if answer["event"] != "failed":
-            return answer
-        error = error_of(answer["error"])
-        if isinstance(error, LimitNotEnforceable | StoreFull):
-            raise error
-        # An older monitor does not know the question.
-        raise Unsupported(f"container {self.name} {failing}: {error}")
+    def _ask(self, request: dict[str, Any], failing: str) -> dict[str, Any] | None:
+        path = os.fspath(self._layout.monitor_socket(self.id))
+        return ask(path, request, f"container {self.name} {failing}")
 
     def _restless(self) -> Conflict:
         return Conflict(f"container {self.name} does not come to rest: try again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ from cellblock_engine import (
     StoreFull,
 )
 from cellblock_engine.linux import cgroups
-from cellblock_engine.runtime import amendment, launcher, state
+from cellblock_engine.runtime import amendment, launcher, questions, state
 
 pytestmark = pytest.mark.usefixtures("root")
 MEBIBYTE = 1 << 20
@@ -183,6 +184,21 @@ def test_a_container_that_others_hold_is_waited_for_and_then_left_as_it_was(engi
         container.update(Limits(pids=50))
     os.close(lock)
     assert container.inspect().limits == Limits()
+
+
+def test_a_monitor_that_does_not_answer_is_named_in_time(engine, monkeypatch):
+    container = engine.start(RunRequest(argv=SLEEP))
+    stat = Path(f"/proc/{container.inspect().pid}/stat").read_text()
+    monitor = int(stat.rpartition(")")[2].split()[1])
+    os.kill(monitor, signal.SIGSTOP)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(questions, "_PATIENCE_S", 0.2)
+            with pytest.raises(Conflict, match=r"cannot tell what it uses: .*does not answer"):
+                container.stats()
+    finally:
+        os.kill(monitor, signal.SIGCONT)
+    assert container.stats().pids == 1
 
 
 def test_without_room_on_the_disk_nothing_changes(engine, monkeypatch):
