@@ -14,9 +14,10 @@ from pathlib import Path
 from ..errors import Conflict, ImageNotFound, InvalidAnswer, InvalidReference, StoreError
 from ..image import Image, RemovedImage
 from ..layout import Layout
-from ..oci.config import MAX_CONFIG_BYTES, ImageDocument, parse_config
+from ..oci.config import MAX_CONFIG_BYTES, HistoryEntry, ImageDocument, parse_config
+from ..oci.derivation import derive
 from ..oci.digest import Digest
-from ..oci.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from ..oci.manifest import MAX_MANIFEST_BYTES, Descriptor, Manifest, parse_manifest
 from ..oci.reference import Reference
 from ..private import make_private
 from .blobs import Blobs
@@ -55,6 +56,22 @@ class Images:
         make_private(self._layout.home, self._layout.references)
         self._publish(reference, manifest)
         return _image(image_id, document, size_bytes, manifest, (reference,))
+
+    def derive(
+        self, base: Image, layer: Descriptor, step: HistoryEntry, reference: Reference | None
+    ) -> Image:
+        """Add the image that is ``base`` with one layer more, which is in the store; return it.
+
+        Without a reference it is held by its digest, under the first name of ``base``. To be
+        called within :meth:`Store.referencing`. Raises as :meth:`add` and :func:`derive` do.
+        """
+        manifest = self._manifest(base.manifest)
+        config = self._blobs.read(manifest.config.digest, MAX_CONFIG_BYTES)
+        derived = derive(manifest, config, layer, step)
+        digest = Digest.of(derived.manifest)
+        self._blobs.keep(Digest.of(derived.config), derived.config)
+        self._blobs.keep(digest, derived.manifest)
+        return self.add(reference or replace(base.references[0], tag=None, digest=digest), digest)
 
     def hold(self, name: str) -> Image:
         """Let the image be named by its digest too, so that it stays when its tag moves.
