@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from .assembly import network_files
 from .container import Container
-from .errors import Conflict, ImageNotFound, InvalidInput, Unsupported
+from .errors import ImageNotFound, InvalidInput, Unsupported
 from .image import Image
 from .oci.config import HistoryEntry
 from .oci.manifest import OCI_LAYER, Descriptor
@@ -78,11 +78,6 @@ def _refuse(config: ContainerConfig) -> None:
         raise Unsupported(
             f"container {config.name} cannot become an image: its files are this machine's own; "
             "use a container of a pulled image"
-        )
-    if config.storage_bytes:
-        raise Conflict(
-            f"what container {config.name} wrote was in memory (--storage-limit) and went with "
-            "its end: run it without that"
         )
 
 

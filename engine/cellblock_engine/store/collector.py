@@ -73,6 +73,8 @@ class Collector:
     def _containers(self) -> Iterator[dict[str, object]]:
         """Yield the configs of all containers, also of those that are only being made."""
         for path in _entries(self._layout.containers):
+            if path.name.startswith("."):
+                continue  # put aside: it has ended, and is being removed
             try:
                 text = (path / "config.json").read_text(encoding="utf-8")
                 if is_blank(text):
