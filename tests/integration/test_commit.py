@@ -32,6 +32,8 @@ from cellblock_engine import (
 from cellblock_engine import commit as committing
 from cellblock_engine.layout import Layout
 from cellblock_engine.store.pack import pack
+from support.layouts import LayoutWriter
+from support.registry import Registry
 
 Cellblock = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -248,10 +250,53 @@ def test_it_lives_on_without_its_base(engine: Engine, base_image: str, tmp_path:
         assert own.run(base_image, ["ls", "/new"]).exit_code == 2
 
 
-def test_a_removed_image_is_missed_in_one_line(engine: Engine, base_image: str, tmp_path: Path):
+def test_an_image_from_a_registry_shares_its_layer(
+    engine: Engine, base_image: str, base_layout: Path, registry: Registry, tmp_path: Path
+):
+    """No blob of a committed layer is in the store, and none is needed."""
+    ended(engine, base_image, "open('/new', 'w').write('new')")
+    image = engine.commit("box", "mine/box")
+    archive = tmp_path / "layer.tar"
+    archive.write_bytes(archived(engine, image.layers[-1]))
+    writer = LayoutWriter(tmp_path / "layout")
+    writer.image([*writer.adopt(base_layout), writer.layer(archive)])
+    reference = registry.push(writer.directory, "sharing")
+    phases: dict[Digest | None, list[str]] = {}
+    pulled = engine.pull(
+        reference, progress=lambda event: phases.setdefault(event.layer, []).append(event.phase)
+    )
+    assert pulled.layers == image.layers
+    assert {tuple(seen) for layer, seen in phases.items() if layer} == {("exists",)}
+    engine.container("box").remove()
+    engine.remove_image("mine/box")
+    assert engine.run(reference, ["cat", "/new"]).stdout == b"new"
+
+
+def test_a_container_keeps_what_it_was_made_from(engine: Engine, base_image: str, tmp_path: Path):
+    """Its image may have lost its name, as when the tag has moved."""
     with Engine.open(tmp_path / "store") as own:
         own.pull(base_image)
         ended(own, base_image, "open('/new', 'w').write('new')")
+        own.remove_image(base_image, force=True)
+        assert own.images() == ()
+        with pytest.raises(InvalidInput, match="has lost its name: give one to the new image"):
+            own.commit("box")
+        image = own.commit("box", "mine/box")
+        blobs = Layout.default(own.home).blobs
+        for layer in document(own, image.manifest)["layers"][:-1]:
+            assert (blobs / Digest.parse(layer["digest"]).hex).is_file()
+        own.container("box").remove()
+        own.remove_image("mine/box")
+        assert [path for path in blobs.iterdir() if path.is_file()] == []
+
+
+def test_a_removed_image_is_missed_in_one_line(engine: Engine, base_image: str, tmp_path: Path):
+    """Of a container of an older version, which does not name its manifest."""
+    with Engine.open(tmp_path / "store") as own:
+        own.pull(base_image)
+        ended(own, base_image, "open('/new', 'w').write('new')")
+        path = own.home / "containers" / own.container("box").id / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "manifest": None}))
         own.remove_image(base_image, force=True)
         with pytest.raises(ImageNotFound, match="not in the store any more: pull it again"):
             own.commit("box", "mine/box")
