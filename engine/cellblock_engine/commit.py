@@ -24,7 +24,7 @@ from .oci.reference import Reference
 from .request import HOST_IMAGE
 from .store import Store
 from .store.containers import ContainerConfig, upper
-from .store.pack import pack
+from .store.pack import data_bytes, pack
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _log = Log(__name__)
@@ -59,6 +59,7 @@ def commit(
         with container.at_rest() as directory:
             root = os.open(upper(directory, 0) / "fs", _DIRECTORY)
             try:
+                store.blobs.check_room(data_bytes(root))  # files may be more hole than data
                 diffid, size_bytes = store.layers.make(pack(root, without=_places(config)))
             finally:
                 os.close(root)

@@ -9,6 +9,7 @@ import os
 import shlex
 import subprocess
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from cellblock_engine import (
     InvalidLayer,
     RunRequest,
     StartFailed,
+    StoreFull,
     Tmpfs,
     Unsupported,
 )
@@ -412,6 +414,16 @@ def test_a_container_cannot_forge_a_removal(engine: Engine, base_image: str):
     before = stored(engine)
     with pytest.raises(InvalidLayer, match=r"etc/.wh.passwd.* mean removals there"):
         engine.commit("box", "mine/box")
+    assert stored(engine) == before
+
+
+def test_a_file_of_holes_does_not_fill_the_disk(engine: Engine, base_image: str):
+    ended(engine, base_image, "open('/holes', 'w').truncate(8 * 10**12)")
+    before = stored(engine)
+    begun = time.monotonic()
+    with pytest.raises(StoreFull, match=r"no space for 7\.\d+ TiB"):
+        engine.commit("box", "mine/box")
+    assert time.monotonic() - begun < 5
     assert stored(engine) == before
 
 

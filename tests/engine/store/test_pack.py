@@ -22,7 +22,7 @@ from cellblock_engine.layout import Layout
 from cellblock_engine.oci.digest import Digest
 from cellblock_engine.store import Store
 from cellblock_engine.store import pack as packing
-from cellblock_engine.store.pack import pack
+from cellblock_engine.store.pack import data_bytes, pack
 from support import capabilities
 from support.layouts import LayoutWriter
 from support.treelist import differences, tree
@@ -185,6 +185,18 @@ def test_overlayfss_own_attributes_stay_out(shared_store: Store, source: Path, r
     os.setxattr(source / "file", "trusted.overlay.origin", b"y")
     assert b"overlay" not in packed(source)
     assert os.listxattr(made(shared_store, source) / "file") == []
+
+
+def test_holes_count_as_data(source: Path):
+    (source / "below").mkdir()
+    for name, size in (("holes", 10**12), ("below/one", 3), ("below/two", 4)):
+        with (source / name).open("wb") as file:
+            file.truncate(size)
+    os.link(source / "below/two", source / "twin")
+    (source / "link").symlink_to("holes")
+    fd = os.open(source, os.O_RDONLY | os.O_DIRECTORY)
+    assert data_bytes(fd) == 10**12 + 7
+    os.close(fd)
 
 
 def test_sockets_are_left_out(source: Path):
