@@ -46,7 +46,7 @@ def pack(root: int, *, without: Collection[bytes] = ()) -> Iterator[bytes]:
     opaque = False
     for place in _places(root):
         status, path = place.status, place.path
-        if path in without and _is_empty(place):
+        if stat.S_ISSOCK(status.st_mode) or (path in without and _is_empty(place)):
             continue
         if stat.S_ISDIR(status.st_mode):
             opaque = bool(path) and is_opaque(place.directory)
@@ -127,7 +127,7 @@ def _other(place: _Place) -> Iterator[bytes]:
     elif kind == stat.S_IFLNK:
         target = os.readlink(place.name, dir_fd=place.directory)
         yield pax.encode(_entry(place.path, tar.SYMLINK, place.status)._replace(link=target))
-    elif kind != stat.S_IFSOCK:
+    else:
         device = place.status.st_rdev  # 0 for a FIFO
         entry = _entry(place.path, _SPECIAL[kind], place.status)
         yield pax.encode(entry._replace(device=(os.major(device), os.minor(device))))

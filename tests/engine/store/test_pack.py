@@ -202,6 +202,7 @@ def test_holes_count_as_data(source: Path):
 def test_sockets_are_left_out(source: Path):
     with socket.socket(socket.AF_UNIX) as sock, contextlib.chdir(source):
         sock.bind("socket")
+        os.link("socket", "twin")
         (source / "after").write_text("x")
     assert names_in(packed(source)) == [".", "after"]
 
