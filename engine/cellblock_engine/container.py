@@ -6,8 +6,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -274,34 +274,64 @@ class Container:
 
         Raises Conflict while it runs, unless ``force``; a start, or an end, is waited for.
         """
+
+        def end() -> None:
+            if not force:
+                raise Conflict(
+                    f"container {self.name} is running: stop it first, or remove it by force (-f)"
+                )
+            with suppress(ContainerNotFound):  # it removed itself
+                self.stop(0)
+
+        with self._at_rest(end):
+            self._containers.remove(self._config)
+
+    @contextmanager
+    def at_rest(self) -> Iterator[Path]:
+        """Give its directory, and keep it from being started while the block reads its files.
+
+        Raises Conflict while it runs; a start, or an end, is waited for. Raises
+        ContainerNotFound where it was removed, also while the block ran.
+        """
+
+        def refuse() -> None:
+            raise Conflict(f"container {self.name} is running: stop it first")
+
+        with self._at_rest(refuse):
+            try:
+                yield self._directory
+            except OSError:
+                self._check_there()
+                raise
+            self._check_there()  # removing it, which is not kept off, begins with renaming it
+
+    @contextmanager
+    def _at_rest(self, when_running: Callable[[], None]) -> Iterator[None]:
+        """Run the block while neither a monitor nor a process has it, and no monitor can take it.
+
+        Until it is so it is waited for; ``when_running`` does something about a running one.
+        """
+        directory = os.fspath(self._directory)
+        socket_path = os.fspath(self._layout.monitor_socket(self.id))
         deadline = time.monotonic() + _LAST_WORDS_S
-        while not self._removed():
-            if state.read(os.fspath(self._directory)).status == "running":
-                if not force:
-                    raise Conflict(
-                        f"container {self.name} is running: stop it first, or remove it by force "
-                        "(-f)"
-                    )
-                with suppress(ContainerNotFound):  # it removed itself
-                    self.stop(0)
+        while True:
+            with suppress(FileNotFoundError):
+                state.make_lock(directory)
+            with state.held_off(directory) as standing:
+                # What a monitor left that was killed is known nowhere else.
+                if standing != "live" and settle(directory, socket_path):
+                    yield
+                    return
+            if state.read(directory).status == "running":
+                when_running()
             elif time.monotonic() > deadline:
                 raise self._restless()
             else:
                 time.sleep(_LOOK_AGAIN_S)  # its start, or its end, is not complete
 
-    def _removed(self) -> bool:
-        """Remove it unless a monitor or a process has it; meanwhile no monitor can take it."""
-        directory = os.fspath(self._directory)
-        with suppress(FileNotFoundError):
-            state.make_lock(directory)
-        with state.held_off(directory) as standing:
-            # What a monitor left that was killed is known nowhere else.
-            if standing == "live" or not settle(
-                directory, os.fspath(self._layout.monitor_socket(self.id))
-            ):
-                return False
-            self._containers.remove(self._config)
-        return True
+    def _check_there(self) -> None:
+        if not self._directory.exists():
+            raise ContainerNotFound(f"container {self.name} was removed meanwhile")
 
     def _updated_at_rest(self, limits: Limits) -> Limits | None:
         """Change its config unless a monitor or a process has it, None then."""
@@ -353,9 +383,9 @@ class Container:
             raise self._not_running("has not ended")
         return Exit(now.exit_code, verdict_of(now.verdict))
 
-    def _not_running(self, what: str) -> Conflict | ContainerNotFound:
-        if not self._directory.exists():
-            return ContainerNotFound(f"container {self.name} was removed meanwhile")
+    def _not_running(self, what: str) -> Conflict:
+        """Return the error, or raise ContainerNotFound."""
+        self._check_there()
         status = state.read(os.fspath(self._directory)).status
         return Conflict(f"container {self.name} is not running ({status}): it {what}")
 

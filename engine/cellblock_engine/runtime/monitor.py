@@ -64,7 +64,9 @@ class Monitor:
         try:
             lock = state.hold_lock(self._spec.directory)
         except BlockingIOError as error:
-            raise StartFailed("the container already runs, or is being started") from error
+            raise StartFailed(
+                "the container already runs, or is being started or committed"
+            ) from error
         self._stack.callback(os.close, lock)
         if self._spec.again:
             self._take_over()
