@@ -20,6 +20,7 @@ from .oci.config import ImageConfig
 from .oci.digest import Digest
 from .privileges import held_capabilities
 from .request import HOST_IMAGE, Channel, ExecRequest, RunRequest
+from .runtime.figures import processor_count
 from .runtime.spec import (
     BindSpec,
     FileSpec,
@@ -93,7 +94,7 @@ def find_trees(layout: Layout, store: Store, config: ContainerConfig) -> tuple[T
 def configure(request: RunRequest, base: Base, identifier: str, name: str) -> ContainerConfig:
     """Return the container's config: the request's words over the image's. Raises InvalidInput."""
     config = base.config
-    env = dict(entry.partition("=")[::2] for entry in config.env)
+    env = _by_name(config.env)
     env.setdefault("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
     hostname = request.hostname or identifier[:12]
     env["HOSTNAME"] = hostname
@@ -103,6 +104,7 @@ def configure(request: RunRequest, base: Base, identifier: str, name: str) -> Co
         name=name,
         image=request.image,
         image_id=str(base.image.id) if base.image else None,
+        manifest=str(base.image.manifest) if base.image else None,
         layers=tuple(str(layer) for layer in base.image.layers) if base.image else (),
         argv=_argv(request, config),
         env=tuple(f"{key}={value}" for key, value in env.items()),
@@ -253,7 +255,7 @@ def start_spec(
         again=again,
         process=ProcessSpec(
             config.argv,
-            config.env,
+            _env(config),
             config.workdir,
             config.user,
             channels,
@@ -267,7 +269,7 @@ def exec_spec(config: ContainerConfig, request: ExecRequest) -> ProcessSpec:
     """Return a further command: the request's words over the container's."""
     return ProcessSpec(
         request.argv,
-        merged(config.env, request.env),
+        merged(_env(config), request.env),
         request.workdir or config.workdir,
         config.user if request.user is None else request.user,
         request.channels,
@@ -278,8 +280,19 @@ def exec_spec(config: ContainerConfig, request: ExecRequest) -> ProcessSpec:
 
 def merged(entries: tuple[str, ...], env: Mapping[str, str]) -> tuple[str, ...]:
     """Return ``NAME=VALUE`` entries with ``env`` over them."""
-    both = dict(entry.partition("=")[::2] for entry in entries) | dict(env)
-    return tuple(f"{key}={value}" for key, value in both.items())
+    return tuple(f"{key}={value}" for key, value in (_by_name(entries) | dict(env)).items())
+
+
+def _by_name(entries: tuple[str, ...]) -> dict[str, str]:
+    return dict(entry.partition("=")[::2] for entry in entries)
+
+
+def _env(config: ContainerConfig) -> tuple[str, ...]:
+    """Return its environment; Python 3.13 looks nowhere else for a part of the processors."""
+    count = processor_count(kernel_limits(config.limits))
+    if count is None:
+        return config.env
+    return merged((f"PYTHON_CPU_COUNT={count}",), _by_name(config.env))
 
 
 def _ulimits(config: ContainerConfig) -> tuple[tuple[str, int, int], ...]:

@@ -6,24 +6,15 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from . import assembly
-from .errors import (
-    Conflict,
-    ContainerNotFound,
-    InvalidInput,
-    LimitNotEnforceable,
-    StoreFull,
-    TimedOut,
-    Unsupported,
-    Verdict,
-)
+from .errors import Conflict, ContainerNotFound, InvalidInput, TimedOut, Verdict
 from .layout import Layout
 from .limits import Limits
 from .privileges import Ulimit
@@ -31,9 +22,10 @@ from .request import ExecRequest
 from .runtime import logs, state, wire
 from .runtime.amendment import amended
 from .runtime.attached import Attached, Exit, NotStartedInTime, Pipes, await_exit
+from .runtime.questions import ask
 from .runtime.spec import dump
 from .runtime.sweep import settle
-from .runtime.verdicts import error_of, verdict_of
+from .runtime.verdicts import verdict_of
 from .stats import Stats, stats_of
 from .store.containers import ContainerConfig, Containers
 from .volumes import DEFAULT_SHM_BYTES, Bind, Tmpfs
@@ -131,7 +123,7 @@ class Container:
 
     def stats(self) -> Stats:
         """Return what it uses now. Raises Conflict, ContainerNotFound when it does not run."""
-        answer = self._answer({"op": "stats"}, "cannot tell what it uses")
+        answer = self._ask({"op": "stats"}, "cannot tell what it uses")
         if answer is None:
             raise self._not_running("uses nothing")
         return stats_of(answer)
@@ -153,9 +145,10 @@ class Container:
         while time.monotonic() < deadline:
             present = self._containers.current(self._config).limits
             assembly.changed_limits(present, limits)  # refuses what cannot be meant
-            if answer := self._answer(request, "cannot be updated"):
-                return Limits(*answer["limits"])
-            if changed := self._updated_at_rest(limits):
+            answer = self._ask(request, "cannot be updated")
+            changed = Limits(*answer["limits"]) if answer else self._updated_at_rest(limits)
+            if changed is not None:
+                self._config = self._containers.current(self._config)
                 return changed
             time.sleep(_LOOK_AGAIN_S)  # its start, or its end, is not complete
         raise self._restless()
@@ -281,34 +274,64 @@ class Container:
 
         Raises Conflict while it runs, unless ``force``; a start, or an end, is waited for.
         """
+
+        def end() -> None:
+            if not force:
+                raise Conflict(
+                    f"container {self.name} is running: stop it first, or remove it by force (-f)"
+                )
+            with suppress(ContainerNotFound):  # it removed itself
+                self.stop(0)
+
+        with self._at_rest(end):
+            self._containers.remove(self._config)
+
+    @contextmanager
+    def at_rest(self) -> Iterator[Path]:
+        """Give its directory, and keep it from being started while the block reads its files.
+
+        Raises Conflict while it runs; a start, or an end, is waited for. Raises
+        ContainerNotFound where it was removed, also while the block ran.
+        """
+
+        def refuse() -> None:
+            raise Conflict(f"container {self.name} is running: stop it first")
+
+        with self._at_rest(refuse):
+            try:
+                yield self._directory
+            except OSError:
+                self._check_there()
+                raise
+            self._check_there()  # removing it, which is not kept off, begins with renaming it
+
+    @contextmanager
+    def _at_rest(self, when_running: Callable[[], None]) -> Iterator[None]:
+        """Run the block while neither a monitor nor a process has it, and no monitor can take it.
+
+        Until it is so it is waited for; ``when_running`` does something about a running one.
+        """
+        directory = os.fspath(self._directory)
+        socket_path = os.fspath(self._layout.monitor_socket(self.id))
         deadline = time.monotonic() + _LAST_WORDS_S
-        while not self._removed():
-            if state.read(os.fspath(self._directory)).status == "running":
-                if not force:
-                    raise Conflict(
-                        f"container {self.name} is running: stop it first, or remove it by force "
-                        "(-f)"
-                    )
-                with suppress(ContainerNotFound):  # it removed itself
-                    self.stop(0)
+        while True:
+            with suppress(FileNotFoundError):
+                state.make_lock(directory)
+            with state.held_off(directory) as standing:
+                # What a monitor left that was killed is known nowhere else.
+                if standing != "live" and settle(directory, socket_path):
+                    yield
+                    return
+            if state.read(directory).status == "running":
+                when_running()
             elif time.monotonic() > deadline:
                 raise self._restless()
             else:
                 time.sleep(_LOOK_AGAIN_S)  # its start, or its end, is not complete
 
-    def _removed(self) -> bool:
-        """Remove it unless a monitor or a process has it; meanwhile no monitor can take it."""
-        directory = os.fspath(self._directory)
-        with suppress(FileNotFoundError):
-            state.make_lock(directory)
-        with state.held_off(directory) as standing:
-            # What a monitor left that was killed is known nowhere else.
-            if standing == "live" or not settle(
-                directory, os.fspath(self._layout.monitor_socket(self.id))
-            ):
-                return False
-            self._containers.remove(self._config)
-        return True
+    def _check_there(self) -> None:
+        if not self._directory.exists():
+            raise ContainerNotFound(f"container {self.name} was removed meanwhile")
 
     def _updated_at_rest(self, limits: Limits) -> Limits | None:
         """Change its config unless a monitor or a process has it, None then."""
@@ -327,29 +350,9 @@ class Container:
         finally:
             os.close(lock)
 
-    def _answer(self, request: dict[str, Any], failing: str) -> dict[str, Any] | None:
-        """Return what its monitor answers to a question, None when that has ended."""
-        with self._connect() as sock:
-            if sock is None:
-                return None
-            sock.settimeout(_LAST_WORDS_S)
-            try:
-                wire.send(sock, request)
-                answer, _ = wire.receive(sock)
-            except (wire.Disconnected, *_GONE):
-                return None
-            except TimeoutError:
-                raise Conflict(
-                    f"container {self.name} {failing}: its monitor does not answer; is the "
-                    "machine busy?"
-                ) from None
-        if answer["event"] != "failed":
-            return answer
-        error = error_of(answer["error"])
-        if isinstance(error, LimitNotEnforceable | StoreFull):
-            raise error
-        # An older monitor does not know the question.
-        raise Unsupported(f"container {self.name} {failing}: {error}")
+    def _ask(self, request: dict[str, Any], failing: str) -> dict[str, Any] | None:
+        path = os.fspath(self._layout.monitor_socket(self.id))
+        return ask(path, request, f"container {self.name} {failing}")
 
     def _restless(self) -> Conflict:
         return Conflict(f"container {self.name} does not come to rest: try again")
@@ -380,9 +383,9 @@ class Container:
             raise self._not_running("has not ended")
         return Exit(now.exit_code, verdict_of(now.verdict))
 
-    def _not_running(self, what: str) -> Conflict | ContainerNotFound:
-        if not self._directory.exists():
-            return ContainerNotFound(f"container {self.name} was removed meanwhile")
+    def _not_running(self, what: str) -> Conflict:
+        """Return the error, or raise ContainerNotFound."""
+        self._check_there()
         status = state.read(os.fspath(self._directory)).status
         return Conflict(f"container {self.name} is not running ({status}): it {what}")
 

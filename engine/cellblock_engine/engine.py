@@ -208,6 +208,38 @@ class Engine:
         with self._store.referencing():
             return self._store.images.hold(name)
 
+    def commit(
+        self,
+        name: str,
+        reference: str | None = None,
+        *,
+        comment: str = "",
+        author: str = "",
+        created_by: str = "",
+    ) -> Image:
+        """Make an image of a container that has ended, its files one layer more; return it.
+
+        Settings are those of the container's image. Without ``reference`` it is held by its
+        digest, as :meth:`hold_image` does; ``created_by`` is the container's command where it is
+        empty. Raises ContainerNotFound, Conflict while the container runs, Unsupported for one
+        of the host image, ImageNotFound where its image was removed, InvalidInput, StoreError
+        and its kinds; then there is no image.
+        """
+        from .commit import commit, parse_target  # noqa: PLC0415 - as seldom as a pull
+
+        target = parse_target(reference) if reference is not None else None
+        config = self._containers.find(name)
+        self._store.sweep()  # what a killed one left half done
+        return commit(
+            self._store,
+            self._held(config),
+            config,
+            target,
+            comment=comment,
+            author=author,
+            created_by=created_by,
+        )
+
     def remove_image(self, name: str, *, force: bool = False) -> RemovedImage:
         """Remove a reference, and what nothing else needs of it.
 
@@ -327,7 +359,7 @@ class Engine:
             foreground=True,
             again=False,
         )
-        return explain(spec, request.image, cgroups.discover(os.getpid()).missing())
+        return explain(spec, request.image, cgroups.discover(os.getpid()))
 
     def containers(self) -> tuple[ContainerInfo, ...]:
         """Return all containers, running or not, the newest first."""

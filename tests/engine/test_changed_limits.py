@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ from cellblock_engine import (
     StoreFull,
 )
 from cellblock_engine.linux import cgroups
-from cellblock_engine.runtime import amendment, state
+from cellblock_engine.runtime import amendment, launcher, questions, state
 
 pytestmark = pytest.mark.usefixtures("root")
 MEBIBYTE = 1 << 20
@@ -161,6 +162,20 @@ def test_many_changes_at_once_lose_none(engine):
         assert box.inspect().limits == Limits(memory="64m", cpus=0.5, pids=50)
 
 
+def test_limits_that_change_while_a_start_is_on_its_way_hold(engine, monkeypatch):
+    container = engine.create(RunRequest(argv=SLEEP, name="box", limits=Limits(pids=50)))
+    launch = launcher.launch
+
+    def late(layout, spec, streams):
+        assert spec.limits.pids == 50
+        container.update(Limits(pids=60))
+        return launch(layout, spec, streams)
+
+    monkeypatch.setattr(launcher, "launch", late)
+    engine.start("box")
+    assert container.stats().pids_limit == container.inspect().limits.pids == 60
+
+
 def test_a_container_that_others_hold_is_waited_for_and_then_left_as_it_was(engine, monkeypatch):
     container = engine.create(RunRequest(argv=SLEEP))
     monkeypatch.setattr("cellblock_engine.container._LAST_WORDS_S", 0.1)
@@ -169,6 +184,21 @@ def test_a_container_that_others_hold_is_waited_for_and_then_left_as_it_was(engi
         container.update(Limits(pids=50))
     os.close(lock)
     assert container.inspect().limits == Limits()
+
+
+def test_a_monitor_that_does_not_answer_is_named_in_time(engine, monkeypatch):
+    container = engine.start(RunRequest(argv=SLEEP))
+    stat = Path(f"/proc/{container.inspect().pid}/stat").read_text()
+    monitor = int(stat.rpartition(")")[2].split()[1])
+    os.kill(monitor, signal.SIGSTOP)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(questions, "_PATIENCE_S", 0.2)
+            with pytest.raises(Conflict, match=r"cannot tell what it uses: .*does not answer"):
+                container.stats()
+    finally:
+        os.kill(monitor, signal.SIGCONT)
+    assert container.stats().pids == 1
 
 
 def test_without_room_on_the_disk_nothing_changes(engine, monkeypatch):

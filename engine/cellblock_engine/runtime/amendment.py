@@ -1,6 +1,6 @@
 """The one change that a container's config knows once it is written: other limits.
 
-A running container's monitor makes it, or whoever holds its lock while no monitor does.
+Whoever holds the container's lock makes it: its monitor while it runs, else the caller.
 """
 
 from __future__ import annotations
@@ -9,39 +9,46 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from ..linux.cgroups import Limits
 from ..store.room import raise_if_full
 
-_CONFIG = "config.json"
+_CONFIG = "config.json"  # has the limits by the names of their fields
 _DRAFT = ".config.json"
+
+
+def recorded_limits(directory: str) -> Limits:
+    """Return the limits that the config says now. Raises OSError, ValueError."""
+    plain = _read(directory)
+    return Limits(**{name: plain.get(name) for name in Limits._fields})
 
 
 @contextmanager
 def amended(directory: str, limits: Limits) -> Iterator[None]:
     """Write ``limits`` into the config if the block succeeds; what else it says stays.
 
-    The room for it is taken before the block. Raises StoreFull, OSError; then nothing changes.
+    The room for it is taken before the block. Raises StoreFull, OSError, ValueError; then nothing
+    changes.
     """
-    path, draft = f"{directory}/{_CONFIG}", f"{directory}/{_DRAFT}"
-    with open(path, encoding="utf-8") as file:
-        plain = json.load(file)
-    plain |= {
-        "memory_bytes": limits.memory_bytes,
-        "cpus": limits.cpus,
-        "pids": limits.pids,
-        "memory_swap_bytes": limits.memory_swap_bytes,
-    }
+    draft = f"{directory}/{_DRAFT}"
+    plain = _read(directory) | limits._asdict()
     try:
         with open(draft, "w", encoding="utf-8") as file:
             json.dump(plain, file)
             file.flush()
             os.fsync(file.fileno())
         yield
-        os.rename(draft, path)
+        os.rename(draft, f"{directory}/{_CONFIG}")
     except BaseException as error:
         with suppress(FileNotFoundError):
             os.unlink(draft)
         if isinstance(error, OSError):
             raise_if_full(error, "a container's new limits in the store")
         raise
+
+
+def _read(directory: str) -> dict[str, Any]:
+    with open(f"{directory}/{_CONFIG}", encoding="utf-8") as file:
+        plain: dict[str, Any] = json.load(file)
+    return plain

@@ -36,7 +36,8 @@ _ROOM_FOR = "a container in the store"
 class ContainerConfig:
     """What a container is made of. ``created_at`` counts seconds from the epoch.
 
-    ``layers`` are diffIDs (empty for the host image); garbage collection keeps them. ``trees`` are
+    ``layers`` are diffIDs (empty for the host image); garbage collection keeps them, and what the
+    image's ``manifest`` names, which a commit builds on. ``trees`` are
     the targets of its overlays, in the order of their uppers. ``unknown`` are the settings that a
     newer version wrote and this one cannot follow.
     """
@@ -71,6 +72,7 @@ class ContainerConfig:
     memory_swap_bytes: int | None = None
     cpuset_cpus: str | None = None
     storage_bytes: int | None = None
+    manifest: str | None = None
     unknown: tuple[str, ...] = ()
 
     @property

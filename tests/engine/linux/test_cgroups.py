@@ -112,15 +112,19 @@ def test_limits_are_what_the_kernel_now_says(make):
     }
 
 
+@pytest.mark.parametrize("swap", [None, -1, 256 * MEBIBYTE])
 @pytest.mark.parametrize("memory", [16 * MEBIBYTE, 128 * MEBIBYTE])
-def test_changed_limits_are_those_of_a_group_made_with_them(make, memory):
-    wanted = cgroups.Limits(memory, 0.25, 48)
+def test_changed_limits_are_those_of_a_group_made_with_them(make, memory, swap):
+    wanted = cgroups.Limits(memory, 0.25, 48, swap)
+    need(wanted)
     group = make(cgroups.Limits(64 * MEBIBYTE, 0.5, 32))
     group.update(wanted)
     assert written(group) == written(make(wanted, "b"))
     unlimited = make(name="c")
     unlimited.update(wanted)
     assert written(unlimited) == written(group)
+    group.update(cgroups.Limits(64 * MEBIBYTE, 0.5, 32))
+    assert written(group) == written(make(cgroups.Limits(64 * MEBIBYTE, 0.5, 32), "d"))
 
 
 @pytest.mark.parametrize("memory", [16 * MEBIBYTE, 128 * MEBIBYTE])

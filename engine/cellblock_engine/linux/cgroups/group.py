@@ -133,6 +133,12 @@ class Controllers(Protocol):
     def places(self, name: str) -> tuple[str, ...]:
         """Return the directories that :meth:`create` makes, to be recorded before it does."""
 
+    def shown(self, name: str, limits: Limits) -> dict[str, str]:
+        """Return the directories of :meth:`create` that tell of the limits that are set.
+
+        They go by their places below /sys/fs/cgroup, where programs look for them.
+        """
+
     def create(self, name: str, limits: Limits) -> Group:
         """Make a group of this name with its limits set; nothing stays when it fails.
 
@@ -169,6 +175,10 @@ class Unmanaged:
     def places(self, name: str) -> tuple[str, ...]:  # noqa: ARG002 - the protocol's
         """As the protocol says."""
         return ()
+
+    def shown(self, name: str, limits: Limits) -> dict[str, str]:  # noqa: ARG002 - the protocol's
+        """As the protocol says."""
+        return {}
 
     def create(self, name: str, limits: Limits) -> Group:  # noqa: ARG002 - the protocol's
         """As the protocol says."""

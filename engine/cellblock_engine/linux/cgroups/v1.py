@@ -26,10 +26,8 @@ _MEMORY = "memory.limit_in_bytes"
 _WITH_SWAP = "memory.memsw.limit_in_bytes"
 _CPU_PERIOD_US = 100_000
 _CPU_QUOTA_MIN_US = 1_000  # the kernel's min_cfs_quota_period
-_NOT_TAKEN = (
-    *(errno.EINVAL, errno.EBUSY, errno.ERANGE, errno.EPERM, errno.EACCES, errno.EROFS),
-    errno.ETIMEDOUT,
-)
+_NOT_TAKEN = (errno.EINVAL, errno.EBUSY, errno.ERANGE, errno.EPERM, errno.EACCES, errno.EROFS)
+_IN_USE = (errno.EBUSY, errno.ETIMEDOUT)
 # Memory with swap is charged first, and since 6.15 the kernel does not count what that refuses
 # (mm/memcontrol.c sets track_failcnt for memory alone): the slack lets memory's own limit refuse.
 _SWAP_SLACK_BYTES = 2**20
@@ -68,6 +66,13 @@ class V1Controllers:
     def places(self, name: str) -> tuple[str, ...]:
         """As the protocol says."""
         return self._group(name).paths
+
+    def shown(self, name: str, limits: Limits) -> dict[str, str]:
+        """As the protocol says."""
+        wanted = set(limits.named().values())
+        if "cpu" in wanted:
+            wanted.add("cpuacct")
+        return {c: f"{parent}/{name}" for c, parent in self._directories.items() if c in wanted}
 
     def create(self, name: str, limits: Limits) -> V1Group:
         """As the protocol says."""
@@ -151,13 +156,18 @@ class V1Group:
             settings.append(_Setting("memory", _WITH_SWAP, both))
         if memory_bytes > (self._number("memory", _MEMORY) or 0):
             settings.reverse()  # memory with swap is never less than memory
-        if not limits.swaps:
-            # Without swap accounting this is what keeps the limit from being paged away.
-            settings.insert(0, _Setting("memory", "memory.swappiness", 0))
+        # Without swap accounting this is what keeps the limit from being paged away.
+        swappiness = self._inherited_swappiness() if limits.swaps else 0
+        settings.insert(0, _Setting("memory", "memory.swappiness", swappiness))
         # Inherited: with it, a group at its limit would hang instead of ending.
         if self._entry("memory", "memory.oom_control", "oom_kill_disable"):
             settings.append(_Setting("memory", "memory.oom_control", 0))
         return settings
+
+    def _inherited_swappiness(self) -> int:
+        parent = os.path.dirname(self._directories["memory"])
+        with open(f"{parent}/memory.swappiness", encoding="ascii") as file:
+            return int(file.read())
 
     def _limit_processors(self, cpus: str) -> None:
         # A new group has neither, and takes no task before it has both.
@@ -252,10 +262,10 @@ class V1Group:
         try:
             os.write(fd, str(value).encode())
         except OSError as error:
+            if controller == "memory" and error.errno in _IN_USE:
+                raise LimitNotEnforceable(self._memory_in_use(int(value))) from error
             if error.errno not in _NOT_TAKEN:
                 raise
-            if controller == "memory" and error.errno in (errno.EBUSY, errno.ETIMEDOUT):
-                raise LimitNotEnforceable(self._memory_in_use(int(value))) from error
             reason = f"the kernel refused {value} for {path}: {error.strerror}"
             hint = (
                 "a group above it may allow less" if error.errno == errno.EINVAL else "run as root"
