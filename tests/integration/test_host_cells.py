@@ -275,17 +275,6 @@ class TestInterrupt:
         assert host_processes(site) == []
         assert run(kc, "print('never' in globals())") == "False\n"
 
-    def test_one_that_does_not_listen_is_ended(self, kernel, site):
-        km, kc = kernel
-        own = begin(site, kc)
-        (process,) = host_processes(site)
-        os.kill(process, signal.SIGSTOP)
-        km.interrupt_kernel()
-        time.sleep(0.2)
-        assert host_processes(site) == [process]
-        os.kill(process, signal.SIGCONT)
-        assert replies(kc, 1)[own]["ename"] == "KeyboardInterrupt"
-
 
 class TestEnd:
     @pytest.mark.parametrize("now", [False, True])

@@ -183,3 +183,25 @@ def test_it_ends_at_an_interrupt():
             process.wait(1.5)
         process.send_signal(signal.SIGINT)
         assert process.wait(20) != 0
+
+
+DEAF = """
+import signal, time
+from cellblock import hostcell
+signal.signal(signal.SIGINT, hostcell._interrupted)
+print(flush=True)
+while True:
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        pass
+"""
+
+
+def test_what_does_not_end_at_an_interrupt_is_ended():
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    words = [sys.executable, "-c", DEAF]
+    with subprocess.Popen(words, env=env, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == -signal.SIGALRM
