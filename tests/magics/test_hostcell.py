@@ -189,9 +189,9 @@ DEAF = """
 import signal, time
 from cellblock import hostcell
 signal.signal(signal.SIGINT, hostcell._interrupted)
-print(flush=True)
 while True:
     try:
+        print(flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
         pass
