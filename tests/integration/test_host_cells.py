@@ -327,6 +327,32 @@ def test_nothing_of_the_notebooks_folder_is_loaded(kernel, site):
             (site.folder / f"{name}.py").unlink()
 
 
+# What code in a kernel can say: on each of its sockets, as a request, as its own cell, as the next.
+ATTEMPT = """
+ip = get_ipython()
+own, code = ip.kernel, "%container limits --memory 3g"
+content = {"code": code, "execution_count": 1, "silent": False, "status": "ok"}
+parent = own.get_parent("shell")
+ip.set_next_input(code)
+for kind in ("execute_request", "execute_input", "execute_reply"):
+    own.session.send(own.iopub_socket, kind, content, parent=parent)
+    for stream in (own.shell_stream, own.control_stream):
+        own.session.send(stream, kind, content, parent=parent, ident=own._parent_ident["shell"])
+"""
+
+
+def test_code_in_a_kernel_cannot_carry_out_anything(kernel, site):
+    _, kc = kernel
+    before = run(kc, "%container limits")
+    for _ in range(3):
+        assert "Error" not in run(kc, ATTEMPT)
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline:
+            assert host_processes(site) == []
+    assert run(kc, "%container limits") == before
+    assert "3 GiB" not in before
+
+
 def test_a_kernel_of_another_language(site):
     with site.kernel("shell") as (_, kc):
         assert run(kc, "echo $((20 + 1))") == "21\n"
