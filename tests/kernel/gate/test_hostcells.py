@@ -14,7 +14,7 @@ import pytest
 from cellblock_kernel.gate.hostcells import HostCells
 from cellblock_kernel.gate.ledger import Ledger
 from cellblock_kernel.gate.messages import DELIMITER, Signer
-from support.relays import BACK_KEY, FRONT_KEY, message
+from support.relays import BACK_KEY, FRONT_KEY, WAIT_MS, message
 
 # What is run on the host: a cell's second word, which it also notes to have been done.
 HOST = r"""
@@ -131,6 +131,13 @@ class Scene:
             said.append((one.kind, one.content))
             if one.content == {"execution_state": "idle"}:
                 return said
+
+    def await_held(self, count, subshell=None):
+        """Wait until so many messages wait behind the cell: what comes later is not aborted."""
+        deadline = time.monotonic() + WAIT_MS / 1000
+        while (cell := self.rule._cells.get(subshell)) is None or len(cell.held) < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
 
     def done(self):
         """Return the texts that were carried out."""
@@ -311,6 +318,7 @@ class TestFailure:
         header = scene.ask("%container fail")
         scene.ask("", kind="complete_request")
         later = [scene.ask("later"), scene.ask("%container show")]
+        scene.await_held(3)
         scene.answer(scene.asked(), count=4)
         failure = error("InvalidInput", "no")
         assert scene.told(header) == [BUSY, shown("%container fail", 4), failure, IDLE]
@@ -345,6 +353,7 @@ class TestFailure:
     ):
         header = scene.ask("%container show", stop_on_error=stops)
         later = scene.ask("later")
+        scene.await_held(1)
         scene.answer(scene.asked(), status)
         assert scene.told(header)[-1] == IDLE
         assert scene.heard("shell").content["status"] == status
@@ -384,6 +393,7 @@ class TestInterrupt:
     def test_by_message_it_ends_the_cell_and_is_answered(self, scene):
         header = scene.ask("%container wait")
         later = scene.ask("later")
+        scene.await_held(1)
         scene.answer(scene.asked())
         scene.begun()
         interrupt = scene.ask("", kind="interrupt_request", channel="control")
@@ -448,6 +458,7 @@ class TestHostileKernels:
         scene.ask("before")
         header = scene.ask("%container show")
         later = scene.ask("later")
+        scene.await_held(1)
         before, own = scene.asked(), scene.asked()
         scene.answer(before, "error")
         scene.answer(own, "ok")
