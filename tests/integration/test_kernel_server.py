@@ -184,6 +184,31 @@ def test_a_kernel_that_dies_is_started_again_with_its_files(site):
     site.assert_gone()
 
 
+def test_a_cell_is_told_why_its_kernel_died_before_that_is_started_again(site):
+    site.install("short", timeout="3s")
+    with serving(site, "--AsyncIOLoopKernelRestarter.time_to_dead=0.2") as server:
+        kernel = server.start("short")
+        with server.channels(kernel) as channels:
+            asked = send(channels, "import time; time.sleep(60)")
+            seen = []
+            while "restarting" not in seen:
+                message = json.loads(channels.recv())
+                content = message["content"]
+                if message["msg_type"] == "error":
+                    assert message["parent_header"]["msg_id"] == asked
+                    seen.append(content["evalue"])
+                elif message["msg_type"] == "status":
+                    seen.append(content["execution_state"])
+                assert message["msg_type"] != "execute_reply"
+        (line,) = [text for text in seen if text.startswith("the kernel ended: ")]
+        assert line == (
+            "the kernel ended: timed out: the limit of 3 s passed; give it more with --timeout of "
+            "kernel install"
+        )
+        assert seen.index(line) < seen.index("restarting")
+    site.assert_gone()
+
+
 def test_an_idle_kernel_is_culled_and_nothing_of_it_is_left(site):
     flags = ("cull_idle_timeout=1", "cull_interval=1", "cull_connected=True")
     with serving(site, *(f"--MappingKernelManager.{flag}" for flag in flags)) as server:

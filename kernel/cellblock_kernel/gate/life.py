@@ -16,11 +16,19 @@ from types import FrameType
 
 import zmq
 
-from cellblock_engine import AttachedRun, ContainerNotFound, Engine, Exit
+from cellblock_engine import (
+    AttachedRun,
+    ContainerNotFound,
+    Engine,
+    Exit,
+    TimedOut,
+    parse_seconds,
+)
 
 from ..errors import KernelNotReady
 from . import house, memory, room
 from .aside import Aside
+from .certificate import Certificate
 from .connection import Connection
 from .ledger import Ledger
 from .options import GateOptions
@@ -39,6 +47,7 @@ _PASSED_ON = (
 _GRACE_S = 5.0
 _TICK_S = 0.004
 _CHUNK = 1 << 16
+_LAST_WORDS_MS = 3000
 
 
 def live(options: GateOptions, reporter: Reporter) -> int:
@@ -58,7 +67,10 @@ class _Life:
         self._parents = _parents(stack)
         self._signals = _signal_pipe(stack)
         self._kill_at: float | None = None
-        self._asked = False
+        self._limit_s = (
+            None if options.kernel.timeout is None else parse_seconds(options.kernel.timeout)
+        )
+        self._timed_out = self._asked = False
         front = Connection.read(options.connection_file)
         self._ledger = Ledger()
         self._relay = stack.enter_context(_relay(front, [self._ledger]))
@@ -72,6 +84,8 @@ class _Life:
         self._key = secrets.token_hex(32).encode()
         self._room.furnish(self._key, front.kernel_name)
         self._attached = stack.enter_context(self._start())
+        if self._limit_s is not None:
+            self._kill_at = time.monotonic() + self._limit_s
         self._asides = {self._attached.stdout: Aside(1), self._attached.stderr: Aside(2)}
         if not options.kernel.keep:  # what is kept is nobody's to sweep
             self._room.note(self._attached.container.id)
@@ -94,7 +108,12 @@ class _Life:
                 self._room.remove()  # its owner cannot any more
                 return 0  # closing the connection abandons the container, which then goes
             end = attached.wait()
+            if self._timed_out and self._limit_s is not None:
+                end = Exit(end.exit_code, TimedOut(limit_s=self._limit_s))
             relay.drain()
+            if not self._is_asked():
+                self._certify(Certificate.of(end))
+            relay.deliver()
         return self._end(end)
 
     def _pass_on_messages(self) -> None:
@@ -120,11 +139,23 @@ class _Life:
         if self._kill_at is not None:
             left_s = self._kill_at - time.monotonic()
             if left_s <= 0:
+                self._timed_out = not self._asked
                 self._attached.signal(signal.SIGKILL)
                 self._kill_at = None
             else:
                 timeout_s = left_s if timeout_s is None else min(left_s, timeout_s)
         self._relay.turn(timeout_s)
+
+    def _is_asked(self) -> bool:
+        """Return whether the end was wanted: a cell that ran needs no reason then."""
+        return self._asked or self._ledger.shutdown_asked
+
+    def _certify(self, certificate: Certificate) -> None:
+        """Tell the cells that have lost their kernel. They get no reply: it would be made up."""
+        for cell in self._ledger.lost_cells():
+            self._relay.linger_ms = _LAST_WORDS_MS
+            message = certificate.message(cell.message.header)
+            self._relay.pass_outward("iopub", message, self._ledger)
 
     def _end(self, end: Exit) -> int:
         """Show what is left; what becomes of the container is the provisioner's, if any."""
@@ -134,8 +165,8 @@ class _Life:
             self._attached.container.remove()
         if not self._relay.connected:
             raise KernelNotReady(self._why(end))
-        if end.verdict is not None and not self._asked:
-            print(f"cellblock: the kernel ended: {end.verdict}", file=sys.stderr)
+        if (end.verdict is not None or end.exit_code) and not self._is_asked():
+            print(f"cellblock: {Certificate.of(end).line}", file=sys.stderr)
         return end.exit_code
 
     def _why(self, end: Exit) -> str:

@@ -54,6 +54,8 @@ class Relay:
         self._welcomed = False
         self._topics: list[bytes] = []
         self._stopped = False
+        self.linger_ms = _LINGER_MS
+        """How long what was sent is kept for a client that does not take it, when all ends."""
         self._retry_s = _RETRY_S
         self._subscribed_at_s: float | None = None
         try:
@@ -131,7 +133,7 @@ class Relay:
         return bool(self._back)
 
     def drain(self) -> None:
-        """Pass on what the kernel has left behind, for some seconds at most."""
+        """Take what an ended kernel has left behind, for some seconds at most."""
         deadline_s = time.monotonic() + _LAST_TURNS_S
         for sock in self._front.values():
             self._poller.register(sock, 0)
@@ -143,15 +145,21 @@ class Relay:
                 if self._back.get(name) in ready:
                     self._take(name, self._back[name], self._outward)
             self._flush()
-            waiting = any(outbox.waiting for outbox in self._outboxes.values())
-            if not (waiting or any(sock in ready for sock in self._back.values())):
+            if not any(sock in ready for sock in self._back.values()):
                 return
+
+    def deliver(self) -> None:
+        """Send what waits, for some seconds at most."""
+        deadline_s = time.monotonic() + _LAST_TURNS_S
+        while self._waits and time.monotonic() < deadline_s:
+            time.sleep(self._retry_s)
+            self._flush()
 
     def close(self) -> None:
         """Close the sockets, once what was sent has arrived or nobody takes it."""
         for sock in self._back.values():
             sock.close(linger=0)  # one that reconnects to an ended kernel waits in vain
-        self._context.destroy(linger=_LINGER_MS)
+        self._context.destroy(linger=self.linger_ms)
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -189,9 +197,13 @@ class Relay:
         sock.setsockopt(zmq.MAXMSGSIZE, _MOST_MESSAGE_BYTES)
         return sock
 
+    @property
+    def _waits(self) -> bool:
+        return any(outbox.waiting for outbox in self._outboxes.values())
+
     def _wait_ms(self, timeout_s: float | None) -> int | None:
         waits = [] if timeout_s is None else [timeout_s]
-        if any(outbox.waiting for outbox in self._outboxes.values()):
+        if self._waits:
             waits.append(self._retry_s)  # neither ROUTER nor XPUB says when it can be written
         if self._subscribed_at_s is not None:
             waits.append(max(0.0, self._subscribed_at_s - time.monotonic()))

@@ -35,7 +35,7 @@ from .common import (
 )
 from .declaration import Argument, Call, Verb
 from .defaults import settled
-from .limits import CPUS, MEMORY, PIDS_LIMIT
+from .limits import CPUS, MEMORY, PIDS_LIMIT, TIMEOUT
 from .outcome import Acknowledged, Foreground, Outcome, Started
 from .privileges import PRIVILEGES
 
@@ -230,7 +230,7 @@ _WHAT = (
     PIDS_LIMIT,
     PULL,
     PLATFORM,
-    Argument(("--timeout",), "end it after: 90, 500ms, 2m, 1h", metavar="TIME"),
+    TIMEOUT,
     *ATTACHMENTS,
     *PRIVILEGES,
     Argument(

@@ -272,6 +272,7 @@ def test_what_a_kernel_said_before_it_died_arrives(rig):
         kernel.publish("stream", {"name": "stdout", "text": f"{number} "})
     kernel["iopub"].close(linger=WAIT_MS)
     rig.relay.drain()
+    rig.relay.deliver()
     text = ""
     while not text.endswith("4999 "):
         text += client.take("iopub")[1]["text"]
