@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import zmq
@@ -134,8 +135,22 @@ class Rig:
         self.start()
         return kernel
 
+    def swap(self) -> Kernel:
+        """Bind another kernel, let the relay take it in place of the one before, and go on."""
+        self.halt()
+        self.back = replace(self.back, ip=f"{self.back.ip}-other")
+        kernel = Kernel(self.context, self.back)
+        self.relay.drain()
+        self.relay.swap(self.back)
+        self._go_on()
+        return kernel
+
     def start(self) -> None:
         self.relay.connect(self.back)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        self._stop.clear()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 

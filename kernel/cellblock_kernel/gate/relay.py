@@ -89,6 +89,20 @@ class Relay:
         # not say when it has come (JEP 65) has this long.
         self._subscribed_at_s = time.monotonic() + _SUBSCRIPTION_S
 
+    def swap(self, back: Connection) -> None:
+        """Connect another kernel's side in place of one that has ended and was drained.
+
+        What front ends have asked and that one has not taken is dropped.
+        """
+        for sock in self._back.values():
+            self._poller.unregister(sock)
+            sock.close(linger=0)
+        for name in _ORDER:
+            self._held[name].clear()
+            self._poller.register(self._front[name], 0)
+        self._welcomed = False
+        self.connect(back)
+
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
         """Call ``callback`` whenever ``fd`` can be read, or has ended."""
         self._watched[fd] = callback

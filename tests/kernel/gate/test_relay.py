@@ -279,6 +279,25 @@ def test_what_a_kernel_said_before_it_died_arrives(rig):
     assert text.split() == [str(number) for number in range(5_000)]
 
 
+def test_another_kernel_takes_the_place_of_one_and_clients_keep_their_sockets(rig):
+    kernel, client = rig.kernel(), rig.client()
+    settled(kernel, client)
+    exchange(kernel, client, "shell")
+    other = rig.swap()
+    client.ask("shell", "request", {"n": 2})
+    later = rig.client("later")
+    assert other["iopub"].recv() == b"\x01"
+    assert not other["shell"].poll(100)  # not before what it publishes would arrive
+    other.publish("iopub_welcome", {"subscription": ""})
+    assert other.answer("shell", "reply") == {"n": 2}
+    assert client.take("shell") == ("reply", {"n": 2})
+    exchange(other, client)
+    other.publish("stream", {"text": "other"})
+    assert client.take("iopub") == ("stream", {"text": "other"})  # and no second welcome
+    assert later.take("iopub")[0] == "iopub_welcome"
+    assert not kernel["shell"].poll(0)
+
+
 garbage = st.lists(
     st.one_of(st.binary(max_size=64), st.just(DELIMITER), st.just(b"{}"), st.just(b"")),
     min_size=1,
