@@ -44,6 +44,8 @@ class Ledger:
         self._comms: dict[str, None] = {}
         self.shutdown_asked = False
         """Whether a front end has told the kernel to end."""
+        self.answers = False
+        """Whether the kernel has said anything: before, an interrupt would end it."""
 
     def find(self, msg_id: str) -> Request | None:
         """Return the open request of this id."""
@@ -81,7 +83,7 @@ class Ledger:
         """Forget everything: another kernel takes the place of this one."""
         self._open.clear()
         self._comms.clear()
-        self.shutdown_asked = False
+        self.shutdown_asked = self.answers = False
 
     def inward(self, channel: str, message: Message) -> Iterable[Message]:
         """Note what is asked."""
@@ -103,6 +105,7 @@ class Ledger:
     def outward(self, channel: str, message: Message) -> Iterable[Message]:
         """Note what is answered, begun and done."""
         if channel in ("shell", "control"):
+            self.answers = True
             request = self._open.get(message.parent_id)
             if request is not None and request.channel == channel:
                 request.replied = True
@@ -116,6 +119,7 @@ class Ledger:
         return (message,)
 
     def _note_status(self, message: Message) -> None:
+        self.answers = True
         request = self._open.get(message.parent_id)
         if request is None:
             return

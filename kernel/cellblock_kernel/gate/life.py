@@ -252,7 +252,7 @@ class _Life:
 
     def _pass_on_signals(self) -> None:
         for number in os.read(self._signals, _CHUNK):
-            if number == signal.SIGINT and not self._relay.connected:
+            if number == signal.SIGINT and not self._ledger.answers:
                 continue  # it is for a running cell, and would end a kernel that is starting
             self._asked |= number in (signal.SIGTERM, signal.SIGHUP)
             self._kernel.attached.signal(number)

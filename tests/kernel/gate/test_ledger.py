@@ -67,6 +67,17 @@ def test_a_shutdown_that_was_asked_for_is_known_until_another_kernel_comes():
     assert not ledger.shutdown_asked
 
 
+def test_a_kernel_answers_once_it_has_said_something():
+    ledger = Ledger()
+    request = asked(ledger)
+    assert not ledger.answers
+    status(ledger, request, "busy")
+    assert ledger.answers
+    ledger.clear()
+    replied(ledger, request)
+    assert ledger.answers
+
+
 def test_what_is_kept_is_small_and_knows_its_subshell():
     ledger = Ledger()
     request = asked(ledger, subshell_id="sub")
