@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import Conflict, InvalidInput, Unsupported
+from .errors import Conflict, InvalidInput, LimitNotEnforceable, Unsupported
 from .image import Image
 from .layout import Layout
 from .limits import Limits
-from .linux.cgroups import Limits as KernelLimits
+from .linux import cgroups
 from .oci.config import ImageConfig
 from .oci.digest import Digest
 from .privileges import held_capabilities
@@ -158,15 +158,38 @@ def refuse_moved(layout: Layout, config: ContainerConfig) -> None:
             )
 
 
-def kernel_limits(limits: Limits) -> KernelLimits:
+def kernel_limits(limits: Limits) -> cgroups.Limits:
     """Return the limits as control groups take them."""
-    return KernelLimits(
+    return cgroups.Limits(
         limits.memory_bytes,
         limits.cpus,
         limits.pids,
         limits.memory_swap_bytes,
         limits.cpuset_cpus,
     )
+
+
+def refuse_unenforceable(limits: Limits) -> None:
+    """Raise LimitNotEnforceable for limits that cannot be had for this process's containers."""
+    refuse_missing_processors(limits)
+    wanted = kernel_limits(limits)
+    if limits and (reason := cgroups.discover(os.getpid()).refused(wanted)):
+        raise LimitNotEnforceable(reason)
+
+
+def refuse_missing_processors(limits: Limits) -> None:
+    """Raise LimitNotEnforceable for more processors than this machine has."""
+    processors = os.cpu_count()
+    if limits.cpus is not None and processors is not None and limits.cpus > processors:
+        raise LimitNotEnforceable(
+            f"cpus limit {limits.cpus:g} is more than the {processors} "
+            f"processor{'s' * (processors != 1)} of this machine"
+        )
+
+
+def changed_limits(limits: Limits, given: Limits) -> Limits:
+    """Return ``limits`` with what is ``given`` over them. Raises InvalidInput."""
+    return Limits(*kernel_limits(given).over(kernel_limits(limits)))
 
 
 def network_files(config: ContainerConfig) -> dict[str, str]:

@@ -22,6 +22,7 @@ from ..linux.processes import identity
 from ..removal import Removal
 from ..store import trees
 from . import state, verdicts, wire
+from .amendment import amended
 from .commands import Commands, signal_name
 from .descriptors import Descriptors
 from .failures import as_error, removed_meanwhile
@@ -214,7 +215,7 @@ class Monitor:
                 self._answer(client, message, fds)
             finally:
                 fds.close()
-        except (StageFailed, OSError) as error:
+        except (StageFailed, CellblockError, OSError) as error:
             failure = as_error(error, self._spec.process)
             wire.tell(client, {"event": "failed", "error": failure})
         except (KeyError, TypeError, ValueError) as error:
@@ -243,8 +244,29 @@ class Monitor:
                 self._loop.after(float(message["grace_s"]), lambda: self._signal(signal.SIGKILL))
             case "exec":
                 self._commands.start(client, message["process"], fds)
+            case "stats":
+                wire.tell(client, self._stats())
+            case "update":
+                wire.tell(client, self._update(cgroups.Limits(*message["limits"])))
             case other:
                 raise ValueError(other)
+
+    def _stats(self) -> dict[str, Any]:
+        usage = self.sandbox.group.usage()
+        return {
+            "event": "stats",
+            "usage": usage._asdict(),
+            "limits": self.sandbox.limits._asdict(),
+            "monotonic_s": time.monotonic(),
+        }
+
+    def _update(self, limits: cgroups.Limits) -> dict[str, Any]:
+        """Change its limits now and for its next starts."""
+        asked = limits.over(self._spec.limits)
+        with amended(self._spec.directory, asked):
+            self.sandbox.update(asked)
+        self._spec = replace(self._spec, limits=asked)
+        return {"event": "updated", "limits": asked}
 
     def _drop(self, client: socket.socket) -> None:
         """Its client went away: a further command ends with it."""

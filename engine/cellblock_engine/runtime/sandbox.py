@@ -13,6 +13,7 @@ import time
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
+from ..errors import LimitNotEnforceable
 from ..linux import cgroups, userns
 from ..linux import syscalls as linux
 from . import init, rootfs, wire, workload
@@ -58,6 +59,7 @@ class Sandbox:
         Raises StageFailed, LimitNotEnforceable, OSError.
         """
         self._spec, self._around, self._stack = spec, around, stack
+        self._controllers = controllers
         self.is_gone = False
         self._scratch: int | None = None
         base: int | None = None
@@ -121,6 +123,17 @@ class Sandbox:
             channels,
             self._around.seccomp_program,
         )
+
+    def update(self, limits: cgroups.Limits) -> None:
+        """Limit it so from now on where a limit is set: all of them or none.
+
+        Raises LimitNotEnforceable, OSError.
+        """
+        if reason := self._controllers.refused(limits):
+            raise LimitNotEnforceable(reason)
+        limits = limits.over(self.limits)
+        self.group.update(limits)
+        self.limits = limits
 
     def kill(self) -> None:
         """Kill init, and with it everything inside, without waiting."""
