@@ -213,7 +213,8 @@ def test_over_the_ports_of_a_kernel_that_is_only_run(site):
     kc.load_connection_file(file)
     kc.start_channels()
     try:
-        kc.wait_for_ready(timeout=30)
+        kc.kernel_info()  # wait_for_ready believes a kernel dead that is slow for a second
+        kc.get_shell_msg(timeout=30)
         asked = kc.execute("import os; os.kill(os.getpid(), 9)")
         (error,) = outputs(kc, asked, lambda: process.poll() is not None)
         assert error["evalue"] == OF_SIGKILL
@@ -225,4 +226,19 @@ def test_over_the_ports_of_a_kernel_that_is_only_run(site):
         process.wait()
         process.stderr.close()
         os.unlink(file)
+    site.assert_gone()
+
+
+def test_a_cell_that_fails_at_the_pids_limit_is_told(site):
+    code = """
+import threading, time
+threads = [threading.Thread(target=time.sleep, args=(1,)) for _ in range(60)]
+for thread in threads: thread.start()
+"""
+    with site.kernel("few") as (_, kc):
+        said = kernels.run(kc, code)
+        assert "can't start new thread" in said
+        assert said.count("cellblock: pids limit: beyond the limit of 40, starting a process") == 1
+        time.sleep(1.5)
+        assert kernels.run(kc, "1 / 0") == "ZeroDivisionError: division by zero"
     site.assert_gone()

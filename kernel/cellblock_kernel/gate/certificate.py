@@ -32,8 +32,8 @@ class Certificate:
         if verdict is None:
             return cls(_UNNAMED, f"the kernel ended: {_status(end.exit_code)}")
         if _explains(verdict, end.exit_code):
-            return cls(type(verdict).__name__, f"the kernel ended: {_advice(verdict)}")
-        line = f"the kernel ended: {_status(end.exit_code)}; before that, {_advice(verdict)}"
+            return cls(type(verdict).__name__, f"the kernel ended: {advice(verdict)}")
+        line = f"the kernel ended: {_status(end.exit_code)}; before that, {advice(verdict)}"
         return cls(_UNNAMED if isinstance(verdict, OutOfMemory) else type(verdict).__name__, line)
 
     def message(self, cell: Mapping[str, object]) -> Message:
@@ -49,7 +49,7 @@ def _explains(verdict: Verdict, exit_code: int) -> bool:
     return isinstance(verdict, TimedOut | Killed)
 
 
-def _advice(verdict: Verdict) -> str:
+def advice(verdict: Verdict) -> str:
     """Return the verdict, which ends in the option to change, with the command that has it."""
     has_option = isinstance(verdict, OutOfMemory | PidsExceeded | TimedOut)
     return f"{verdict} of kernel install" if has_option else str(verdict)

@@ -34,6 +34,7 @@ from .connection import Connection
 from .farewell import farewells
 from .ledger import Ledger
 from .options import GateOptions
+from .refusals import Refusals
 from .relay import Relay
 from .reports import KILL, SWAP, Report, Reporter
 from .rules import Rule
@@ -78,7 +79,8 @@ class _Life:
         self._wanted: deque[str] = deque()
         self._front = Connection.read(options.connection_file)
         self._ledger = Ledger()
-        self._relay = stack.enter_context(_relay(self._front, [self._ledger]))
+        self._refusals = Refusals(self._ledger)
+        self._relay = stack.enter_context(_relay(self._front, [self._ledger, self._refusals]))
         self._engine = stack.enter_context(Engine.open())
         if options.provisioned:
             self._room = room.Room.of(self._front)
@@ -161,6 +163,7 @@ class _Life:
     def _settle_in(self) -> None:
         """Let the kernel's end be the gate's, from now on and in its time."""
         self._relay.watch(self._kernel.attached.fileno(), self._relay.stop)
+        self._refusals.serve(self._kernel.container)
         if not self._options.kernel.keep:  # what is kept is nobody's to sweep
             self._room.note(self._kernel.container.id)
         self._kill_at = None if self._limit_s is None else time.monotonic() + self._limit_s
