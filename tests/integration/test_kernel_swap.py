@@ -13,6 +13,7 @@ from jupyter_core.utils import run_sync
 from cellblock_engine import Engine
 from cellblock_kernel.gate import house
 from cellblock_kernel.gate.options import GateOptions, KernelOptions
+from cellblock_kernel.gate.reports import SWAP, word
 from cellblock_kernel.gate.room import Room
 from support import kernels
 from support.kernels import run
@@ -179,11 +180,26 @@ def test_a_shutdown_meanwhile_leaves_nothing(site, engine):
     hangs = ("python", "-c", "import time; time.sleep(60)")
     with site.kernel("plain") as (km, _):
         other = made_for(engine, site, km, hangs)
-        km.provisioner._words.send(b"swap " + other.encode() + b"\n")
+        km.provisioner._words.send(word(SWAP, other))
         time.sleep(0.5)
         assert kernels.cgroups_of(other)
     assert not kernels.cgroups_of(other)
     engine.container(other).remove()
+    site.assert_gone()
+
+
+def test_one_that_was_asked_for_elsewhere_is_known_at_a_restart(site, engine):
+    """As host cells ask for it: the provisioner has awaited nothing."""
+    with site.kernel("plain") as (km, kc):
+        other = made_for(engine, site, km)
+        km.provisioner._words.send(word(SWAP, other))
+        deadline = time.monotonic() + 20
+        while [info.id for info in engine.containers()] != [other]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        km.restart_kernel()
+        kc.wait_for_ready(timeout=30)
+        assert run(kc, SHOW) == "other False\n"
     site.assert_gone()
 
 
