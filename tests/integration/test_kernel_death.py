@@ -183,7 +183,8 @@ def test_a_kill_from_elsewhere_is_named(site):
     site.assert_gone()
 
 
-def test_a_client_that_stalled_while_it_ended_still_gets_it(site):
+@pytest.mark.parametrize("prints", [300, 3000])  # in ZeroMQ's queue, and beyond it in the gate's
+def test_a_client_that_stalled_while_it_ended_still_gets_it(site, prints):
     import zmq
 
     with site.kernel("plain") as (_, kc):
@@ -192,7 +193,9 @@ def test_a_client_that_stalled_while_it_ended_still_gets_it(site):
         sock.subscribe(b"")
         sock.connect(kc._make_url("iopub"))
         assert b"iopub_welcome" in b"".join(sock.recv_multipart())
-        kc.execute("import os\nfor _ in range(3000): print('x' * 5000)\nos._exit(3)")
+        kc.iopub_channel.stop()  # this one would never read
+        code = "import os\nfor _ in range({}): print('x' * 5000, flush=True)\nos._exit(3)"
+        kc.execute(code.format(prints))
         time.sleep(2.5)
         seen = b""
         with sock:

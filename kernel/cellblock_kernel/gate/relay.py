@@ -30,7 +30,7 @@ _IDENTITY = b"cellblock-gate"
 _RECONNECT_MS = 10
 _LINGER_MS = 1000
 _SETTLE_MS = 30
-_LAST_TURNS_S = 3.0
+_LAST_TURNS_S, _LAST_PATIENCE_S = 3.0, 1.0
 _SUBSCRIPTION_S = 0.2
 _RETRY_S, _MOST_RETRY_S = 0.001, 0.05
 _BATCH_MESSAGES, _BATCH_BYTES = 100, 1 << 20
@@ -165,6 +165,7 @@ class Relay:
     def deliver(self) -> None:
         """Send what waits, for some seconds at most."""
         deadline_s = time.monotonic() + _LAST_TURNS_S
+        self._publications.patience_s = _LAST_PATIENCE_S  # one that reads nothing holds up nobody
         while self._waits and time.monotonic() < deadline_s:
             time.sleep(self._retry_s)
             self._flush()
