@@ -66,7 +66,7 @@ def test_execute_interrupt_and_a_polite_end(site):
     with launched(site) as (process, kc):
         kc.wait_for_ready(timeout=30)
         assert run(kc, "import os; print(os.getcwd())") == f"{site.folder}\n"
-        kc.execute("import time; time.sleep(30)")
+        kc.execute("import time; time.sleep(30)", stop_on_error=False)
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         assert kc.get_shell_msg(timeout=10)["content"]["ename"] == "KeyboardInterrupt"

@@ -26,6 +26,7 @@ def data(tmp_path, monkeypatch):
         ("--memory 1k host", "too small"),
         ("--cpus 0 host", "out of range"),
         ("--pids-limit x host", "not a whole number"),
+        ("--timeout soon host", "is not a duration"),
         ("-e =x host", "has no name"),
         ("--user --sys-prefix host", "exclude each other"),
         ("--untrusted host", "not there yet"),
@@ -42,10 +43,12 @@ def test_install_refuses_in_one_line(words, message, data, capsys):
 
 
 def test_install_list_execute_remove(data, tmp_path, capsys):
-    assert main("kernel install host --user --name boxed --pids-limit 500".split()) == 0
+    assert (
+        main("kernel install host --user --name boxed --pids-limit 500 --timeout 2m".split()) == 0
+    )
     assert capsys.readouterr().out == f"boxed: {data / 'boxed'}\n"
     assert main(["kernel", "ls"]) == 0
-    assert "pids=500" in capsys.readouterr().out
+    assert "pids=500 timeout=2m" in capsys.readouterr().out
     folder = tmp_path / "work"
     folder.mkdir()
     notebook = folder / "n.ipynb"

@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import zmq
@@ -135,6 +136,16 @@ class Rig:
         """Bind a kernel, connect the relay and let it run."""
         kernel = Kernel(self.context, self.back, hwm)
         self.start()
+        return kernel
+
+    def swap(self) -> Kernel:
+        """Bind another kernel, let the relay take it in place of the one before, and go on."""
+        self.halt()
+        self.back = replace(self.back, ip=f"{self.back.ip}-other")
+        kernel = Kernel(self.context, self.back)
+        self.relay.drain()
+        self.relay.swap(self.back)
+        self.start_again()
         return kernel
 
     def start(self) -> None:

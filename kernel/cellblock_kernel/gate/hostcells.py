@@ -51,7 +51,8 @@ class HostCells:
     """The rule that carries out host cells; it stands next to the front end."""
 
     def __init__(self, ledger: Ledger, command: Sequence[str] = COMMAND) -> None:
-        self._ledger, self._command = ledger, command
+        self._ledger, self._program = ledger, command
+        self._command = command
         self._passage: Passage | None = None
         self._cells: dict[str | None, _Cell] = {}  # one at a time for each shell
         self._language = ""
@@ -59,7 +60,7 @@ class HostCells:
 
     def serve(self, container: str, passage: Passage) -> None:
         """Begin to carry out cells, for this container."""
-        self._command = (*self._command, f"--container={container}", f"--within={TIME_LIMIT_S}")
+        self._command = (*self._program, f"--container={container}", f"--within={TIME_LIMIT_S}")
         self._passage = passage
 
     def close(self) -> None:
@@ -69,6 +70,13 @@ class HostCells:
             if cell.operation is not None:
                 cell.operation.kill()
                 cell.operation = None
+
+    def abandon(self, failure: Failure) -> None:
+        """End what goes on with this failure."""
+        for cell in tuple(self._cells.values()):
+            if cell.operation is not None:
+                cell.operation.kill()
+                self._on_end(cell, failure)
 
     def interrupt(self) -> bool:
         """End what goes on, as an interrupt does; return whether that was in the main shell."""

@@ -44,6 +44,10 @@ class Ledger:
     def __init__(self) -> None:
         self._open: dict[str, Request] = {}
         self._comms: dict[str, None] = {}
+        self.shutdown_asked = False
+        """Whether a front end has told the kernel to end."""
+        self.answers = False
+        """Whether the kernel has said anything: before, an interrupt would end it."""
 
     def find(self, msg_id: str) -> Request | None:
         """Return the open request of this id."""
@@ -61,6 +65,18 @@ class Ledger:
             if request.kind == "execute_request" and request.begun and not request.replied
         )
 
+    def lost_cells(self) -> tuple[Request, ...]:
+        """Return the cells that a kernel which has ended was at.
+
+        One that ended at once has not said that it was at any: then it is the oldest.
+        """
+        waiting = [
+            request
+            for request in self._open.values()
+            if request.kind == "execute_request" and not request.replied
+        ]
+        return self.running_cells() or tuple(waiting[:1])
+
     def open_comms(self) -> tuple[str, ...]:
         """Return the ids of the comms that either side has opened and none has closed."""
         return tuple(self._comms)
@@ -69,11 +85,13 @@ class Ledger:
         """Forget everything: another kernel takes the place of this one."""
         self._open.clear()
         self._comms.clear()
+        self.shutdown_asked = self.answers = False
 
     def inward(self, channel: str, message: Message) -> Iterable[Message]:
         """Note what is asked."""
         if channel in ("shell", "control"):
             kind = message.kind
+            self.shutdown_asked |= kind == "shutdown_request"
             if kind.startswith("comm_"):
                 self._note_comm(kind, message)
             if kind.endswith("_request") and message.id:
@@ -88,6 +106,7 @@ class Ledger:
     def outward(self, channel: str, message: Message) -> Iterable[Message]:
         """Note what is answered, begun and done."""
         if channel in ("shell", "control"):
+            self.answers = True
             request = self._open.get(message.parent_id)
             if request is not None and request.channel == channel:
                 request.replied = True
@@ -101,6 +120,7 @@ class Ledger:
         return (message,)
 
     def _note_status(self, message: Message) -> None:
+        self.answers = True
         request = self._open.get(message.parent_id)
         if request is None:
             return

@@ -199,6 +199,11 @@ def welcome(topic: bytes) -> Message:
     return Message.of("iopub_welcome", content, identities=identities)
 
 
+def topic(name: str) -> Frames:
+    """Return the identities of what the gate itself publishes."""
+    return [zmq.Frame(name.encode())]
+
+
 def message_type(header: zmq.Frame) -> str:
     """Return a message's type, nothing where its header is not what a header should be."""
     if len(header) > _MOST_HEADER_BYTES:

@@ -30,7 +30,7 @@ _IDENTITY = b"cellblock-gate"
 _RECONNECT_MS = 10
 _LINGER_MS = 1000
 _SETTLE_MS = 30
-_LAST_TURNS_S = 3.0
+_LAST_TURNS_S, _LAST_PATIENCE_S = 3.0, 1.0
 _SUBSCRIPTION_S = 0.2
 _RETRY_S, _MOST_RETRY_S = 0.001, 0.05
 _BATCH_MESSAGES, _BATCH_BYTES = 100, 1 << 20
@@ -55,6 +55,8 @@ class Relay:
         self._welcomed = False
         self._topics: list[bytes] = []
         self._stopped = False
+        self.linger_ms = _LINGER_MS
+        """How long what was sent is kept for a client that does not take it, when all ends."""
         self._retry_s = _RETRY_S
         self._subscribed_at_s: float | None = None
         try:
@@ -87,6 +89,20 @@ class Relay:
         # What a request publishes is lost if it comes before the subscription. A kernel that does
         # not say when it has come (JEP 65) has this long.
         self._subscribed_at_s = time.monotonic() + _SUBSCRIPTION_S
+
+    def swap(self, back: Connection) -> None:
+        """Connect another kernel's side in place of one that has ended and was drained.
+
+        What front ends have asked and that one has not taken is dropped.
+        """
+        for sock in self._back.values():
+            self._poller.unregister(sock)
+            sock.close(linger=0)
+        for name in _ORDER:
+            self._held[name].clear()
+            self._poller.register(self._front[name], 0)
+        self._welcomed = False
+        self.connect(back)
 
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
         """Call ``callback`` whenever ``fd`` can be read, or has ended."""
@@ -133,7 +149,7 @@ class Relay:
         return bool(self._back)
 
     def drain(self) -> None:
-        """Pass on what the kernel has left behind, for some seconds at most."""
+        """Take what an ended kernel has left behind, for some seconds at most."""
         deadline_s = time.monotonic() + _LAST_TURNS_S
         for sock in self._front.values():
             self._poller.register(sock, 0)
@@ -145,15 +161,22 @@ class Relay:
                 if self._back.get(name) in ready:
                     self._take(name, self._back[name], self._outward)
             self._flush()
-            waiting = any(outbox.waiting for outbox in self._outboxes.values())
-            if not (waiting or any(sock in ready for sock in self._back.values())):
+            if not any(sock in ready for sock in self._back.values()):
                 return
+
+    def deliver(self) -> None:
+        """Send what waits, for some seconds at most."""
+        deadline_s = time.monotonic() + _LAST_TURNS_S
+        self._publications.patience_s = _LAST_PATIENCE_S  # one that reads nothing holds up nobody
+        while self._waits and time.monotonic() < deadline_s:
+            time.sleep(self._retry_s)
+            self._flush()
 
     def close(self) -> None:
         """Close the sockets, once what was sent has arrived or nobody takes it."""
         for sock in self._back.values():
             sock.close(linger=0)  # one that reconnects to an ended kernel waits in vain
-        self._context.destroy(linger=_LINGER_MS)
+        self._context.destroy(linger=self.linger_ms)
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -191,9 +214,13 @@ class Relay:
         sock.setsockopt(zmq.MAXMSGSIZE, _MOST_MESSAGE_BYTES)
         return sock
 
+    @property
+    def _waits(self) -> bool:
+        return any(outbox.waiting for outbox in self._outboxes.values())
+
     def _wait_ms(self, timeout_s: float | None) -> int | None:
         waits = [] if timeout_s is None else [timeout_s]
-        if any(outbox.waiting for outbox in self._outboxes.values()):
+        if self._waits:
             waits.append(self._retry_s)  # neither ROUTER nor XPUB says when it can be written
         if self._subscribed_at_s is not None:
             waits.append(max(0.0, self._subscribed_at_s - time.monotonic()))

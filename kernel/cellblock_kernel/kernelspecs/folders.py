@@ -135,7 +135,12 @@ def _row(name: str, path: str, document: Mapping[str, Any]) -> Kernelspec:
         kernel = options_of([str(word) for word in document["argv"]]).kernel
     except InvalidInput:  # of another version of cellblock
         return Kernelspec(name, display, image, digest, "?", "?", "?", path, store)
-    limits = {"memory": kernel.memory, "cpus": kernel.cpus, "pids": kernel.pids_limit}
+    limits = {
+        "memory": kernel.memory,
+        "cpus": kernel.cpus,
+        "pids": kernel.pids_limit,
+        "timeout": kernel.timeout,
+    }
     said = " ".join(f"{what}={limit}" for what, limit in limits.items() if limit is not None)
     return Kernelspec(
         name, display, image, digest, said, kernel.network, kernel.workspace, path, store

@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cellblock_engine import NETWORKS, Bind, InvalidInput, Limits
+from cellblock_engine import NETWORKS, Bind, InvalidInput, Limits, parse_seconds
 
 from ..tables import Column, Table
 from .attachments import VOLUME
 from .common import ENV, JSON, NO_TRUNC, PLATFORM, each, environment, style
 from .declaration import Argument, Call, Verb
 from .group import Group
-from .limits import CPUS, MEMORY, PIDS_LIMIT
+from .limits import CPUS, MEMORY, PIDS_LIMIT, TIMEOUT
 from .outcome import Acknowledged, Listing
 from .run import PULL, ensure_image
 
@@ -72,6 +72,8 @@ def _options(call: Call) -> KernelOptions:
             raise InvalidInput(f"{flag} {value!r} is not known: use one of {', '.join(known)}")
     if given.untrusted:
         raise InvalidInput("--untrusted is not there yet: outputs of kernels are not sanitised")
+    if given.timeout is not None:
+        parse_seconds(given.timeout)
     limits = Limits(given.memory, given.cpus, given.pids_limit)
     return KernelOptions(
         image=given.image,
@@ -80,6 +82,7 @@ def _options(call: Call) -> KernelOptions:
         memory=given.memory,
         cpus=limits.cpus,
         pids_limit=limits.pids,
+        timeout=given.timeout,
         volume=tuple(map(_written, given.volume)),
         env=tuple(f"{name}={value}" for name, value in environment(call).items()),
         keep=given.keep,
@@ -110,6 +113,7 @@ _INSTALL = Verb(
         MEMORY,
         CPUS,
         PIDS_LIMIT,
+        TIMEOUT,
         Argument(
             ("--network",),
             "none (the default), or host, which is not isolated",

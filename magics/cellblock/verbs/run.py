@@ -35,7 +35,7 @@ from .common import (
 )
 from .declaration import Argument, Call, Verb
 from .defaults import settled
-from .limits import CPUS, MEMORY, MEMORY_SWAP, PIDS_LIMIT
+from .limits import CPUS, MEMORY, MEMORY_SWAP, PIDS_LIMIT, TIMEOUT
 from .outcome import Acknowledged, Foreground, Outcome, Started
 from .privileges import PRIVILEGES
 
@@ -228,7 +228,7 @@ _WHAT = (
     PIDS_LIMIT,
     PULL,
     PLATFORM,
-    Argument(("--timeout",), "end it after: 90, 500ms, 2m, 1h", metavar="TIME"),
+    TIMEOUT,
     *ATTACHMENTS,
     *PRIVILEGES,
     Argument(

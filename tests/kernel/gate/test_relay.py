@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from contextlib import suppress
 
@@ -287,10 +288,49 @@ def test_what_a_kernel_said_before_it_died_arrives(rig):
         kernel.publish("stream", {"name": "stdout", "text": f"{number} "})
     kernel["iopub"].close(linger=WAIT_MS)
     rig.relay.drain()
+    rig.relay.deliver()
     text = ""
     while not text.endswith("4999 "):
         text += client.take("iopub")[1]["text"]
     assert text.split() == [str(number) for number in range(5_000)]
+
+
+def test_the_last_word_reaches_who_reads_past_one_that_does_not(rig):
+    kernel, client = rig.kernel(), rig.client(hwm=10)
+    settled(kernel, client)
+    stalled = rig.client("stalled", hwm=10)
+    assert stalled.take("iopub")[0] == "iopub_welcome"
+    rig.halt()
+    for _ in range(3_000):
+        kernel.publish("display_data", {"text": "x" * 10_000})
+    kernel.publish("error", {"ename": "last"})
+    rig.relay.drain()
+    thread = threading.Thread(target=rig.relay.deliver)
+    thread.start()
+    try:
+        while client.take("iopub") != ("error", {"ename": "last"}):
+            pass
+    finally:
+        thread.join()
+
+
+def test_another_kernel_takes_the_place_of_one_and_clients_keep_their_sockets(rig):
+    kernel, client = rig.kernel(), rig.client()
+    settled(kernel, client)
+    exchange(kernel, client, "shell")
+    other = rig.swap()
+    client.ask("shell", "request", {"n": 2})
+    later = rig.client("later")
+    assert other["iopub"].recv() == b"\x01"
+    assert not other["shell"].poll(100)  # not before what it publishes would arrive
+    other.publish("iopub_welcome", {"subscription": ""})
+    assert other.answer("shell", "reply") == {"n": 2}
+    assert client.take("shell") == ("reply", {"n": 2})
+    exchange(other, client)
+    other.publish("stream", {"text": "other"})
+    for each in (later, client):  # one welcome, for who has come since: all see it
+        assert [each.take("iopub")[0] for _ in range(2)] == ["iopub_welcome", "stream"]
+    assert not kernel["shell"].poll(0)
 
 
 garbage = st.lists(
