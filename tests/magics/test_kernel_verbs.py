@@ -28,7 +28,6 @@ def data(tmp_path, monkeypatch):
         ("--pids-limit x host", "not a whole number"),
         ("-e =x host", "has no name"),
         ("--user --sys-prefix host", "exclude each other"),
-        ("--untrusted host", "not there yet"),
         ("--name a/b host", "is not valid"),
         ("-v relative host", "volume"),
     ],

@@ -22,6 +22,7 @@ from ..errors import KernelNotReady
 from . import house, memory, room
 from .aside import Aside
 from .connection import Connection
+from .guard import Guard
 from .ledger import Ledger
 from .options import GateOptions
 from .relay import Relay
@@ -61,7 +62,10 @@ class _Life:
         self._asked = False
         front = Connection.read(options.connection_file)
         self._ledger = Ledger()
-        self._relay = stack.enter_context(_relay(front, [self._ledger]))
+        guard = Guard(self._ledger)
+        rules: list[Rule] = [guard, self._ledger] if options.kernel.untrusted else [self._ledger]
+        self._relay = stack.enter_context(_relay(front, rules))
+        guard.passage = self._relay
         self._engine = stack.enter_context(Engine.open())
         if options.provisioned:
             self._room = room.Room.of(front)

@@ -78,7 +78,7 @@ def sanitised(html: str) -> tuple[str | None, list[str]]:
     if html.count("<") > MOST_TAGS:
         return None, [_TOO_MUCH]
     lost = [what for what, sign in _TELLING.items() if sign.search(html)]
-    html = bared(html)
+    html = bared(html.encode("utf-8", "replace").decode())  # nh3 refuses half a pair
     if not is_affordable(html):
         return None, [*lost, _TOO_MUCH]
     import nh3  # noqa: PLC0415 - what most cells do not need
