@@ -43,18 +43,15 @@ class Guard:
         kind = message.kind
         if channel == "stdin":
             return (message,) if kind == "input_reply" and self._was_asked() else ()
-        request = self._ledger.find(message.id)
-        if kind.startswith("comm_"):
-            self._refuse_comm(message)
-            return ()
-        if kind == "execute_request" and channel == "shell":
-            if request is not None:
+        if kind in REQUESTS and (channel == "shell" or kind != "execute_request"):
+            request = self._ledger.find(message.id)
+            if request is not None and kind == "execute_request":
                 self._turns.add(request, message.content)
-            return (message,)
-        if kind in REQUESTS and kind != "execute_request":
             return (message,)
         if kind.endswith("_request"):
             self._refuse(channel, message)
+        elif kind.startswith("comm_"):
+            self._refuse_comm(message)
         return ()
 
     def outward(self, channel: str, message: Message) -> Iterable[Message]:
