@@ -123,6 +123,7 @@ class Guard:
         cell = self._turns.find(message.parent_id)
         if message.kind != "input_request" or cell is None:
             return []
+        self._forget_questions()
         if not cell.can_ask or cell.request.replied or len(self._questions) >= _MOST_QUESTIONS:
             return []
         content = reading.read(message) or {}
@@ -134,8 +135,12 @@ class Guard:
 
     def _was_asked(self) -> bool:
         """Return whether a cell waits for an answer, which it is given now."""
-        self._questions = [cell for cell in self._questions if not cell.request.replied]
+        self._forget_questions()
         return bool(self._questions and self._questions.pop())
+
+    def _forget_questions(self) -> None:
+        """Forget those whose cells have ended, by an interrupt for one."""
+        self._questions = [cell for cell in self._questions if not cell.request.replied]
 
     def _refuse_comm(self, message: Message) -> None:
         """Answer as a kernel that does not know the comm's target."""

@@ -62,10 +62,10 @@ class _Life:
         self._asked = False
         front = Connection.read(options.connection_file)
         self._ledger = Ledger()
-        guard = Guard(self._ledger)
-        rules: list[Rule] = [guard, self._ledger] if options.kernel.untrusted else [self._ledger]
-        self._relay = stack.enter_context(_relay(front, rules))
-        guard.passage = self._relay
+        guards = [Guard(self._ledger)] if options.kernel.untrusted else []
+        self._relay = stack.enter_context(_relay(front, [*guards, self._ledger]))
+        for guard in guards:
+            guard.passage = self._relay
         self._engine = stack.enter_context(Engine.open())
         if options.provisioned:
             self._room = room.Room.of(front)

@@ -396,7 +396,13 @@ _WORDS = (
     "stdout status ok execution_state idle busy ename evalue traceback metadata matches "
     "language_info help_links url user_expressions a found history execution_count"
 ).split()
-_HTML = ["<script>alert(1)</script>", "<img src=//e onerror=x>", "<a href='javascript:x'>", "<svg>"]
+_HTML = [
+    "<script>alert(1)</script>",
+    "<img src=//e onerror=x>",
+    "<img src=https://e>",
+    "<a href='javascript:x'>",
+    "<svg>",
+]
 _HTML += ["<b id=a data-commandlinker-command=x>", "<p style='color:url(//e)'>", HOSTILE, "'", ">"]
 _TEXT = st.lists(st.sampled_from(_HTML) | st.text(max_size=5), max_size=5).map("".join)
 _LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | _TEXT | st.sampled_from(_WORDS)
