@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from .cells.cell import CellResult, run_cell, run_script
     from .cells.events import Clear, Display, Error, Event, InputRequest, Result, Stream
     from .cells.running import OutputLimits
-    from .cells.text import TextCleaner, clean
     from .errors import CellFailed, CellInterrupted, OutputRefused, VariableRefused
     from .gate.options import KernelOptions
     from .kernelspecs.folders import (
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
         remove_kernelspecs_of,
     )
     from .kernelspecs.installation import install_kernelspec
+    from .outputs.bundles import Losses, reduce_bundle, reduce_metadata, trusted_bundle
+    from .outputs.text import TextCleaner, clean
 
 __all__ = [
     "CellFailed",
@@ -34,6 +35,7 @@ __all__ = [
     "InputRequest",
     "KernelOptions",
     "Kernelspec",
+    "Losses",
     "OutputLimits",
     "OutputRefused",
     "Result",
@@ -43,17 +45,19 @@ __all__ = [
     "clean",
     "install_kernelspec",
     "installed_kernelspecs",
+    "reduce_bundle",
+    "reduce_metadata",
     "remove_kernelspec",
     "remove_kernelspecs_of",
     "run_cell",
     "run_script",
+    "trusted_bundle",
 ]
 
 _HOMES = {
     ".cells.cell": ("CellResult", "run_cell", "run_script"),
     ".cells.events": ("Clear", "Display", "Error", "Event", "InputRequest", "Result", "Stream"),
     ".cells.running": ("OutputLimits",),
-    ".cells.text": ("TextCleaner", "clean"),
     ".errors": ("CellFailed", "CellInterrupted", "OutputRefused", "VariableRefused"),
     ".gate.options": ("KernelOptions",),
     ".kernelspecs.folders": (
@@ -63,6 +67,8 @@ _HOMES = {
         "remove_kernelspec",
     ),
     ".kernelspecs.installation": ("install_kernelspec",),
+    ".outputs.bundles": ("Losses", "reduce_bundle", "reduce_metadata", "trusted_bundle"),
+    ".outputs.text": ("TextCleaner", "clean"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

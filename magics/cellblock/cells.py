@@ -1,8 +1,8 @@
 """A cell of a notebook, run in a container of its own and shown as its outputs come.
 
 What comes from inside is not trusted: text goes to the cell's streams, and what is displayed is
-published as data that ``bundles.py`` reduced. Nothing is handed to IPython's display classes,
-which read files and run scripts for whoever names them.
+published as data that was reduced (``outputs/bundles.py``). Nothing is handed to IPython's display
+classes, which read files and run scripts for whoever names them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from cellblock_kernel import (
     Error,
     Event,
     InputRequest,
+    Losses,
     Result,
     Stream,
+    reduce_bundle,
+    reduce_metadata,
     run_script,
+    trusted_bundle,
 )
 from cellblock_kernel import run_cell as run_in_container
 
-from .bundles import Losses, reduce_bundle, reduce_metadata, trusted_bundle
 from .verbs.cell import CellOptions
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from cellblock_engine import Engine, RunRequest
 
 _MAX_NAMES = 10_000
+_REMEDY = "--trust-output shows all that the cell sends"
 
 
 def run_cell(
@@ -127,7 +131,7 @@ class _Screen:
 
     def finish(self) -> None:
         """Say what could not be shown, and let all be seen before what follows."""
-        for line in self._losses.lines():
+        for line in self._losses.lines(_REMEDY):
             self._write(sys.stderr, line)
         self.flush()
 

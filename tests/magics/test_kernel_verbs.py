@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -29,7 +30,6 @@ def data(tmp_path, monkeypatch):
         ("--timeout soon host", "is not a duration"),
         ("-e =x host", "has no name"),
         ("--user --sys-prefix host", "exclude each other"),
-        ("--untrusted host", "not there yet"),
         ("--name a/b host", "is not valid"),
         ("-v relative host", "volume"),
     ],
@@ -62,3 +62,11 @@ def test_install_list_execute_remove(data, tmp_path, capsys):
     assert (folder / "made").read_text() not in ("", os.uname().nodename)
     assert main(["kernel", "rm", "boxed"]) == 0
     assert not (data / "boxed").exists()
+
+
+def test_an_untrusted_one_has_no_debugger_and_says_what_it_is(data):
+    assert main("kernel install host --user --name wild --untrusted --workspace none".split()) == 0
+    spec = json.loads((data / "wild" / "kernel.json").read_text())
+    assert "--untrusted" in spec["argv"]
+    assert spec["metadata"]["debugger"] is False
+    assert spec["display_name"] == "Python in host (untrusted)"

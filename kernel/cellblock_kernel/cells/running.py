@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 from cellblock_engine import Unsupported
 
 from ..errors import CellFailed, CellInterrupted, OutputRefused, VariableRefused
+from ..outputs.text import TextCleaner, clean, colourless, one_line
 from .events import Clear, Display, Error, Event, InputRequest, Result, Stream, StreamName
 from .frames import FrameDecoder, FrameError, encode_answer
 from .interrupts import Interrupts
 from .questions import watched
-from .text import TextCleaner, clean, colourless, one_line
 from .variables import refused, unpack
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """What has been asked of a kernel and is not done: who waits for what.
 
 A request is open until its reply has been sent and ``status: idle`` published for it. The ledger
-only looks on. It stands next to the kernel, so that it knows what was really asked and answered.
+only looks on. It stands next to the kernel, so that it knows what was really asked and answered;
+between them is only the guard before a kernel that is not trusted.
 """
 
 from __future__ import annotations

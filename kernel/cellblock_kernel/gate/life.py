@@ -32,6 +32,7 @@ from . import house, memory, room
 from .certificate import Certificate
 from .connection import Connection
 from .farewell import SWAPPED, SWAPPED_LINE, farewells
+from .guard import Guard
 from .hostcells import HostCells
 from .ledger import Ledger
 from .operation import Failure
@@ -81,9 +82,14 @@ class _Life:
         self._wanted: deque[str] = deque()
         self._front = Connection.read(options.connection_file)
         self._ledger = Ledger()
+        self._guard = Guard(self._ledger) if options.kernel.untrusted else None
         self._refusals, self._host_cells = Refusals(self._ledger), HostCells(self._ledger)
         rules: list[Rule] = [self._ledger, self._refusals, self._host_cells]
+        if self._guard is not None:
+            rules.insert(0, self._guard)
         self._relay = stack.enter_context(_relay(self._front, rules))
+        if self._guard is not None:
+            self._guard.passage = self._relay
         stack.callback(self._host_cells.close)
         self._engine = stack.enter_context(Engine.open())
         if options.provisioned:
@@ -169,7 +175,9 @@ class _Life:
             for channel, message in said:
                 self._relay.pass_outward(channel, message, self._ledger)
             if not self._ledger.open_requests():
-                return
+                break
+        if self._guard is not None:
+            self._guard.clear()
 
     def _close(self) -> None:
         self._kernel.close()

@@ -59,7 +59,7 @@ def find_delimiter(frames: Frames) -> int | None:
 class Message:
     """One message whose signature was believed; what it says is parsed when it is asked for.
 
-    The parts are mappings, empty where what came is no JSON object or, of the two headers, larger
+    The parts are mappings, empty where what came is no JSON object or, but for the content, larger
     than a header should be. A message is never changed: :meth:`but` returns another.
     """
 
@@ -126,6 +126,11 @@ class Message:
         return self._part(3)
 
     @property
+    def unparsed(self) -> zmq.Frame:
+        """Its content as it came."""
+        return self._parts[PARTS - 1]
+
+    @property
     def kind(self) -> str:
         """Its ``msg_type``; nothing where it has none."""
         return _text(self.header, "msg_type")
@@ -177,8 +182,8 @@ class Message:
         known = self._parsed[number]
         if known is None:
             part = self._parts[number]
-            is_header = number in (0, 1)
-            known = {} if is_header and len(part) > _MOST_HEADER_BYTES else parse(part)
+            is_content = number == PARTS - 1
+            known = parse(part) if is_content or len(part) <= _MOST_HEADER_BYTES else {}
             self._parsed[number] = known
         return known
 

@@ -37,7 +37,7 @@ def install_kernelspec(
     content = document(
         pinned,
         python=python_of(engine, pinned.image, limits, options.image),
-        display_name=display_name or f"Python in {options.image}",
+        display_name=display_name or _display_name(options),
         image=options.image,
         digest=digest,
         store=os.fspath(engine.home),
@@ -45,3 +45,7 @@ def install_kernelspec(
     if digest is not None:
         engine.hold_image(digest)
     return write_kernelspec(name, content, folder(place), private=bool(options.env))
+
+
+def _display_name(options: KernelOptions) -> str:
+    return f"Python in {options.image}" + (" (untrusted)" if options.untrusted else "")

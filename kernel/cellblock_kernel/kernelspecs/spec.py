@@ -39,7 +39,7 @@ def document(
         "language": "python",
         "interrupt_mode": "signal",
         "metadata": {
-            "debugger": True,
+            "debugger": not options.untrusted,
             "supported_encryption": ["curve"],
             "kernel_provisioner": {"provisioner_name": PROVISIONER, "config": {}},
             "cellblock": {"image": image, "digest": digest, "store": store},

@@ -70,8 +70,6 @@ def _options(call: Call) -> KernelOptions:
     ):
         if value not in known:
             raise InvalidInput(f"{flag} {value!r} is not known: use one of {', '.join(known)}")
-    if given.untrusted:
-        raise InvalidInput("--untrusted is not there yet: outputs of kernels are not sanitised")
     if given.timeout is not None:
         parse_seconds(given.timeout)
     limits = Limits(given.memory, given.cpus, given.pids_limit)
@@ -86,6 +84,7 @@ def _options(call: Call) -> KernelOptions:
         volume=tuple(map(_written, given.volume)),
         env=tuple(f"{name}={value}" for name, value in environment(call).items()),
         keep=given.keep,
+        untrusted=given.untrusted,
     )
 
 
@@ -131,7 +130,7 @@ _INSTALL = Verb(
         VOLUME,
         ENV,
         Argument(("--keep",), "leave the container when the kernel is shut down", "flag"),
-        Argument(("--untrusted",), "refused until outputs are sanitised", "flag"),
+        Argument(("--untrusted",), "show outputs that cannot act: no scripts, widgets", "flag"),
         Argument(("--user",), "for you alone (else for all users, as ipython does)", "flag"),
         Argument(("--sys-prefix",), "into this Python's prefix, a virtual environment", "flag"),
         Argument(("--prefix",), "into PATH/share/jupyter/kernels", metavar="PATH"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -13,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cellblock_kernel.gate.connection import CHANNELS, Connection
+from cellblock_kernel.gate.guard import Guard
+from cellblock_kernel.gate.ledger import Ledger
 from cellblock_kernel.gate.messages import DELIMITER
 from cellblock_kernel.gate.relay import Relay
 from support.relays import BACK_KEY, FRONT_KEY, WAIT_MS, Kernel, message, opened
@@ -222,6 +225,44 @@ def test_a_flood_that_nobody_reads_keeps_everything_a_notebook_waits_for(rig):
         (statuses if got[0] == "status" else texts).append(got[1])
     assert [status["n"] for status in statuses] == list(range(0, 20_000, 100))
     assert "".join(text["text"] for text in texts).split() == [str(n) for n in range(20_000)]
+
+
+def test_a_hostile_flood_that_nobody_reads_keeps_what_a_notebook_waits_for(make_rig):
+    ledger = Ledger()
+    guard = Guard(ledger)
+    rig = make_rig(rules=[guard, ledger])
+    guard.passage = rig.relay
+    kernel, client = rig.kernel(), rig.client(hwm=10)
+    settled(kernel, client)
+    client.ask("stdin", "hello", {})
+    client.ask("shell", "execute_request", {"code": "print()"})
+    frames = kernel["shell"].recv_multipart()
+    at = frames.index(DELIMITER)
+    parent = json.loads(frames[at + 2])
+    kernel.publish("status", {"execution_state": "busy"}, parent)
+    for number in range(50_000):
+        text = f"\x1b]0;title\x07\x1b[31m{number}\x1b[0m "
+        kernel.publish("stream", {"name": "stdout", "text": text}, parent)
+        if number % 1000 == 0:
+            kernel.publish("comm_open", {"comm_id": str(number)}, parent)
+            kernel.publish("status", {"execution_state": "busy"}, parent)
+    kernel.publish("error", {"ename": "last", "evalue": "", "traceback": []}, parent)
+    for name, kind in (("stdin", "input_request"), ("shell", "execute_reply")):
+        reply = message(BACK_KEY, kind, {"status": "ok", "prompt": "p"}, parent)
+        kernel[name].send_multipart([*frames[:at], *reply])
+    kernel.publish("status", {"execution_state": "idle"}, parent)
+    time.sleep(1)
+    texts, others = [], []
+    while not others or others[-1][1].get("execution_state") != "idle":
+        kind, content = client.take("iopub")
+        if kind == "stream" and content["name"] == "stdout":
+            texts.append(content["text"])
+        else:
+            others.append((kind, content))
+    assert "".join(texts).split() == [f"\x1b[31m{n}\x1b[0m" for n in range(50_000)]
+    assert [kind for kind, _ in others] == ["status"] * 51 + ["error", "stream", "status"]
+    assert client.take("stdin") == ("input_request", {"prompt": "p", "password": False})
+    assert client.take("shell")[0] == "execute_reply"
 
 
 def test_control_and_stdin_do_not_wait_behind_a_flood(rig):
