@@ -22,7 +22,7 @@ _HEAD_PATIENCE_S = 10.0
 _CONNECT_PATIENCE_S = 10.0
 _IDLE_S = 300.0
 _FAREWELL_S = 1.0
-_MOST_ADDRESSES = 4
+_MOST_ADDRESSES = 8
 _CHUNK = 1 << 16
 
 _CONNECT = re.compile(r"CONNECT ([^ ]+) HTTP/1\.[01]")
@@ -182,9 +182,9 @@ def _answer(client: socket.socket, refused: Refused) -> None:
     )
     client.shutdown(socket.SHUT_WR)
     # A close with something unread would take the answer away from the client again.
-    for _ in range(_LONGEST_HEAD):
-        if not client.recv(_CHUNK):
-            break
+    deadline = time.monotonic() + _FAREWELL_S
+    while client.recv(_CHUNK) and time.monotonic() < deadline:
+        pass
 
 
 def _ascii(error: OSError) -> str:
