@@ -252,10 +252,13 @@ for _ in range(100):
     socks.append(sock)
 def served(sock, timeout):
     sock.settimeout(timeout)
+    received = b""
     try:
-        return b"hello" in sock.recv(1000) + sock.recv(1000)
+        while b"hello" not in received:
+            received += sock.recv(1000)
     except TimeoutError:
         return False
+    return True
 first = sum(served(sock, 20) for sock in socks[:64])
 beyond = sum(served(sock, 0.1) for sock in socks[64:])
 print(first, beyond, flush=True)
@@ -302,7 +305,9 @@ def test_whoever_is_killed_no_broker_is_left(engine, echo, opened, victim):
         assert eventually(lambda: not Path(f"/proc/{pid}").exists())
     assert leaks.orphans() & {pid, monitor} == set()
     after = leaks.settled(before, layout.home, layout.run)
-    assert before.difference(after) == {}
+    # The name of a killed monitor's container is given back by a sweep a minute later.
+    forgiven = {"store_entries", "store_bytes"} if victim == "monitor" else set()
+    assert before.difference(after).keys() <= forgiven
 
 
 @pytest.mark.usefixtures("root")
