@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -112,18 +114,17 @@ def test_so_many_denials_are_told_and_all_are_answered(start):
 
 
 @pytest.mark.skipif(not landlock.available(), reason="needs Landlock (ABI 2, Linux 5.19)")
-def test_it_can_change_and_execute_no_file(start, monkeypatch, tmp_path):
-    tmp_path.chmod(0o777)
+def test_it_can_change_and_execute_no_file(start, monkeypatch):
+    place = Path(tempfile.mkdtemp())  # not pytest's own, which only its user may enter
+    place.chmod(0o777)
     attempts = {
-        "write": lambda: os.open(tmp_path / "there", os.O_WRONLY),
-        "make": lambda: os.open(tmp_path / "new", os.O_WRONLY | os.O_CREAT),
-        "remove": lambda: os.unlink(tmp_path / "there"),
+        "write": lambda: os.open(place / "there", os.O_WRONLY),
+        "make": lambda: os.open(place / "new", os.O_WRONLY | os.O_CREAT),
+        "remove": lambda: os.unlink(place / "there"),
         "execute": lambda: os.execv("/bin/true", ["true"]),
     }
-    (tmp_path / "there").write_text("kept")
-    (tmp_path / "there").chmod(0o666)
-    for parent in tmp_path.parents[:3]:  # pytest's own directories are 0700
-        parent.chmod(0o755)
+    (place / "there").write_text("kept")
+    (place / "there").chmod(0o666)
 
     def resolve(*_: object, **__: object) -> list[object]:
         outcome = []
@@ -135,9 +136,12 @@ def test_it_can_change_and_execute_no_file(start, monkeypatch, tmp_path):
         raise socket.gaierror(0, ", ".join(outcome))
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    answer = start().ask("fast.example").partition(b"\r\n")[0].decode()
-    assert answer.endswith("not found: write 13, make 13, remove 13, execute 13")
-    assert (tmp_path / "there").read_text() == "kept"
+    try:
+        answer = start().ask("fast.example").partition(b"\r\n")[0].decode()
+        assert answer.endswith("not found: write 13, make 13, remove 13, execute 13")
+        assert (place / "there").read_text() == "kept"
+    finally:
+        shutil.rmtree(place)
 
 
 def test_it_ends_with_whoever_started_it():
