@@ -16,10 +16,9 @@ import pytest
 
 from cellblock_engine.linux import landlock, seccomp
 from cellblock_engine.network import broker
-from cellblock_engine.network.allowlist import parse_allowed_host
 
 UNUSED_ID = 2_000_000_000
-HOSTS = tuple(map(parse_allowed_host, ("fast.example", "slow.example")))
+HOSTS = ("fast.example", "slow.example")
 
 
 class Running:
@@ -35,7 +34,10 @@ class Running:
                 identity = UNUSED_ID if os.geteuid() == 0 else None
                 program = seccomp.host_filter()
                 fd = listener.fileno()
-                broker.run(broker.Post(fd, words, HOSTS, identity, program, monitor))
+                try:
+                    broker.run(broker.Post(fd, words, HOSTS, identity, program, monitor))
+                finally:
+                    os._exit(1)
             os.close(words)
 
     def begin(self, host: str) -> socket.socket:
