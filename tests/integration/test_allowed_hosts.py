@@ -26,7 +26,9 @@ import http.client, json, os, socket, ssl, sys, urllib.request
 def connect(host, port):
     sock = socket.create_connection(("127.0.0.1", 3128), 20)
     sock.sendall(f"CONNECT {host}:{port} HTTP/1.1\\r\\n\\r\\n".encode())
-    return sock, sock.recv(1000).partition(b"\\r\\n")[0].decode()
+    line = sock.makefile("rb", buffering=0).readline().rstrip()  # no byte of what follows
+    sock.makefile("rb", buffering=0).readline()
+    return sock, line.decode()
 def get(url):
     try:
         return urllib.request.urlopen(url, timeout=20).read().decode()

@@ -63,16 +63,16 @@ def _read_head(client: socket.socket) -> tuple[str, bytes]:
     deadline = time.monotonic() + _HEAD_PATIENCE_S
     data = bytearray()
     while b"\r\n\r\n" not in data:
+        if len(data) == _LONGEST_HEAD:
+            raise Refused(431, "the head of the request is too long")
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             raise Refused(408, "the request took too long")
         client.settimeout(left_s)
-        chunk = client.recv(_LONGEST_HEAD + 1 - len(data))
-        data += chunk
-        if len(data) > _LONGEST_HEAD:
-            raise Refused(431, "the head of the request is too long")
+        chunk = client.recv(_LONGEST_HEAD - len(data))
         if not chunk:
             raise Refused(400, "the request is cut short")
+        data += chunk
     client.settimeout(_CONNECT_PATIENCE_S)
     head, _, early = bytes(data).partition(b"\r\n\r\n")
     return head.partition(b"\r\n")[0].decode("ascii", "replace"), early
