@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from typing import Literal
 
 from cellblock_engine import (
@@ -13,6 +14,7 @@ from cellblock_engine import (
     Limits,
     Platform,
     Removal,
+    RunDefaults,
     RunRequest,
     parse_seconds,
 )
@@ -109,7 +111,7 @@ def run_request(call: Call) -> RunRequest:
         workdir=given.workdir,
         user=given.user,
         hostname=given.hostname,
-        network=defaults.network if given.network is None else given.network,
+        network=_network(given, defaults),
         limits=Limits(
             given.memory, given.cpus, given.pids_limit, given.memory_swap, given.cpuset_cpus
         ),
@@ -122,12 +124,20 @@ def run_request(call: Call) -> RunRequest:
         read_only=given.read_only,
         shm_bytes=given.shm_size,
         storage_bytes=given.storage_limit,
+        allow_hosts=tuple(given.allow_host),
         labels=labels(call),
         ulimits=tuple(given.ulimit),
         cap_add=tuple(given.cap_add),
         cap_drop=tuple(given.cap_drop),
     )
     return settled(request, defaults)
+
+
+def _network(given: Namespace, defaults: RunDefaults) -> str:
+    """Return the network that was asked for: --allow-host is for containers without one."""
+    if given.network is not None:
+        return str(given.network)
+    return "none" if given.allow_host else defaults.network
 
 
 def ensure_image(call: Call, name: str) -> None:
@@ -220,6 +230,12 @@ _WHAT = (
         "none (loopback only, the usual default) or host",
         metavar="NETWORK",
         values=NETWORKS,
+    ),
+    Argument(
+        ("--allow-host",),
+        "a host to reach by https all the same: pypi.org, *.example.org",
+        "each",
+        "HOST[:PORT]",
     ),
     MEMORY,
     MEMORY_SWAP,
