@@ -9,11 +9,18 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .cells.cell import CellResult, run_cell, run_script
+    from .cells.cell import CellResult, run_cell, run_script, run_script_in
     from .cells.events import Clear, Display, Error, Event, InputRequest, Result, Stream
-    from .cells.running import OutputLimits
+    from .cells.output import OutputLimits
+    from .cells.session import Session, Sessions
     from .cells.text import TextCleaner, clean
-    from .errors import CellFailed, CellInterrupted, OutputRefused, VariableRefused
+    from .errors import (
+        CellFailed,
+        CellInterrupted,
+        InterpreterLost,
+        OutputRefused,
+        VariableRefused,
+    )
     from .gate.options import KernelOptions
     from .kernelspecs.folders import (
         Kernelspec,
@@ -32,11 +39,14 @@ __all__ = [
     "Error",
     "Event",
     "InputRequest",
+    "InterpreterLost",
     "KernelOptions",
     "Kernelspec",
     "OutputLimits",
     "OutputRefused",
     "Result",
+    "Session",
+    "Sessions",
     "Stream",
     "TextCleaner",
     "VariableRefused",
@@ -47,14 +57,22 @@ __all__ = [
     "remove_kernelspecs_of",
     "run_cell",
     "run_script",
+    "run_script_in",
 ]
 
 _HOMES = {
-    ".cells.cell": ("CellResult", "run_cell", "run_script"),
+    ".cells.cell": ("CellResult", "run_cell", "run_script", "run_script_in"),
     ".cells.events": ("Clear", "Display", "Error", "Event", "InputRequest", "Result", "Stream"),
-    ".cells.running": ("OutputLimits",),
+    ".cells.output": ("OutputLimits",),
     ".cells.text": ("TextCleaner", "clean"),
-    ".errors": ("CellFailed", "CellInterrupted", "OutputRefused", "VariableRefused"),
+    ".cells.session": ("Session", "Sessions"),
+    ".errors": (
+        "CellFailed",
+        "CellInterrupted",
+        "InterpreterLost",
+        "OutputRefused",
+        "VariableRefused",
+    ),
     ".gate.options": ("KernelOptions",),
     ".kernelspecs.folders": (
         "Kernelspec",
