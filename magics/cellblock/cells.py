@@ -1,4 +1,4 @@
-"""A cell of a notebook, run in a container of its own and shown as its outputs come.
+"""A cell of a notebook, run in a container and shown as its outputs come.
 
 What comes from inside is not trusted: text goes to the cell's streams, and what is displayed is
 published as data that ``bundles.py`` reduced. Nothing is handed to IPython's display classes,
@@ -10,7 +10,9 @@ from __future__ import annotations
 import getpass
 import sys
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
 from cellblock_engine import InvalidInput
@@ -24,6 +26,7 @@ from cellblock_kernel import (
     Result,
     Stream,
     run_script,
+    run_script_in,
 )
 from cellblock_kernel import run_cell as run_in_container
 
@@ -33,19 +36,53 @@ from .verbs.cell import CellOptions
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from cellblock_engine import Engine, RunRequest
+    from cellblock_engine import Container, Engine, ExecRequest, RunRequest
+    from cellblock_kernel import Session
 
 _MAX_NAMES = 10_000
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a cell runs: what runs a text of Python there, and one for another interpreter.
+
+    ``python`` is called as ``run_cell`` of the kernel room is from the source on, ``script`` as
+    ``run_script`` from the interpreter on.
+    """
+
+    python: Callable[..., CellResult]
+    script: Callable[..., CellResult]
+
+
+def new_container(engine: Engine, request: RunRequest) -> Place:
+    """Return a container of the cell's own."""
+    return Place(partial(run_in_container, engine, request), partial(run_script, engine, request))
+
+
+def running_container(
+    container: Container,
+    request: ExecRequest,
+    session: Callable[[], Session],
+    *,
+    name: str,
+    timeout_s: float | None,
+) -> Place:
+    """Return a running container: Python cells share the session, other texts share nothing.
+
+    ``name`` is the cell's, in tracebacks of this and later cells.
+    """
+    return Place(
+        lambda source, on_event, **options: session().run(
+            source, on_event, name=name, timeout_s=timeout_s, **options
+        ),
+        partial(run_script_in, container, request, timeout_s=timeout_s),
+    )
+
+
 def run_cell(
-    engine: Engine,
-    request: RunRequest,
-    source: str,
-    shell: InteractiveShell,
-    options: CellOptions | None = None,
+    place: Place, source: str, shell: InteractiveShell, options: CellOptions | None = None
 ) -> CellResult:
-    """Run a cell's text in a new container, show its outputs in order, return how it ended.
+    """Run a cell's text in its place, show its outputs in order, return how it ended.
 
     The text is Python's, or that of the interpreter which the options or its first line name.
     Raises what :func:`cellblock_kernel.run_cell` raises; the traceback of a cell that failed has
@@ -59,16 +96,10 @@ def run_cell(
     screen = _Screen(shell, options)
     try:
         if interpreter:
-            result = run_script(engine, request, interpreter, source, screen.show)
+            result = place.script(interpreter, source, screen.show)
         else:
-            result = run_in_container(
-                engine,
-                request,
-                source,
-                screen.show,
-                given=given,
-                wanted=options.wanted,
-                ask=screen.ask,
+            result = place.python(
+                source, screen.show, given=given, wanted=options.wanted, ask=screen.ask
             )
     finally:
         screen.finish()
