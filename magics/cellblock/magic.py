@@ -43,8 +43,7 @@ _MAGIC = r"%{1,2}container"
 _NEXT_STEPS = """\
 Next:
   %%container run             on top of a cell: run it isolated, with this Python's packages
-  %container run -d --name lab host    a container that stays; %%container exec lab on top of
-                              cells: they run in it and share their variables
+  %container run -d --name lab host    then %%container exec lab: cells that share variables
   %container run host ls /    run a command; %container ps -a shows what ran
   %container pull IMAGE       get an image; %container images lists those that are here
 %container --help lists all verbs; %container run --help tells what a container may use."""
