@@ -27,11 +27,7 @@ def judge(run: RunningCell, exit_: Exit, place: str) -> None:
         raise OutputRefused(f"the cell's output was refused and its {place} ended: {run.refused}")
     ended_well = exit_.exit_code == 0 and run.output.error is None and exit_.verdict is None
     if run.interrupts_told and not ended_well:
-        raise CellInterrupted(
-            f"the cell did not stop within {run.grace_s:g} s, and its {place} was killed"
-            if run.gave_up
-            else "the cell was interrupted"
-        )
+        raise CellInterrupted(_interruption(run, place))
     if run.timed_out and run.timeout_s is not None and not ended_well:
         raise TimedOut(limit_s=run.timeout_s)
     if exit_.verdict is not None:
@@ -82,6 +78,14 @@ def too_old(image: str, exit_code: int) -> Unsupported:
         f"the Python of image {image} did not start the cell (exit status {exit_code}): "
         "a cell needs Python 3.8 or newer"
     )
+
+
+def _interruption(run: RunningCell, place: str) -> str:
+    if not run.gave_up:
+        return "the cell was interrupted"
+    if run.interrupts_told > 1:
+        return f"the cell was interrupted twice, and its {place} was killed"
+    return f"the cell did not stop within {run.grace_s:g} s, and its {place} was killed"
 
 
 def _silent_failure(run: RunningCell, exit_code: int, image: str) -> CellFailed | Unsupported:

@@ -146,6 +146,8 @@ class RunningCell:
         self.output.finish()
         if self._turn is not None:
             self._turn.unsent = bytes(self._unsent)
+            if len(self._unsent) > _MAX_UNREAD and self.frames.status is not None:
+                self._refuse("it says that it has ended, and was not even read")
         return self._exit() if self.frames.status is None else Exit(self.frames.status, None)
 
     def _mind_the_input(self, selector: selectors.BaseSelector, to_cell: int) -> int:

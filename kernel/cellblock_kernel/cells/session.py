@@ -22,6 +22,7 @@ from cellblock_engine import (
     ExecRequest,
     Exit,
     InvalidInput,
+    OutOfMemory,
 )
 
 from ..errors import CellFailed, InterpreterLost
@@ -43,7 +44,6 @@ GRACE_S = 10.0
 _KILLED_S = 5.0
 _CONTAINER_END_S = 0.5
 _KILLED_STATUS = 128 + signal.SIGKILL
-_LOST = "variables of earlier cells are lost, files in the container stay"
 _BOOTSTRAP = """\
 import os, sys
 text = b""
@@ -149,10 +149,10 @@ class Session:
         cell: Callable[[int], bytes],
         start: Callable[[Attached, Interrupts], RunningCell],
     ) -> CellResult:
-        if self.has_ended:
-            lost = self._lost("ended since the last cell")
+        if self._attached is not None and self.has_ended:
+            lost = self._lost(self._attached.wait(_KILLED_S), "since the last cell")
             self.close()
-            raise lost
+            raise InterpreterLost(f"{lost}; this cell did not run: run it again, in a new one")
         started = time.monotonic()
         with contextlib.ExitStack() as unless_it_lives_on, Interrupts() as interrupts:
             unless_it_lives_on.callback(self.close)
@@ -160,7 +160,7 @@ class Session:
             self._turn.number += 1
             run = start(attached, interrupts)
             exit_ = run.follow(cell(self._turn.number))
-            if run.frames.status is None:
+            if run.frames.status is None or run.gave_up:
                 self._judge_loss(run, exit_)
             unless_it_lives_on.pop_all()
         judge(run, exit_, "interpreter")
@@ -194,26 +194,26 @@ class Session:
         try:
             judge(run, exit_, "interpreter")
         except (CellblockError, KeyboardInterrupt) as error:
-            if self._turn.number > 1:
-                error.args = (f"{error}; {_LOST}",)
+            error.args = (f"{error}{self._loss(exit_)}",)
             raise
         if not run.has_begun and exit_.exit_code != _KILLED_STATUS:
             raise too_old(self._container.inspect().image, exit_.exit_code)
-        name = signal_of(exit_.exit_code)
-        how = f"exit status {exit_.exit_code}" if name is None else name
-        raise self._lost(f"ended during the cell ({how})")
+        raise InterpreterLost(self._lost(exit_, "during the cell"))
 
-    def _lost(self, how: str) -> InterpreterLost:
+    def _lost(self, exit_: Exit, when: str) -> str:
+        how = signal_of(exit_.exit_code) or f"exit status {exit_.exit_code}"
+        if exit_.exit_code == _KILLED_STATUS and isinstance(exit_.verdict, OutOfMemory):
+            how = "out of memory"
         name = self._container.name
-        if self._container_ended():
-            return InterpreterLost(
-                f"container {name} has ended, and its interpreter with it: variables are lost; "
-                f"%container start {name} starts it again, with its files"
-            )
-        lost = f": {_LOST}" * (self._turn.number > 1)
-        return InterpreterLost(
-            f"the interpreter in container {name} {how}{lost}; the next cell starts another"
-        )
+        return f"the interpreter in container {name} ended {when} ({how}){self._loss(exit_)}"
+
+    def _loss(self, exit_: Exit) -> str:
+        """Return in words what has gone with it."""
+        if exit_.exit_code == _KILLED_STATUS and self._container_ended():
+            return "; its container has ended, and variables are lost: start it again"
+        if self._turn.number > 1:
+            return "; variables of earlier cells are lost, files in the container stay"
+        return ""
 
     def _container_ended(self) -> bool:
         try:

@@ -1070,7 +1070,7 @@ def serve() -> None:
     signal.signal(signal.SIGINT, let_be)
     guest = Guest()
     guest.inbox.brings_cells = True
-    while True:
+    while guest.channel.open:  # not in a child that a cell forked and let run on
         try:
             order = Order(guest.inbox)
         except EOFError:
