@@ -55,8 +55,14 @@ class FakeContainer:
     def spawn_exec(self, request: ExecRequest) -> FakeAttached:
         self.requests.append(request)
         argv = [self.python if request.argv[0] == "python3" else request.argv[0], *request.argv[1:]]
-        self.attached.append(FakeAttached(argv, lambda code: self.judge(code)))
-        return self.attached[-1]
+        attached = FakeAttached(argv, self._judged)
+        for fd in attached.channels[len(request.channels) :]:
+            attached.close_channel(fd)
+        self.attached.append(attached)
+        return attached
+
+    def _judged(self, code: int) -> Exit:
+        return self.judge(code)
 
     def wait(self, timeout_s: float) -> None:
         if self.end is not None:
@@ -246,6 +252,7 @@ def test_nothing_is_said_to_be_lost_where_nothing_was(lab):
 def test_an_interpreter_that_ended_between_cells_runs_no_cell(lab):
     lab.run("x = 1")
     lab.process.kill()
+    lab.process.wait()
     outcome = lab.run("print('ran')")
     assert isinstance(outcome, InterpreterLost)
     assert "ended since the last cell (SIGKILL)" in str(outcome)
@@ -261,6 +268,7 @@ def test_an_interpreter_ends_with_its_container(lab, end):
     lab.run("x = 1")
     lab.container.end = end
     lab.process.kill()
+    lab.process.wait()
     assert "its container has ended, and variables are lost: start it again" in str(lab.run("x"))
 
 
