@@ -256,7 +256,7 @@ def test_an_interpreter_that_ended_between_cells_runs_no_cell(lab):
     outcome = lab.run("print('ran')")
     assert isinstance(outcome, InterpreterLost)
     assert "ended since the last cell (SIGKILL)" in str(outcome)
-    assert "this cell did not run" in str(outcome)
+    assert "this cell has not run" in str(outcome)
     assert LOST in str(outcome)
     assert lab.events == []
     lab.run("print('ran')")

@@ -11,7 +11,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
@@ -114,12 +114,12 @@ class Session:
         """
         limits = limits or OutputLimits()
         packed = pack(given or {}, limits.variable_bytes)
-        if not self._busy.acquire(blocking=False):
-            raise Conflict(f"the interpreter in container {self._container.name} is busy: wait")
-        try:
-            return self._run(
-                lambda number: encode_cell(source, packed, wanted, name=name, number=number),
-                lambda attached, interrupts: RunningCell(
+        with self._taking_turns(), contextlib.ExitStack() as unless_it_lives_on:
+            started = time.monotonic()
+            unless_it_lives_on.callback(self.close)
+            with Interrupts() as interrupts:
+                attached = self._attached = self._attached or self._start()
+                run = RunningCell(
                     attached,
                     interrupts,
                     on_event=on_event,
@@ -130,10 +130,18 @@ class Session:
                     turn=self._turn,
                     grace_s=GRACE_S,
                     timeout_s=timeout_s,
-                ),
-            )
-        finally:
-            self._busy.release()
+                )
+                number = self._turn.number
+                exit_ = run.follow(encode_cell(source, packed, wanted, name=name, number=number))
+            if run.frames.status is None or run.gave_up:
+                self._judge_loss(run, exit_)
+            unless_it_lives_on.pop_all()
+        judge(run, exit_, "interpreter")
+        if exit_.exit_code != 0:
+            raise CellFailed("SystemExit", str(exit_.exit_code))
+        name_ignored(run)
+        duration_s = time.monotonic() - started
+        return CellResult(self._container.id, duration_s, run.output.result, variables(run))
 
     def close(self) -> None:
         """End the interpreter; a further cell would start another."""
@@ -144,31 +152,20 @@ class Session:
                 with contextlib.suppress(TimeoutError, CellblockError):
                     attached.wait(_KILLED_S)
 
-    def _run(
-        self,
-        cell: Callable[[int], bytes],
-        start: Callable[[Attached, Interrupts], RunningCell],
-    ) -> CellResult:
-        if self._attached is not None and self.has_ended:
-            lost = self._lost(self._attached.wait(_KILLED_S), "since the last cell")
-            self.close()
-            raise InterpreterLost(f"{lost}; this cell did not run: run it again, in a new one")
-        started = time.monotonic()
-        with contextlib.ExitStack() as unless_it_lives_on, Interrupts() as interrupts:
-            unless_it_lives_on.callback(self.close)
-            attached = self._attached = self._attached or self._start()
+    @contextlib.contextmanager
+    def _taking_turns(self) -> Iterator[None]:
+        """Let one cell run at a time, and none where those before it have left no interpreter."""
+        if not self._busy.acquire(blocking=False):
+            raise Conflict(f"the interpreter in container {self._container.name} is busy: wait")
+        try:
             self._turn.number += 1
-            run = start(attached, interrupts)
-            exit_ = run.follow(cell(self._turn.number))
-            if run.frames.status is None or run.gave_up:
-                self._judge_loss(run, exit_)
-            unless_it_lives_on.pop_all()
-        judge(run, exit_, "interpreter")
-        if exit_.exit_code != 0:
-            raise CellFailed("SystemExit", str(exit_.exit_code))
-        name_ignored(run)
-        duration_s = time.monotonic() - started
-        return CellResult(self._container.id, duration_s, run.output.result, variables(run))
+            if self._attached is not None and self.has_ended:
+                lost = self._lost(self._attached.wait(_KILLED_S), "since the last cell")
+                self.close()
+                raise InterpreterLost(f"{lost}; this cell has not run: run it again, in another")
+            yield
+        finally:
+            self._busy.release()
 
     def _start(self) -> Attached:
         text = RUNNER.read_bytes()
