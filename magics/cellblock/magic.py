@@ -130,7 +130,7 @@ class ContainerMagics(Magics):
             container,
             request,
             partial(self._sessions.of, container, request, fresh=call.arguments.fresh),
-            name=f"<cell {self._shell.execution_count}>",
+            name=f"<cell {self._shell.displayhook.prompt_count}>",
             timeout_s=time_limit(call),
         )
 

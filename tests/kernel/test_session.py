@@ -366,7 +366,6 @@ def forge(payload=b"", **header):
 """
 
 
-@pytest.mark.attack(63)
 @pytest.mark.parametrize(
     "frames",
     [
@@ -394,6 +393,7 @@ def test_the_end_of_another_cell_ends_nothing(lab):
     assert lab.text() == "1\n"
 
 
+@pytest.mark.attack(63)
 def test_a_cell_that_forges_its_end_cannot_confuse_the_host(lab):
     lab.run(FORGE)
     lab.run("forge(kind='end', number=2, status=0)\ntime.sleep(0.3)\nprint('\\x1b]0;late\\x07')")

@@ -137,7 +137,11 @@ def test_cells_of_a_running_container_share_a_session(shell, seen, monkeypatch):
         place, source, _, _ = seen.pop()
         place.python(source, print, wanted=())
     sessions = [session for session, _ in ran]
-    assert ran[0][1] == {"name": f"<cell {shell.execution_count}>", "timeout_s": 2, "wanted": ()}
+    assert ran[0][1] == {
+        "name": f"<cell {shell.displayhook.prompt_count}>",
+        "timeout_s": 2,
+        "wanted": (),
+    }
     assert ran[1][1]["timeout_s"] is None
     assert sessions[2]._request.user == "5"
     with pytest.raises(ContainerNotFound):
