@@ -113,7 +113,7 @@ class RunningCell:
         """
         to_cell, *frames_and_raw = self._attached.channels or (-1,)
         before = b"" if self._turn is None else self._turn.unsent
-        self._unsent = memoryview(before + cell)
+        self._unsent = memoryview(before + cell if before else cell)
         with selectors.DefaultSelector() as selector:
             selector.register(self._interrupts.fd, selectors.EVENT_READ)
             if to_cell >= 0:
@@ -144,11 +144,13 @@ class RunningCell:
             if self.frames.status is not None:
                 self._drain({fd: name for fd, name in sources.items() if name is not None})
         self.output.finish()
-        if self._turn is not None:
+        if self.frames.status is None:
+            return self._exit()
+        if len(self._unsent) > _MAX_UNREAD:
+            self._refuse("it says that it has ended, and was not even read")
+        elif self._turn is not None:
             self._turn.unsent = bytes(self._unsent)
-            if len(self._unsent) > _MAX_UNREAD and self.frames.status is not None:
-                self._refuse("it says that it has ended, and was not even read")
-        return self._exit() if self.frames.status is None else Exit(self.frames.status, None)
+        return Exit(self.frames.status, None)
 
     def _mind_the_input(self, selector: selectors.BaseSelector, to_cell: int) -> int:
         """Watch for room in the channel to the cell while there is something to send.

@@ -1067,7 +1067,6 @@ def run() -> int:
 
 def serve() -> None:
     """Run one cell after another in one namespace, for as long as any are sent."""
-    signal.signal(signal.SIGINT, let_be)
     guest = Guest()
     guest.inbox.brings_cells = True
     while guest.channel.open:  # not in a child that a cell forked and let run on
@@ -1075,6 +1074,8 @@ def serve() -> None:
             order = Order(guest.inbox)
         except EOFError:
             return
+        except KeyboardInterrupt:  # before the first cell, and so nothing is lost
+            sys.exit(INTERRUPTED)
         status = guest.interruptible(order)
         for stream in (sys.stdout, sys.stderr):
             flush(stream)
