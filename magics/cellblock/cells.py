@@ -11,7 +11,7 @@ import getpass
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
@@ -47,11 +47,13 @@ class Place:
     """Where a cell runs: what runs a text of Python there, and one for another interpreter.
 
     ``python`` is called as ``run_cell`` of the kernel room is from the source on, ``script`` as
-    ``run_script`` from the interpreter on.
+    ``run_script`` from the interpreter on. ``displays`` are the displays of cells there that can
+    be updated: their names inside, and here.
     """
 
     python: Callable[..., CellResult]
     script: Callable[..., CellResult]
+    displays: dict[str, str] = field(default_factory=dict)
 
 
 def new_container(engine: Engine, request: RunRequest) -> Place:
@@ -63,11 +65,12 @@ def running_container(
     container: Container,
     request: ExecRequest,
     session: Callable[[], Session],
+    displays: dict[str, str],
     *,
     name: str,
     timeout_s: float | None,
 ) -> Place:
-    """Return a running container: Python cells share the session, other texts share nothing.
+    """Return a running container: Python cells share the session and displays, others nothing.
 
     ``name`` is the cell's, in tracebacks of this and later cells.
     """
@@ -76,6 +79,7 @@ def running_container(
             source, on_event, name=name, timeout_s=timeout_s, **options
         ),
         partial(run_script_in, container, request, timeout_s=timeout_s),
+        displays,
     )
 
 
@@ -93,7 +97,7 @@ def run_cell(
     options = options or CellOptions()
     interpreter = options.interpreter_of(source)
     given = _given(shell, options.given)
-    screen = _Screen(shell, options)
+    screen = _Screen(shell, options, place.displays)
     try:
         if interpreter:
             result = place.script(interpreter, source, screen.show)
@@ -126,11 +130,13 @@ def _given(shell: InteractiveShell, names: Iterable[str]) -> dict[str, object]:
 class _Screen:
     """The outputs of the notebook's current cell."""
 
-    def __init__(self, shell: InteractiveShell, options: CellOptions) -> None:
+    def __init__(
+        self, shell: InteractiveShell, options: CellOptions, names: dict[str, str]
+    ) -> None:
         self._shell = shell
         self._options = options
         self._losses = Losses()
-        self._names: dict[str, str] = {}
+        self._names = names
         self._last: TextIO | None = None
 
     def show(self, event: Event) -> None:

@@ -11,6 +11,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -59,6 +60,7 @@ class ContainerMagics(Magics):
         self._open_engine = open_engine
         self._engine: Engine | None = None
         self._sessions: Sessions | None = None
+        self._displays: defaultdict[str, dict[str, str]] = defaultdict(dict)
 
     def engine(self) -> Engine:
         """Return the engine, opened at its first use."""
@@ -130,6 +132,7 @@ class ContainerMagics(Magics):
             container,
             request,
             partial(self._sessions.of, container, request, fresh=call.arguments.fresh),
+            self._displays[container.id],
             name=f"<cell {self._shell.displayhook.prompt_count}>",
             timeout_s=time_limit(call),
         )

@@ -148,6 +148,25 @@ def test_displays_figures_and_untrusted_html(lab: Lab) -> None:
     assert "<script>" in lab.cell("Page()", "--trust-output").items[0][1]["text/html"]
 
 
+@pytest.mark.attack(61)
+def test_a_display_is_updated_by_a_later_cell_of_its_container(lab: Lab) -> None:
+    lab.notebook.run("display('of the notebook', display_id='mine');")
+    shown: list[tuple[str, str]] = []
+
+    class Watch(Outputs):
+        def take(self, message: dict) -> None:
+            if "display_data" in message["msg_type"]:
+                content = message["content"]
+                shown.append((content["transient"]["display_id"], content["data"]["text/plain"]))
+
+    lab.cell("handle = display('a', display_id=True)", outputs=Watch())
+    lab.cell("from IPython.display import update_display\nhandle.update('b')", outputs=Watch())
+    lab.cell("update_display('c', display_id='mine')", outputs=Watch())
+    lab.cell("handle = display('d', display_id=True)", "--fresh", outputs=Watch())
+    assert [text for _, text in shown] == ["'a'", "'b'", "'d'"]
+    assert shown[0][0] == shown[1][0] != shown[2][0]
+
+
 def test_input_asks_the_front_end(lab: Lab) -> None:
     outputs = lab.cell("name = input('name? ')", answer=lambda content: content["prompt"] + "me")
     assert outputs.reply["status"] == "ok", outputs

@@ -534,7 +534,7 @@ class Handle:
         self._cell = cell
         if display_id is True:
             Handle.count += 1
-            display_id = f"display {Handle.count}"
+            display_id = f"display {Handle.count} of {os.getpid()}"
         self.display_id = str(display_id)
 
     def display(self, obj: Any, **options: Any) -> None:
