@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
 import threading
@@ -212,6 +213,45 @@ def test_an_interrupt_between_cells_is_nobodys(lab):
     assert lab.value("x, signal.getsignal(signal.SIGINT) is signal.default_int_handler") == (
         "(1, True)"
     )
+
+
+def test_interrupts_at_any_moment_take_nothing_away(old_lab):
+    inside, chance, interrupted = False, random.Random(1), 0
+
+    def on_interrupt(*_: object) -> None:
+        nonlocal inside
+        if inside:
+            inside = False
+            raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        old_lab.run("import asyncio, os, time\nn = 0")
+        for _ in range(80):
+            work = chance.choice(
+                [
+                    "for i in range(40): print(i, flush=True)",
+                    "display(6)\ntime.sleep(0.004)",
+                    "await asyncio.sleep(0.004)",
+                    "os.system('echo a')\n1/0",
+                    "print('x' * 300_000)",
+                ]
+            )
+            delay_s = chance.random() * 0.012
+            timer = threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGINT))
+            timer.start()
+            try:
+                inside = True
+                old_lab.session.run(f"n += 1\n{work}", lambda event: None)
+                inside = False
+            except (CellFailed, KeyboardInterrupt):
+                interrupted += 1
+            timer.join()
+        assert interrupted > 10
+        assert int(old_lab.value("n")) > 20
+        assert len(old_lab.container.attached) == 1
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def test_a_cell_that_does_not_stop_costs_the_interpreter(lab, monkeypatch):

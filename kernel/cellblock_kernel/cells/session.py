@@ -114,10 +114,11 @@ class Session:
         """
         limits = limits or OutputLimits()
         packed = pack(given or {}, limits.variable_bytes)
-        with self._taking_turns(), contextlib.ExitStack() as unless_it_lives_on:
+        with self._taking_turns():
             started = time.monotonic()
-            unless_it_lives_on.callback(self.close)
-            with Interrupts() as interrupts:
+            # What is raised in here has left the interpreter in the middle of something.
+            with Interrupts() as interrupts, contextlib.ExitStack() as unless_it_lives_on:
+                unless_it_lives_on.callback(self.close)
                 attached = self._attached = self._attached or self._start()
                 run = RunningCell(
                     attached,
@@ -133,9 +134,9 @@ class Session:
                 )
                 number = self._turn.number
                 exit_ = run.follow(encode_cell(source, packed, wanted, name=name, number=number))
-            if run.frames.status is None or run.gave_up:
-                self._judge_loss(run, exit_)
-            unless_it_lives_on.pop_all()
+                if run.frames.status is None or run.gave_up:
+                    self._judge_loss(run, exit_)
+                unless_it_lives_on.pop_all()
         judge(run, exit_, "interpreter")
         if exit_.exit_code != 0:
             raise CellFailed("SystemExit", str(exit_.exit_code))
