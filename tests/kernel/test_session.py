@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -242,9 +243,11 @@ def test_interrupts_at_any_moment_take_nothing_away(old_lab):
             timer.start()
             try:
                 inside = True
-                old_lab.session.run(f"n += 1\n{work}", lambda event: None)
+                with suppress(CellFailed):
+                    old_lab.session.run(f"n += 1\n{work}", lambda event: None)
                 inside = False
-            except (CellFailed, KeyboardInterrupt):
+            except KeyboardInterrupt:
+                inside = False
                 interrupted += 1
             timer.join()
         assert interrupted > 10
