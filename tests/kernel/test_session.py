@@ -250,7 +250,7 @@ def test_interrupts_at_any_moment_take_nothing_away(old_lab):
                 inside = False
                 interrupted += 1
             timer.join()
-        assert interrupted > 10
+        assert interrupted > 3
         assert int(old_lab.value("n")) > 20
         assert len(old_lab.container.attached) == 1
     finally:
