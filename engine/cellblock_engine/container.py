@@ -6,24 +6,27 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from .assembly import exec_spec
+from . import assembly
 from .errors import Conflict, ContainerNotFound, InvalidInput, TimedOut, Verdict
 from .layout import Layout
 from .limits import Limits
 from .privileges import Ulimit
 from .request import ExecRequest
 from .runtime import logs, state, wire
+from .runtime.amendment import amended
 from .runtime.attached import Attached, Exit, NotStartedInTime, Pipes, await_exit
+from .runtime.questions import ask
 from .runtime.spec import dump
 from .runtime.sweep import settle
 from .runtime.verdicts import verdict_of
+from .stats import Stats, stats_of
 from .store.containers import ContainerConfig, Containers
 from .volumes import DEFAULT_SHM_BYTES, Bind, Tmpfs
 
@@ -120,7 +123,39 @@ class Container:
 
     def inspect(self) -> ContainerInfo:
         """Return what is known of it now."""
-        return describe(self._config, self._directory)
+        return describe(self._containers.current(self._config), self._directory)
+
+    def stats(self) -> Stats:
+        """Return what it uses now. Raises Conflict, ContainerNotFound when it does not run."""
+        answer = self._ask({"op": "stats"}, "cannot tell what it uses")
+        if answer is None:
+            raise self._not_running("uses nothing")
+        return stats_of(answer)
+
+    def update(self, limits: Limits) -> Limits:
+        """Change the limits that are given, for its next starts and, while it runs, at once.
+
+        All of them change or none does, and no process is killed for it. Returns the limits it
+        has then. Raises LimitNotEnforceable, also for memory in use that the kernel cannot take
+        back; InvalidInput, Conflict, ContainerNotFound, StoreFull.
+        """
+        if limits.cpuset_cpus is not None:
+            raise InvalidInput("cpuset-cpus cannot be changed: make the container anew with it")
+        if not limits:
+            raise InvalidInput("nothing to change: give a limit on memory, cpus or pids")
+        assembly.refuse_missing_processors(limits)
+        request = {"op": "update", "limits": assembly.kernel_limits(limits)}
+        deadline = time.monotonic() + _LAST_WORDS_S
+        while time.monotonic() < deadline:
+            present = self._containers.current(self._config).limits
+            assembly.changed_limits(present, limits)  # refuses what cannot be meant
+            answer = self._ask(request, "cannot be updated")
+            changed = Limits(*answer["limits"]) if answer else self._updated_at_rest(limits)
+            if changed is not None:
+                self._config = self._containers.current(self._config)
+                return changed
+            time.sleep(_LOOK_AGAIN_S)  # its start, or its end, is not complete
+        raise self._restless()
 
     def wait(self, timeout_s: float | None = None) -> Exit:
         """Return how its command ended, once it has. Raises TimeoutError, Conflict."""
@@ -229,7 +264,7 @@ class Container:
             named = [("client", pidfd), *pipes.far]
             message = {
                 "op": "exec",
-                "process": dump(exec_spec(self._config, request)),
+                "process": dump(assembly.exec_spec(self._config, request)),
                 "fds": [name for name, _ in named],
             }
             wire.send(sock, message, [fd for _, fd in named])
@@ -250,34 +285,88 @@ class Container:
 
         Raises Conflict while it runs, unless ``force``; a start, or an end, is waited for.
         """
+
+        def end() -> None:
+            if not force:
+                raise Conflict(
+                    f"container {self.name} is running: stop it first, or remove it by force (-f)"
+                )
+            with suppress(ContainerNotFound):  # it removed itself
+                self.stop(0)
+
+        with self._at_rest(end):
+            self._containers.remove(self._config)
+
+    @contextmanager
+    def at_rest(self) -> Iterator[Path]:
+        """Give its directory, and keep it from being started while the block reads its files.
+
+        Raises Conflict while it runs; a start, or an end, is waited for. Raises
+        ContainerNotFound where it was removed, also while the block ran.
+        """
+
+        def refuse() -> None:
+            raise Conflict(f"container {self.name} is running: stop it first")
+
+        with self._at_rest(refuse):
+            try:
+                yield self._directory
+            except OSError:
+                self._check_there()
+                raise
+            self._check_there()  # removing it, which is not kept off, begins with renaming it
+
+    @contextmanager
+    def _at_rest(self, when_running: Callable[[], None]) -> Iterator[None]:
+        """Run the block while neither a monitor nor a process has it, and no monitor can take it.
+
+        Until it is so it is waited for; ``when_running`` does something about a running one.
+        """
+        directory = os.fspath(self._directory)
+        socket_path = os.fspath(self._layout.monitor_socket(self.id))
         deadline = time.monotonic() + _LAST_WORDS_S
-        while not self._removed():
-            if state.read(os.fspath(self._directory)).status == "running":
-                if not force:
-                    raise Conflict(
-                        f"container {self.name} is running: stop it first, or remove it by force "
-                        "(-f)"
-                    )
-                with suppress(ContainerNotFound):  # it removed itself
-                    self.stop(0)
+        while True:
+            with suppress(FileNotFoundError):
+                state.make_lock(directory)
+            with state.held_off(directory) as standing:
+                # What a monitor left that was killed is known nowhere else.
+                if standing != "live" and settle(directory, socket_path):
+                    yield
+                    return
+            if state.read(directory).status == "running":
+                when_running()
             elif time.monotonic() > deadline:
-                raise Conflict(f"container {self.name} does not come to rest: try again")
+                raise self._restless()
             else:
                 time.sleep(_LOOK_AGAIN_S)  # its start, or its end, is not complete
 
-    def _removed(self) -> bool:
-        """Remove it unless a monitor or a process has it; meanwhile no monitor can take it."""
+    def _check_there(self) -> None:
+        if not self._directory.exists():
+            raise ContainerNotFound(f"container {self.name} was removed meanwhile")
+
+    def _updated_at_rest(self, limits: Limits) -> Limits | None:
+        """Change its config unless a monitor or a process has it, None then."""
         directory = os.fspath(self._directory)
-        with suppress(FileNotFoundError):
-            state.make_lock(directory)
-        with state.held_off(directory) as standing:
-            # What a monitor left that was killed is known nowhere else.
-            if standing == "live" or not settle(
-                directory, os.fspath(self._layout.monitor_socket(self.id))
-            ):
-                return False
-            self._containers.remove(self._config)
-        return True
+        try:
+            lock = state.hold_lock(directory)
+        except BlockingIOError:
+            return None
+        except FileNotFoundError:
+            raise self._not_running("cannot be updated") from None
+        try:
+            changed = assembly.changed_limits(self._containers.current(self._config).limits, limits)
+            assembly.refuse_unenforceable(changed)
+            with amended(directory, assembly.kernel_limits(changed)):
+                return changed
+        finally:
+            os.close(lock)
+
+    def _ask(self, request: dict[str, Any], failing: str) -> dict[str, Any] | None:
+        path = os.fspath(self._layout.monitor_socket(self.id))
+        return ask(path, request, f"container {self.name} {failing}")
+
+    def _restless(self) -> Conflict:
+        return Conflict(f"container {self.name} does not come to rest: try again")
 
     def _open_connection(self) -> socket.socket | None:
         """Return a connection to its monitor, None when that has ended."""
@@ -305,9 +394,9 @@ class Container:
             raise self._not_running("has not ended")
         return Exit(now.exit_code, verdict_of(now.verdict))
 
-    def _not_running(self, what: str) -> Conflict | ContainerNotFound:
-        if not self._directory.exists():
-            return ContainerNotFound(f"container {self.name} was removed meanwhile")
+    def _not_running(self, what: str) -> Conflict:
+        """Return the error, or raise ContainerNotFound."""
+        self._check_there()
         status = state.read(os.fspath(self._directory)).status
         return Conflict(f"container {self.name} is not running ({status}): it {what}")
 

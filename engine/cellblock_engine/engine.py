@@ -21,7 +21,7 @@ from .container import (
     Result,
     describe,
 )
-from .errors import CellblockError, Conflict, InvalidInput, LimitNotEnforceable, StoreFull
+from .errors import CellblockError, Conflict, InvalidInput, StoreFull
 from .image import Image, RemovedImage
 from .layout import Layout
 from .limits import Limits
@@ -209,6 +209,38 @@ class Engine:
         with self._store.referencing():
             return self._store.images.hold(name)
 
+    def commit(
+        self,
+        name: str,
+        reference: str | None = None,
+        *,
+        comment: str = "",
+        author: str = "",
+        created_by: str = "",
+    ) -> Image:
+        """Make an image of a container that has ended, its files one layer more; return it.
+
+        Settings are those of the container's image. Without ``reference`` it is held by its
+        digest, as :meth:`hold_image` does; ``created_by`` is the container's command where it is
+        empty. Raises ContainerNotFound, Conflict while the container runs, Unsupported for one
+        of the host image, ImageNotFound where its image was removed, InvalidInput, StoreError
+        and its kinds; then there is no image.
+        """
+        from .commit import commit, parse_target  # noqa: PLC0415 - as seldom as a pull
+
+        target = parse_target(reference) if reference is not None else None
+        config = self._containers.find(name)
+        self._store.sweep()  # what a killed one left half done
+        return commit(
+            self._store,
+            self._held(config),
+            config,
+            target,
+            comment=comment,
+            author=author,
+            created_by=created_by,
+        )
+
     def remove_image(self, name: str, *, force: bool = False) -> RemovedImage:
         """Remove a reference, and what nothing else needs of it.
 
@@ -318,7 +350,7 @@ class Engine:
         """
         from .explanation import explain  # noqa: PLC0415 - starts do without it
 
-        self._refuse_unenforceable(request.limits)
+        assembly.refuse_unenforceable(request.limits)
         request = replace(request, binds=assembly.found_binds(self._layout, request.binds))
         with self._store.referencing():
             base = assembly.find_base(self._layout, self._store, request.image)
@@ -332,7 +364,7 @@ class Engine:
             foreground=True,
             again=False,
         )
-        return explain(spec, request.image, cgroups.discover(os.getpid()).missing())
+        return explain(spec, request.image, cgroups.discover(os.getpid()))
 
     def containers(self) -> tuple[ContainerInfo, ...]:
         """Return all containers, running or not, the newest first."""
@@ -425,7 +457,7 @@ class Engine:
         return replace(config, env=assembly.merged(config.env, env))
 
     def _make(self, request: RunRequest) -> _Made:
-        self._refuse_unenforceable(request.limits)
+        assembly.refuse_unenforceable(request.limits)
         request = replace(request, binds=assembly.found_binds(self._layout, request.binds))
         with self._store.referencing():
             base = assembly.find_base(self._layout, self._store, request.image)
@@ -449,22 +481,11 @@ class Engine:
                 f"container {config.name} was made by a newer cellblock with settings unknown here "
                 f"({', '.join(config.unknown)}): start it with that version, or make it anew"
             )
-        self._refuse_unenforceable(config.limits)
+        assembly.refuse_unenforceable(config.limits)
         assembly.refuse_moved(self._layout, config)
         with self._store.referencing():
             trees = assembly.find_trees(self._layout, self._store, config)
         return config, trees, directory
-
-    def _refuse_unenforceable(self, limits: Limits) -> None:
-        processors = os.cpu_count()
-        if limits.cpus is not None and processors is not None and limits.cpus > processors:
-            raise LimitNotEnforceable(
-                f"cpus limit {limits.cpus:g} is more than the {processors} "
-                f"processor{'s' * (processors != 1)} of this machine"
-            )
-        wanted = assembly.kernel_limits(limits)
-        if limits and (reason := cgroups.discover(os.getpid()).refused(wanted)):
-            raise LimitNotEnforceable(reason)
 
     def _held(self, config: ContainerConfig) -> Container:
         return Container(self._layout, self._containers, config)

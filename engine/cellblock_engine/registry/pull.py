@@ -74,8 +74,8 @@ def pull(
             _Transfer(transport, client, store, report).run(
                 _Job(diff_id, descriptor) for diff_id, descriptor in image.layers.items()
             )
-            _keep(store, image.config, image.config_raw)
-            _keep(store, image.manifest, image.manifest_raw)
+            store.blobs.keep(image.config, image.config_raw)
+            store.blobs.keep(image.manifest, image.manifest_raw)
             return store.images.add(reference, image.manifest)
 
     sooner = replace(patience, attempts=min(patience.attempts, _MIRROR_ATTEMPTS))
@@ -191,11 +191,3 @@ class _Transfer:
             self._store.blobs.path(descriptor.digest), descriptor.media_type, job.diff_id, advance
         )
         self._report.layer(descriptor, "done", descriptor.size)
-
-
-def _keep(store: Store, digest: Digest, raw: bytes) -> None:
-    if store.blobs.has(digest):
-        return
-    with store.blobs.writer(digest, len(raw)) as writer:
-        writer.write(raw)
-        writer.commit()

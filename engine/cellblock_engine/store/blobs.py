@@ -138,6 +138,13 @@ class Blobs:
             raise_if_full(error, _ROOM_FOR)
             raise
 
+    def keep(self, digest: Digest, data: bytes) -> None:
+        """Put a small blob there, unless it is. Raises DigestMismatch, StoreFull."""
+        if not self.has(digest):
+            with self.writer(digest, len(data)) as writer:
+                writer.write(data)
+                writer.commit()
+
     def discard(self, digest: Digest) -> int:
         """Remove the blob and return its size in bytes; for the garbage collector alone."""
         path = self.path(digest)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from ..private import make_private
 from . import chains
 from .chains import LayerRecord
 from .staging import Staging, sync_directory
-from .unpacking import Caps, Unpackers
+from .unpacking import Caps, Unpackers, unpack_while_made
 
 
 class Layers:
@@ -94,6 +94,18 @@ class Layers:
                     "image's config promises: the image is damaged"
                 )
             _publish(staging, self._directory(diffid))
+
+    def make(self, archive: Iterable[bytes]) -> tuple[Digest, int]:
+        """Add the layer that an uncompressed archive is, while it is made.
+
+        Returns its diffID, and the archive's size in bytes; a layer that is there already stays.
+        Raises what ``archive`` raises, InvalidLayer, StoreFull, StoreError; nothing then stays.
+        """
+        with self._staging.directory() as staging:
+            found, size_bytes = unpack_while_made(archive, staging, self._caps)
+            diffid = Digest("sha256", found)
+            _publish(staging, self._directory(diffid))
+        return diffid, size_bytes
 
     def chain(self, diffids: Sequence[Digest]) -> tuple[Path, ...]:
         """Return the lower directories of a stack of layers, the bottom one first.

@@ -33,7 +33,7 @@ FILE, HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = (
 )
 _HEADER_ONLY = frozenset((HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO))
 _KNOWN = _HEADER_ONLY | {FILE}
-_XATTR = b"SCHILY.xattr."
+XATTR = b"SCHILY.xattr."
 
 
 class Entry(NamedTuple):
@@ -207,7 +207,7 @@ def _entry(
         if mtime := pax.get(b"mtime"):
             mtime_ns = _time_ns(mtime)
         xattrs = {
-            key.removeprefix(_XATTR): value for key, value in pax.items() if key.startswith(_XATTR)
+            key.removeprefix(XATTR): value for key, value in pax.items() if key.startswith(XATTR)
         }
     kind = header[156:157]
     if kind in (b"\0", b"7"):  # V7's regular file, and POSIX's contiguous one

@@ -23,9 +23,9 @@ from .room import raise_if_full
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_NAME_BYTES = 255
-_WHITEOUT_PREFIX = b".wh."
+WHITEOUT_PREFIX = b".wh."
 _META_PREFIX = b".wh..wh."  # AUFS's own; image-spec gives meaning to .opq alone
-_OPAQUE_MARKER = b".wh..wh..opq"
+OPAQUE_MARKER = b".wh..wh..opq"
 _MAX_XATTR_BYTES = 2**16  # XATTR_SIZE_MAX
 _KEPT_XATTRS = (b"security.capability", b"system.posix_acl_access", b"system.posix_acl_default")
 _MAX_TIME_NS = 2**63 - 1  # the year 2262; the file system clamps further
@@ -66,6 +66,12 @@ def unpack(stream: tar.Stream, root: int, *, max_entries: int) -> Unpacked:
         layer.close()
 
 
+def is_kept(key: bytes) -> bool:
+    """Tell the attributes that a container may see from overlayfs's own, labels, foreign ones."""
+    own = key.startswith(b"user.") and not key.startswith(b"user.overlay.")
+    return own or key in _KEPT_XATTRS
+
+
 def _refused(error: OSError, name: bytes) -> CellblockError:
     shown = repr(os.fsdecode(name[-80:]))
     raise_if_full(error, f"{shown} of the layer")
@@ -79,7 +85,8 @@ def _normal(name: bytes) -> bytes:
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
     if b".." in parts:
         raise InvalidLayer(f"entry {name[-80:]!r} of the layer leaves its directory")
-    if len(name) > MAX_PATH_BYTES or any(len(part) > _MAX_NAME_BYTES for part in parts):
+    names = (part.removeprefix(WHITEOUT_PREFIX) for part in parts)  # which is never made itself
+    if len(name) > MAX_PATH_BYTES or any(len(each) > _MAX_NAME_BYTES for each in names):
         raise InvalidLayer(f"the name {name[-60:]!r} in the layer is too long for a file system")
     if b"\0" in name:
         raise InvalidLayer(f"the name {name[-80:]!r} in the layer has a NUL byte")
@@ -214,9 +221,8 @@ class _Layer:
         os.utime(fd, ns=_times(attributes.mtime_ns))
 
     def _set_xattr(self, fd: int, key: bytes, value: bytes) -> None:
-        """Keep what a container may see; drop overlayfs's own, labels and foreign ones."""
-        own = key.startswith(b"user.") and not key.startswith(b"user.overlay.")
-        if not own and (key not in _KEPT_XATTRS or not self._privileged):
+        """Set what is kept, as far as this user may."""
+        if not is_kept(key) or not (self._privileged or key.startswith(b"user.")):
             return
         if b"\0" in key or len(key) > _MAX_NAME_BYTES or len(value) > _MAX_XATTR_BYTES:
             raise InvalidLayer(f"the extended attribute {key[:60]!r} in the layer is too large")
@@ -286,14 +292,14 @@ class _Layer:
         *above, name = path.split(b"/")
         if any(part.startswith(_META_PREFIX) for part in above):
             return True
-        if any(part.startswith(_WHITEOUT_PREFIX) for part in above):
+        if any(part.startswith(WHITEOUT_PREFIX) for part in above):
             raise InvalidLayer(f"entry {path[-80:]!r} of the layer is inside of a whiteout")
-        if not name.startswith(_WHITEOUT_PREFIX):
+        if not name.startswith(WHITEOUT_PREFIX):
             return False
-        if name == _OPAQUE_MARKER:
+        if name == OPAQUE_MARKER:
             self._make_opaque(path)
         elif not name.startswith(_META_PREFIX):
-            self._white_out(path, name.removeprefix(_WHITEOUT_PREFIX))
+            self._white_out(path, name.removeprefix(WHITEOUT_PREFIX))
         return True
 
     def _make_opaque(self, path: bytes) -> None:

@@ -8,6 +8,8 @@ when its input ends or its parent does (by pidfd: other children of the parent m
 A request is ``{"blob", "staging", "max_bytes", "max_entries"}``: unpack that file into
 ``staging/fs``, describe it in ``staging/layer.json``, sync both to the disk. Answers are
 ``{"read": BYTES}`` on the way, then ``{"diffid": HEX}`` or ``{"error": CLASS, "message": TEXT}``.
+A number instead of the blob's path is an inherited descriptor, from which an archive is read that
+its maker is still writing; then the answer comes without reports on the way.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import os
 import select
 import sys
 import threading
+from collections.abc import Callable
 from queue import Full, Queue, SimpleQueue
 
 _QUEUED_CHUNKS = 16
@@ -87,18 +90,24 @@ def _serve(request: dict[str, object]) -> str:
             fcntl.flock(staging, fcntl.LOCK_SH | fcntl.LOCK_NB)
             os.mkdir("fs", 0o700, dir_fd=staging)
             root = opened("fs", _DIRECTORY, staging)
-            blob = opened(str(request["blob"]), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            return _unpack(blob, staging, root, request)
+            blob = request["blob"]
+            if isinstance(blob, int):
+                stack.callback(os.close, blob)
+                return _unpack(blob, staging, root, request, lambda _: None)
+            fd = opened(str(blob), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            return _unpack(fd, staging, root, request, _report)
         except OSError as error:
             raise StoreError(f"cannot unpack a layer: {error}") from error
 
 
-def _unpack(blob: int, staging: int, root: int, request: dict[str, object]) -> str:
+def _unpack(
+    blob: int, staging: int, root: int, request: dict[str, object], report: Callable[[int], None]
+) -> str:
     from cellblock_engine.linux.syscalls import syncfs  # noqa: PLC0415
     from cellblock_engine.store.tar import Stream  # noqa: PLC0415
     from cellblock_engine.store.unpack import unpack  # noqa: PLC0415
 
-    feed = Feed(blob, max_bytes=int(str(request["max_bytes"])))
+    feed = Feed(blob, max_bytes=int(str(request["max_bytes"])), report=report)
     try:
         unpacked = unpack(Stream(feed), root, max_entries=int(str(request["max_entries"])))
     finally:
@@ -125,9 +134,10 @@ class Feed:
     isal, zstd and hashlib release the GIL, so decompression and hashing overlap with writing.
     """
 
-    def __init__(self, blob: int, *, max_bytes: int) -> None:
+    def __init__(self, blob: int, *, max_bytes: int, report: Callable[[int], None]) -> None:
         self.hexdigest = ""
         self._queue: Queue[bytes | Exception | None] = Queue(_QUEUED_CHUNKS)
+        self._report = report
         self._closed = self._ended = False
         self._thread = threading.Thread(target=self._run, args=(blob, max_bytes), daemon=True)
         self._thread.start()
@@ -157,7 +167,7 @@ class Feed:
 
         digest = hashlib.sha256()
         try:
-            for chunk in chunks(blob, max_bytes=max_bytes, read=_report):
+            for chunk in chunks(blob, max_bytes=max_bytes, read=self._report):
                 digest.update(chunk)
                 if not self._put(chunk):
                     return

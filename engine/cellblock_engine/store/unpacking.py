@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ _ERRORS = {kind.__name__: kind for kind in (InvalidLayer, StoreError, StoreFull)
 _STALL_S = 600.0  # without a sign of life; a slow disk may take long to sync
 _MAX_LINE_BYTES = 2**16
 _END_S = 5.0
+_GATHERED_BYTES = 2**16
 _PROGRAM = Path(__file__).with_name("unpacker.py")
 
 
@@ -46,9 +47,12 @@ class Caps:
 
 
 class Unpacker:
-    """One child process; used by one thread at a time. Close it, or it lives as long as we do."""
+    """One child process; used by one thread at a time. Close it, or it lives as long as we do.
 
-    def __init__(self) -> None:
+    ``source`` is a descriptor that it inherits.
+    """
+
+    def __init__(self, source: int | None = None) -> None:
         command = [sys.executable, "-I", "-S", str(_PROGRAM), str(os.getpid()), *_library_paths()]
         self._process = subprocess.Popen(
             command,
@@ -59,6 +63,7 @@ class Unpacker:
             env={},
             cwd="/",
             start_new_session=True,  # a Ctrl-C at a terminal is for us to act on
+            pass_fds=() if source is None else (source,),
         )
         self._pending = b""
 
@@ -76,17 +81,25 @@ class Unpacker:
         bytes of the blob read so far. Raises InvalidLayer, StoreFull or StoreError; whatever it
         raises, the unpacker is then to be closed.
         """
+        self.ask(str(blob), staging, caps.bytes_for(blob.stat().st_size), caps.max_entries)
+        return self.answer(progress)
+
+    def ask(self, blob: str | int, staging: Path, max_bytes: int, max_entries: int) -> None:
+        """Send a request; :meth:`answer` has what becomes of it. Raises StoreError."""
         request = {
-            "blob": str(blob),
+            "blob": blob,
             "staging": str(staging),
-            "max_bytes": caps.bytes_for(blob.stat().st_size),
-            "max_entries": caps.max_entries,
+            "max_bytes": max_bytes,
+            "max_entries": max_entries,
         }
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
         except BrokenPipeError:
             raise self._death() from None
+
+    def answer(self, progress: Callable[[int], None] | None = None) -> str:
+        """Return what :meth:`unpack` does, for the request that was sent. Raises as it does."""
         while True:
             answer = self._answer()
             if "read" in answer:
@@ -114,7 +127,7 @@ class Unpacker:
         deadline = time.monotonic() + _STALL_S
         while b"\n" not in self._pending:
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise StoreError(f"the unpacker of a layer fell silent for {_STALL_S:g} s")
+                raise _silence()
             data = os.read(fd, 2**16)
             if not data or len(self._pending) > _MAX_LINE_BYTES:
                 raise self._death()
@@ -130,6 +143,70 @@ class Unpacker:
         last = self._process.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         return StoreError(f"the unpacker of a layer {how}: {last or 'try again'}")
+
+
+def unpack_while_made(archive: Iterable[bytes], staging: Path, caps: Caps) -> tuple[str, int]:
+    """Unpack an archive that is there only while it is made, as :meth:`Unpacker.unpack` does.
+
+    Returns its hexadecimal SHA-256, and its size in bytes. Raises as that does, and what
+    ``archive`` raises.
+    """
+    source, sink = os.pipe()
+    try:
+        unpacker = Unpacker(source)
+    except BaseException:
+        os.close(sink)
+        raise
+    finally:
+        os.close(source)
+    try:
+        try:
+            unpacker.ask(source, staging, caps.max_bytes, caps.max_entries)
+            size_bytes = _pour(archive, sink)
+        finally:
+            os.close(sink)
+        return unpacker.answer(), size_bytes
+    finally:
+        unpacker.close()
+
+
+def _pour(archive: Iterable[bytes], sink: int) -> int:
+    """Write the archive to the pipe, and return its size in bytes.
+
+    An unpacker that reads no more has an error to tell, which is not told here.
+    """
+    os.set_blocking(sink, False)
+    poll = select.poll()
+    poll.register(sink, select.POLLOUT)
+    size_bytes = 0
+    for chunk in _gathered(archive):
+        rest = memoryview(chunk)
+        while rest:
+            if not poll.poll(_STALL_S * 1000):
+                raise _silence()
+            try:
+                rest = rest[os.write(sink, rest) :]
+            except BrokenPipeError:
+                return size_bytes
+        size_bytes += len(chunk)
+    return size_bytes
+
+
+def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes in fewer pieces."""
+    waiting: list[bytes] = []
+    waiting_bytes = 0
+    for piece in pieces:
+        waiting.append(piece)
+        waiting_bytes += len(piece)
+        if waiting_bytes >= _GATHERED_BYTES:
+            yield b"".join(waiting)
+            waiting, waiting_bytes = [], 0
+    yield b"".join(waiting)
+
+
+def _silence() -> StoreError:
+    return StoreError(f"the unpacker of a layer fell silent for {_STALL_S:g} s")
 
 
 class Unpackers:

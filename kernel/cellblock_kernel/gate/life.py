@@ -8,6 +8,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -21,9 +22,12 @@ from ..errors import KernelNotReady
 from . import house, memory, room
 from .aside import Aside
 from .connection import Connection
+from .hostcells import HostCells
+from .ledger import Ledger
 from .options import GateOptions
 from .relay import Relay
 from .reports import KILL, Report, Reporter
+from .rules import Rule
 
 _PASSED_ON = (
     signal.SIGINT,
@@ -57,7 +61,10 @@ class _Life:
         self._kill_at: float | None = None
         self._asked = False
         front = Connection.read(options.connection_file)
-        self._relay = stack.enter_context(_relay(front))
+        self._ledger = Ledger()
+        self._host_cells = HostCells(self._ledger)
+        self._relay = stack.enter_context(_relay(front, [self._ledger, self._host_cells]))
+        stack.callback(self._host_cells.close)
         self._engine = stack.enter_context(Engine.open())
         if options.provisioned:
             self._room = room.Room.of(front)
@@ -71,6 +78,7 @@ class _Life:
         self._asides = {self._attached.stdout: Aside(1), self._attached.stderr: Aside(2)}
         if not options.kernel.keep:  # what is kept is nobody's to sweep
             self._room.note(self._attached.container.id)
+        self._host_cells.serve(self._attached.container.id, self._relay)
         reporter.send(Report(container=self._attached.container.id))
 
     def run(self) -> int:
@@ -86,6 +94,7 @@ class _Life:
             relay.watch(self._reporter.sock.fileno(), self._on_word)
         with memory.bounded():
             self._pass_on_messages()
+            self._host_cells.close()
             if select.select(self._parents, [], [], 0)[0]:
                 self._room.remove()  # its owner cannot any more
                 return 0  # closing the connection abandons the container, which then goes
@@ -144,6 +153,8 @@ class _Life:
         for number in os.read(self._signals, _CHUNK):
             if number == signal.SIGINT and not self._relay.connected:
                 continue  # it is for a running cell, and would end a kernel that is starting
+            if number == signal.SIGINT and self._host_cells.interrupt():
+                continue
             self._asked |= number in (signal.SIGTERM, signal.SIGHUP)
             self._attached.signal(number)
             if number == signal.SIGTERM and not self._options.provisioned:
@@ -168,9 +179,9 @@ class _Life:
             self._relay.unwatch(fd)
 
 
-def _relay(front: Connection) -> Relay:
+def _relay(front: Connection, rules: Sequence[Rule]) -> Relay:
     try:
-        return Relay(front)
+        return Relay(front, rules)
     except zmq.ZMQError as error:
         raise KernelNotReady(
             f"the kernel cannot listen at {front.transport}://{front.ip}: {error}"

@@ -1,4 +1,4 @@
-"""pull, images, rmi."""
+"""pull, commit, images, rmi."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ..tables import Column, Table, size
-from .common import JSON, NO_TRUNC, PLATFORM, QUIET, each, quiet, style
+from .common import CONTAINER, JSON, NO_TRUNC, PLATFORM, QUIET, each, quiet, style
 from .declaration import Argument, Call, Verb
 from .outcome import Acknowledged, Identifiers, Listing
 
@@ -79,6 +79,15 @@ def pull(call: Call) -> Acknowledged:
     return Acknowledged((f"{call.arguments.image}: {image.manifest}",))
 
 
+def commit(call: Call) -> Acknowledged:
+    """Make an image of a container; the line is the image's id."""
+    arguments = call.arguments
+    image = call.engine.commit(
+        arguments.container, arguments.image, comment=arguments.message, author=arguments.author
+    )
+    return Acknowledged((str(image.id),))
+
+
 def rmi(call: Call) -> Acknowledged:
     """Remove names, and images that lost their last one."""
 
@@ -105,6 +114,22 @@ VERBS = (
             Argument(("image",), "as Docker writes it, python:3.12-slim", metavar="IMAGE"),
         ),
         pull,
+    ),
+    Verb(
+        "commit",
+        "Make an image of a container that has ended",
+        (
+            Argument(("-m", "--message"), "what the history is to say of it", default=""),
+            Argument(("-a", "--author"), "who made it", default=""),
+            CONTAINER,
+            Argument(
+                ("image",),
+                "a name for the image; without one it has its id only",
+                "optional",
+                "IMAGE",
+            ),
+        ),
+        commit,
     ),
     Verb(
         "images",

@@ -1,0 +1,105 @@
+"""An image made from another by one layer more: its config and its manifest; no I/O.
+
+What cellblock knows nothing of in the other's config (a health check, say) is passed on as it
+is. The manifest is OCI's, whatever the other's was: Docker's layers are the same bytes under
+other names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ..errors import Conflict, InvalidInput
+from .config import MAX_CONFIG_BYTES, HistoryEntry, parse_config
+from .digest import Digest
+from .manifest import (
+    DOCKER_FOREIGN_LAYER,
+    DOCKER_LAYER,
+    MAX_LAYERS,
+    OCI_CONFIG,
+    OCI_FOREIGN_LAYER,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    Descriptor,
+    Manifest,
+)
+
+
+@dataclass(frozen=True)
+class Derived:
+    """The two documents of an image, as they go to the blobs."""
+
+    config: bytes
+    manifest: bytes
+
+
+def derive(base: Manifest, config: bytes, layer: Descriptor, step: HistoryEntry) -> Derived:
+    """Return ``base``, whose config is ``config``, with the uncompressed ``layer`` above it.
+
+    An author that the step does not name stays. Raises InvalidAnswer for a config that is none,
+    Conflict for too many layers, InvalidInput for a step that says too much.
+    """
+    layers = parse_config(config).diff_ids
+    if len(layers) >= MAX_LAYERS:
+        raise Conflict(f"the image has {len(layers)} layers, as many as a kernel can stack")
+    document = json.loads(config)
+    document["created"] = _moment(step)
+    if step.author:
+        document["author"] = _text(step.author)
+    document["rootfs"]["diff_ids"] = [str(digest) for digest in (*layers, layer.digest)]
+    document["history"] = [*(document.get("history") or ()), _history(step)]
+    raw = json.dumps(document).encode()
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise InvalidInput(
+            f"the image's config would have {len(raw)} bytes, more than the {MAX_CONFIG_BYTES} "
+            "allowed: shorten the message"
+        )
+    descriptor = Descriptor(OCI_CONFIG, Digest.of(raw), len(raw))
+    return Derived(raw, _manifest(descriptor, (*base.layers, layer)))
+
+
+def _manifest(config: Descriptor, layers: tuple[Descriptor, ...]) -> bytes:
+    document = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": _descriptor(config),
+        "layers": [_descriptor(_as_oci(layer)) for layer in layers],
+    }
+    return json.dumps(document).encode()
+
+
+def _as_oci(layer: Descriptor) -> Descriptor:
+    for docker, oci in ((DOCKER_LAYER, OCI_LAYER), (DOCKER_FOREIGN_LAYER, OCI_FOREIGN_LAYER)):
+        if layer.media_type.startswith(docker):
+            compression = layer.media_type.removeprefix(docker).replace(".", "+")
+            return replace(layer, media_type=oci + compression)
+    return layer
+
+
+def _descriptor(descriptor: Descriptor) -> Mapping[str, object]:
+    plain: dict[str, object] = {
+        "mediaType": descriptor.media_type,
+        "digest": str(descriptor.digest),
+        "size": descriptor.size,
+    }
+    if descriptor.urls:
+        plain["urls"] = descriptor.urls
+    if descriptor.annotations:
+        plain["annotations"] = dict(descriptor.annotations)
+    return plain
+
+
+def _history(step: HistoryEntry) -> Mapping[str, object]:
+    words = {"created_by": step.created_by, "author": step.author, "comment": step.comment}
+    return {"created": _moment(step)} | {key: _text(text) for key, text in words.items() if text}
+
+
+def _moment(step: HistoryEntry) -> str | None:
+    return step.created.isoformat().replace("+00:00", "Z") if step.created else None
+
+
+def _text(text: str) -> str:
+    """Return what other tools can read: a command's bytes may be no text."""
+    return text.encode("utf-8", "replace").decode()
