@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +35,7 @@ from .removal import Removal
 from .request import HOST_IMAGE, Channel, RunRequest
 from .runtime import launcher, state
 from .runtime.attached import Pipes, await_start
+from .runtime.streams import INWARD, pipe_for_container
 from .settings import Settings
 from .store import Store
 from .store.containers import ContainerConfig, Containers
@@ -330,10 +331,14 @@ class Engine:
         """Start a container that outlives this process; its output goes to its log.
 
         A name, id or unique start of an id is that of a container that was created or has ended:
-        what was written in it is still there, and its log goes on. Raises as :meth:`run` does.
+        what was written in it is still there, and its log goes on. The standard input of an
+        ``interactive`` one stays open, though nothing comes: a shell waits there for as long as
+        it is let. Raises as :meth:`run` does.
         """
         wanted = request if isinstance(request, RunRequest) else self._containers.find(request)
-        container, sock = self._launch(wanted, [], foreground=False)
+        with ExitStack() as sent:
+            streams = _silence(sent) if wanted.interactive else []
+            container, sock = self._launch(wanted, streams, foreground=False)
         with sock:
             await_start(sock)
         return container
@@ -484,3 +489,11 @@ class Engine:
 
     def _held(self, config: ContainerConfig) -> Container:
         return Container(self._layout, self._containers, config)
+
+
+def _silence(stack: ExitStack) -> list[tuple[str, int]]:
+    """Return an input that never ends: the monitor holds the other end for as long as it lives."""
+    read_end, write_end = pipe_for_container(INWARD)
+    stack.callback(os.close, read_end)
+    stack.callback(os.close, write_end)
+    return [("stdin", read_end), ("silence", write_end)]

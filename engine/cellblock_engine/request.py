@@ -112,9 +112,12 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class ExecRequest:
-    """A further command for a running container; what is None is as its first command had it."""
+    """A further command for a running container; what is None is as its first command had it.
 
-    argv: tuple[str, ...]
+    An empty ``argv`` is for somebody else to replace. Raises InvalidInput.
+    """
+
+    argv: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     workdir: str | None = None
     user: str | None = None
@@ -123,8 +126,6 @@ class ExecRequest:
 
     def __post_init__(self) -> None:
         """Refuse what could not be meant."""
-        if not self.argv:
-            raise InvalidInput("nothing to execute: give a command")
         check_process(self.argv, self.env, self.workdir)
 
 

@@ -9,10 +9,17 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .cells.cell import CellResult, run_cell, run_script
+    from .cells.cell import CellResult, run_cell, run_script, run_script_in
     from .cells.events import Clear, Display, Error, Event, InputRequest, Result, Stream
-    from .cells.running import OutputLimits
-    from .errors import CellFailed, CellInterrupted, OutputRefused, VariableRefused
+    from .cells.output import OutputLimits
+    from .cells.session import Session, Sessions
+    from .errors import (
+        CellFailed,
+        CellInterrupted,
+        InterpreterLost,
+        OutputRefused,
+        VariableRefused,
+    )
     from .gate.options import KernelOptions
     from .kernelspecs.folders import (
         Kernelspec,
@@ -33,12 +40,15 @@ __all__ = [
     "Error",
     "Event",
     "InputRequest",
+    "InterpreterLost",
     "KernelOptions",
     "Kernelspec",
     "Losses",
     "OutputLimits",
     "OutputRefused",
     "Result",
+    "Session",
+    "Sessions",
     "Stream",
     "TextCleaner",
     "VariableRefused",
@@ -51,14 +61,22 @@ __all__ = [
     "remove_kernelspecs_of",
     "run_cell",
     "run_script",
+    "run_script_in",
     "trusted_bundle",
 ]
 
 _HOMES = {
-    ".cells.cell": ("CellResult", "run_cell", "run_script"),
+    ".cells.cell": ("CellResult", "run_cell", "run_script", "run_script_in"),
     ".cells.events": ("Clear", "Display", "Error", "Event", "InputRequest", "Result", "Stream"),
-    ".cells.running": ("OutputLimits",),
-    ".errors": ("CellFailed", "CellInterrupted", "OutputRefused", "VariableRefused"),
+    ".cells.output": ("OutputLimits",),
+    ".cells.session": ("Session", "Sessions"),
+    ".errors": (
+        "CellFailed",
+        "CellInterrupted",
+        "InterpreterLost",
+        "OutputRefused",
+        "VariableRefused",
+    ),
     ".gate.options": ("KernelOptions",),
     ".kernelspecs.folders": (
         "Kernelspec",

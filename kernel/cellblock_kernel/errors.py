@@ -4,6 +4,7 @@
 
     CellblockError
     |-- CellFailed        the cell itself failed; its traceback has been shown
+    |-- InterpreterLost   what cells of a running container share has ended, variables and all
     |-- OutputRefused     what the cell sent is no output, or too much of it
     `-- VariableRefused   a variable has no safe form, is missing or too large; none was bound
     KeyboardInterrupt
@@ -36,8 +37,12 @@ class CellFailed(CellblockError):
         return [f"CellFailed: {self}"]
 
 
+class InterpreterLost(CellblockError):
+    """The interpreter that cells in a running container share has ended, by itself or with it."""
+
+
 class OutputRefused(CellblockError):
-    """The cell's output broke the protocol or passed its cap; the container was ended."""
+    """The cell's output broke the protocol or passed its cap; what ran the cell was ended."""
 
 
 class VariableRefused(CellblockError):
@@ -45,7 +50,7 @@ class VariableRefused(CellblockError):
 
 
 class CellInterrupted(KeyboardInterrupt):
-    """The user's interrupt ended the cell, and no container of it is left."""
+    """The user's interrupt ended the cell, and what runs it is left only if cells share it."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"CellInterrupted: {self}"]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from cellblock import cells
-from cellblock.cells import run_cell
+from cellblock.cells import new_container, run_cell
 from cellblock_engine import RunRequest
 from cellblock_kernel import CellFailed, CellResult, Display, Error, Result, Stream
 
@@ -60,7 +60,7 @@ def play(monkeypatch, notebook, events, end=ENDED_WELL):
     monkeypatch.setattr(cells, "run_in_container", run_in_container)
     monkeypatch.setattr(sys, "stdout", notebook.stream("stdout"))
     monkeypatch.setattr(sys, "stderr", notebook.stream("stderr"))
-    return run_cell(None, RunRequest(), "source", notebook)
+    return run_cell(new_container(None, RunRequest()), "source", notebook)
 
 
 def test_order_is_kept_between_streams_and_displays(monkeypatch, notebook):

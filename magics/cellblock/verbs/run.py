@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from typing import Literal
 
 from cellblock_engine import (
@@ -50,15 +51,12 @@ PULL = Argument(
     values=PULL_POLICIES,
 )
 
-_SHELL = "/bin/sh"
-_MAX_SCRIPT_BYTES = 128 * 1024 - 1  # MAX_ARG_STRLEN of execve(2)
-
 
 def run(call: Call) -> Outcome:
     """Run a command in a new container: in the foreground, or by itself with ``-d``."""
     request = run_request(call)
-    if call.arguments.detach and request.interactive:
-        raise InvalidInput("-d and -i exclude each other: nobody would hold the other end of stdin")
+    if call.arguments.detach and not call.arguments.command:
+        request = replace(request, interactive=True)  # a shell, or Python, is to wait, not to end
     if call.arguments.explain:
         return Acknowledged(call.engine.explain(request).lines())
     ensure_image(call, request.image)
@@ -115,7 +113,7 @@ def run_request(call: Call) -> RunRequest:
         limits=Limits(
             given.memory, given.cpus, given.pids_limit, given.memory_swap, given.cpuset_cpus
         ),
-        timeout_s=None if given.timeout is None else parse_seconds(given.timeout),
+        timeout_s=time_limit(call),
         name=given.name,
         removal=Removal.AT_END if given.rm or (cell and given.name is None) else Removal.NEVER,
         interactive=not cell and given.interactive,
@@ -176,31 +174,32 @@ def execute(call: Call) -> Foreground:
     given = call.arguments
     if not given.command:
         raise InvalidInput("nothing to execute: write the command after the container")
-    return _foreground(call, tuple(given.command), interactive=given.interactive)
-
-
-def execute_script(call: Call, script: str) -> Foreground:
-    """Run a text with the shell of a running container."""
-    if len(script.encode(errors="surrogateescape")) > _MAX_SCRIPT_BYTES:
-        raise InvalidInput("the cell is longer than 128 KiB, which no shell takes: split it")
-    return _foreground(call, (_SHELL, "-c", script), interactive=False)
-
-
-def _foreground(call: Call, argv: tuple[str, ...], *, interactive: bool) -> Foreground:
-    given = call.arguments
-    request = ExecRequest(
-        argv=argv,
-        env=environment(call),
-        workdir=given.workdir,
-        user=given.user,
-        interactive=interactive,
-    )
+    request = exec_request(call)
     container = call.engine.container(given.container)
     return Foreground(
         lambda: container.spawn_exec(request),
-        ("exec", given.container, *argv[:1]),
-        "caller" if interactive else "empty",
+        ("exec", given.container, *request.argv[:1]),
+        "caller" if request.interactive else "empty",
     )
+
+
+def exec_request(call: Call) -> ExecRequest:
+    """Return the request that the words of ``exec`` make; of a cell, without what runs it."""
+    given = call.arguments
+    cell = "command" not in given
+    return ExecRequest(
+        argv=() if cell else tuple(given.command),
+        env=environment(call),
+        workdir=given.workdir,
+        user=given.user,
+        interactive=not cell and given.interactive,
+    )
+
+
+def time_limit(call: Call) -> float | None:
+    """Return the seconds of ``--timeout``, None without. Raises InvalidInput."""
+    given = call.arguments.timeout
+    return None if given is None else parse_seconds(given)
 
 
 _DETACH = Argument(
@@ -274,8 +273,16 @@ VERBS = (
     ),
     Verb(
         "exec",
-        "Run a further command in a running container",
+        "Run a further command, or a cell, in a running container",
         (
+            *CELL_ARGUMENTS,
+            Argument(
+                ("--fresh",),
+                "end the interpreter that earlier cells share, and start another",
+                "flag",
+                forms=("cell",),
+            ),
+            replace(TIMEOUT, forms=("cell",)),
             Argument(("-i", "--interactive"), "pass your stdin on", "flag", forms=("line",)),
             ENV,
             ENV_FILE,
