@@ -86,6 +86,7 @@ class ContainerInfo:
     capabilities: tuple[str, ...] = ()
     interactive: bool = False
     storage_bytes: int | None = None
+    allow_hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -385,6 +386,7 @@ def describe(config: ContainerConfig, directory: Path) -> ContainerInfo:
         capabilities=config.capabilities,
         interactive=config.interactive,
         storage_bytes=config.storage_bytes,
+        allow_hosts=config.allow_hosts,
     )
 
 

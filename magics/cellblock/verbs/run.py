@@ -122,6 +122,7 @@ def run_request(call: Call) -> RunRequest:
         read_only=given.read_only,
         shm_bytes=given.shm_size,
         storage_bytes=given.storage_limit,
+        allow_hosts=tuple(given.allow_host),
         labels=labels(call),
         ulimits=tuple(given.ulimit),
         cap_add=tuple(given.cap_add),
@@ -220,6 +221,12 @@ _WHAT = (
         "none (loopback only, the usual default) or host",
         metavar="NETWORK",
         values=NETWORKS,
+    ),
+    Argument(
+        ("--allow-host",),
+        "a host to reach by https all the same: pypi.org, *.example.org",
+        "each",
+        "HOST[:PORT]",
     ),
     MEMORY,
     Argument(
