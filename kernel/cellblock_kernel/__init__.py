@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from .cells.events import Clear, Display, Error, Event, InputRequest, Result, Stream
     from .cells.running import OutputLimits
     from .cells.text import TextCleaner, clean
-    from .errors import CellFailed, CellInterrupted, OutputRefused, VariableRefused
+    from .errors import (
+        CellFailed,
+        CellInterrupted,
+        OutputRefused,
+        PreparationFailed,
+        VariableRefused,
+    )
     from .gate.options import KernelOptions
     from .kernelspecs.folders import (
         Kernelspec,
@@ -21,7 +27,8 @@ if TYPE_CHECKING:
         remove_kernelspec,
         remove_kernelspecs_of,
     )
-    from .kernelspecs.installation import install_kernelspec
+    from .kernelspecs.installation import install_kernelspecs
+    from .kernelspecs.preparation import Preparation
 
 __all__ = [
     "CellFailed",
@@ -36,12 +43,14 @@ __all__ = [
     "Kernelspec",
     "OutputLimits",
     "OutputRefused",
+    "Preparation",
+    "PreparationFailed",
     "Result",
     "Stream",
     "TextCleaner",
     "VariableRefused",
     "clean",
-    "install_kernelspec",
+    "install_kernelspecs",
     "installed_kernelspecs",
     "remove_kernelspec",
     "remove_kernelspecs_of",
@@ -54,7 +63,13 @@ _HOMES = {
     ".cells.events": ("Clear", "Display", "Error", "Event", "InputRequest", "Result", "Stream"),
     ".cells.running": ("OutputLimits",),
     ".cells.text": ("TextCleaner", "clean"),
-    ".errors": ("CellFailed", "CellInterrupted", "OutputRefused", "VariableRefused"),
+    ".errors": (
+        "CellFailed",
+        "CellInterrupted",
+        "OutputRefused",
+        "PreparationFailed",
+        "VariableRefused",
+    ),
     ".gate.options": ("KernelOptions",),
     ".kernelspecs.folders": (
         "Kernelspec",
@@ -62,7 +77,8 @@ _HOMES = {
         "remove_kernelspecs_of",
         "remove_kernelspec",
     ),
-    ".kernelspecs.installation": ("install_kernelspec",),
+    ".kernelspecs.installation": ("install_kernelspecs",),
+    ".kernelspecs.preparation": ("Preparation",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

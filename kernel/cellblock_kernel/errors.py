@@ -5,6 +5,7 @@
     CellblockError
     |-- CellFailed        the cell itself failed; its traceback has been shown
     |-- OutputRefused     what the cell sent is no output, or too much of it
+    |-- PreparationFailed an image cannot be given ipykernel
     `-- VariableRefused   a variable has no safe form, is missing or too large; none was bound
     KeyboardInterrupt
     `-- CellInterrupted   the user's interrupt ended the cell
@@ -53,3 +54,7 @@ class CellInterrupted(KeyboardInterrupt):
 
 class KernelNotReady(CellblockError):
     """A kernel's container ended, or did something else, before the kernel could be talked to."""
+
+
+class PreparationFailed(CellblockError):
+    """An image could not be given what a kernel needs; nothing of the attempt is left."""

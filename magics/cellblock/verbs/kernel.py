@@ -24,6 +24,7 @@ _WORKSPACES = ("rw", "ro", "none")
 _COLUMNS = (
     Column("NAME", lambda row, _: row.name),
     Column("DISPLAY NAME", lambda row, _: row.display_name),
+    Column("LANGUAGE", lambda row, _: row.language),
     Column("IMAGE", lambda row, _: row.image),
     Column("DIGEST", lambda row, view: view.identifier(row.digest or "")),
     Column("LIMITS", lambda row, _: row.limits),
@@ -34,15 +35,20 @@ _COLUMNS = (
 
 
 def install(call: Call) -> Acknowledged:
-    """Install a kernelspec; the line is its name and its folder."""
-    from cellblock_kernel import install_kernelspec  # noqa: PLC0415 - jupyter_client, only now
+    """Install kernelspecs; a line for each, its name and its folder."""
+    from cellblock_kernel import install_kernelspecs  # noqa: PLC0415 - jupyter_client, only now
 
     given, options, place = call.arguments, _options(call), _place(call)
     ensure_image(call, given.image)
-    path = install_kernelspec(
-        call.engine, options, place, name=given.name, display_name=given.display_name
+    paths = install_kernelspecs(
+        call.engine,
+        options,
+        place,
+        kernel=given.kernel,
+        name=given.name,
+        display_name=given.display_name,
     )
-    return Acknowledged((f"{path.name}: {path}",))
+    return Acknowledged(tuple(f"{path.name}: {path}" for path in paths))
 
 
 def list_(call: Call) -> Listing:
@@ -103,8 +109,11 @@ def _place(call: Call) -> Path | Literal["user", "system"]:
 
 _INSTALL = Verb(
     "install",
-    "Install a kernelspec whose kernel runs in a container",
+    "Install the kernels of an image, to be run in containers",
     (
+        Argument(
+            ("--kernel",), "only this one of the image, such as python3 or ir", metavar="NAME"
+        ),
         Argument(("--name",), "the kernelspec's name (cellblock-IMAGE)", metavar="NAME"),
         Argument(("--display-name",), "what launchers show", metavar="TEXT"),
         MEMORY,
