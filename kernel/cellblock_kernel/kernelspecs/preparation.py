@@ -42,7 +42,9 @@ _MEMORY, _PIDS = "2g", 512
 _TIMEOUT_S = 600.0
 _MOST_OUTPUT_BYTES = 1 << 20
 _MOST_SAID = 300
-_UNREACHABLE = re.compile(r"Tunnel connection failed: \d+ ([^')]+)")
+_UNREACHABLE = re.compile(
+    r"(?:Tunnel connection failed: \d+ |(?=certificate verify failed))([^'()]+)"
+)
 # Wheels only: an image seldom has compilers, and pip's last line then would say nothing. They
 # are compiled, or every start of the kernel would do that again in its new container.
 _SETTINGS = {
@@ -125,6 +127,7 @@ def _request(engine: Engine, image: Image, python: str, machine: Machine) -> Run
         image=str(image.id),
         argv=(python, "-c", _SCRIPT.read_text(), json.dumps(settings), borrowed, _PACKAGE),
         entrypoint="",
+        env={"NO_PROXY": "", "no_proxy": ""},  # an index of this machine's is not in the container
         user="0",
         workdir="/",
         allow_hosts=machine.hosts,
