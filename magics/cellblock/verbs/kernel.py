@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cellblock_engine import NETWORKS, Bind, InvalidInput, Limits
 
+from ..progress import Preparing
 from ..tables import Column, Table
 from .attachments import VOLUME
 from .common import ENV, JSON, NO_TRUNC, PLATFORM, each, environment, style
@@ -18,7 +21,7 @@ from .outcome import Acknowledged, Listing
 from .run import PULL, ensure_image
 
 if TYPE_CHECKING:
-    from cellblock_kernel import KernelOptions
+    from cellblock_kernel import KernelOptions, Preparation
 
 _WORKSPACES = ("rw", "ro", "none")
 _COLUMNS = (
@@ -40,14 +43,16 @@ def install(call: Call) -> Acknowledged:
 
     given, options, place = call.arguments, _options(call), _place(call)
     ensure_image(call, given.image)
-    paths = install_kernelspecs(
-        call.engine,
-        options,
-        place,
-        kernel=given.kernel,
-        name=given.name,
-        display_name=given.display_name,
-    )
+    with ExitStack() as shown:
+        paths = install_kernelspecs(
+            call.engine,
+            options,
+            place,
+            kernel=given.kernel,
+            name=given.name,
+            display_name=given.display_name,
+            progress=_preparing(call, shown),
+        )
     return Acknowledged(tuple(f"{path.name}: {path}" for path in paths))
 
 
@@ -63,6 +68,18 @@ def remove(call: Call) -> Acknowledged:
     from cellblock_kernel import remove_kernelspec  # noqa: PLC0415 - as above
 
     return each(call.arguments.names, lambda name: [str(remove_kernelspec(name))])
+
+
+def _preparing(call: Call, shown: ExitStack) -> Callable[[Preparation], None]:
+    """Return what opens a display with the first step: most images need no preparation."""
+    displays: list[Callable[[Preparation], None]] = []
+
+    def show(step: Preparation) -> None:
+        if not displays:
+            displays.append(shown.enter_context(call.progress(Preparing())))
+        displays[0](step)
+
+    return show
 
 
 def _options(call: Call) -> KernelOptions:
