@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..errors import InvalidDigest
 from ..layout import Layout
 from ..oci.digest import Digest
 from ..private import make_private
@@ -35,7 +34,7 @@ class Derivations:
                 noted = json.loads(file.read(_MOST_BYTES))
             if (noted["base"], noted["recipe"]) == (str(base), recipe):
                 return Digest.parse(noted["derived"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError, InvalidDigest):
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             pass  # a damaged note is none: the image is made anew
         return None
 

@@ -52,7 +52,7 @@ def install_kernelspecs(
     image = None if options.image == HOST_IMAGE else engine.image(options.image)
     limits = Limits(memory=options.memory, cpus=options.cpus, pids=options.pids_limit)
     found = probe(engine, _id(image), limits, options.image)
-    chosen = _chosen(found, kernel, image, options.image)
+    chosen = _chosen(found, kernel and kernel.lower(), image, options.image)
     alone = name is not None and len(chosen) == 1
     named = {
         base if alone or each.offer.name == PYTHON else f"{base}-{each.offer.name}": each

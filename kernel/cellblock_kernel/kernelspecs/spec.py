@@ -71,5 +71,5 @@ def checked_name(name: str) -> str:
 
 
 def default_name(image: str) -> str:
-    """Return a kernelspec's name for an image: ``cellblock-python-3.12-slim``."""
-    return f"cellblock-{_UNFIT.sub('-', image.lower()).strip('-')}"[:100]
+    """Return a kernelspec's name for an image, with room behind: ``cellblock-python-3.12-slim``."""
+    return f"cellblock-{_UNFIT.sub('-', image.lower()).strip('-')}"[:59]
