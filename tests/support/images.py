@@ -137,15 +137,15 @@ def _make_r(target: Path) -> None:
 def _make_bash(base: Path, target: Path) -> None:
     wheels = target.with_name("wheels")
     download = "pip download --quiet --no-deps --no-cache-dir --only-binary=:all: --dest"
-    _run(sys.executable, "-m", *download.split(), str(wheels), "bash_kernel")
-    (wheel,) = wheels.iterdir()
+    _run(sys.executable, "-m", *download.split(), str(wheels), "bash_kernel", "filetype")
     files: dict[str, bytes | str | None] = {
         f"usr/share/jupyter/kernels/{name}/kernel.json": json.dumps(spec).encode()
         for name, spec in KERNELSPECS.items()
     }
-    with zipfile.ZipFile(wheel) as archive:
-        for name in archive.namelist():
-            files[f"usr/lib/python3/dist-packages/{name}"] = archive.read(name)
+    for wheel in wheels.iterdir():
+        with zipfile.ZipFile(wheel) as archive:
+            for name in archive.namelist():
+                files[f"usr/lib/python3/dist-packages/{name}"] = archive.read(name)
     writer = LayoutWriter(target)
     layer = writer.layer(small_tar(target.with_name("bash.tar"), files))
     writer.image([*writer.adopt(base), layer], {"Env": [*_path(), *ENVIRONMENT]})
