@@ -106,6 +106,7 @@ def configure(request: RunRequest, base: Base, identifier: str, name: str) -> Co
         name=name,
         image=request.image,
         image_id=str(base.image.id) if base.image else None,
+        manifest=str(base.image.manifest) if base.image else None,
         layers=tuple(str(layer) for layer in base.image.layers) if base.image else (),
         argv=_argv(request, config),
         env=tuple(f"{key}={value}" for key, value in env.items()),

@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import os
 import shlex
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from .assembly import network_files
 from .container import Container
-from .errors import Conflict, ImageNotFound, InvalidInput, Unsupported
+from .errors import ImageNotFound, InvalidInput, Unsupported
 from .image import Image
+from .log import Log
 from .oci.config import HistoryEntry
+from .oci.digest import Digest
 from .oci.manifest import OCI_LAYER, Descriptor
 from .oci.reference import Reference
 from .request import HOST_IMAGE
 from .store import Store
 from .store.containers import ContainerConfig, upper
-from .store.pack import pack
+from .store.pack import data_bytes, pack
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_log = Log(__name__)
 _KERNEL_TREES = ("/proc", "/sys", "/dev")
 
 
@@ -37,19 +41,25 @@ def commit(
     author: str,
     created_by: str,
 ) -> Image:
-    """Add the image that the container's files are; return it.
+    """Add the image that the container's files make of its image; return it.
 
     Without a reference it is held by its digest, under its base's name. ``created_by`` is the
     container's command where it is empty. Raises Conflict for a container that runs, Unsupported
     for one of the host image, ImageNotFound where its image is gone, StoreFull, StoreError; then
     there is no image.
     """
-    _refuse(config)
+    if config.image_id is None:
+        raise Unsupported(
+            f"container {config.name} cannot become an image: its files are this machine's own; "
+            "use a container of a pulled image"
+        )
     with store.referencing():
         base = _base(store, config)
+        name = reference or _name(store, config)
         with container.at_rest() as directory:
             root = os.open(upper(directory, 0) / "fs", _DIRECTORY)
             try:
+                store.blobs.check_room(data_bytes(root))  # files may be more hole than data
                 diffid, size_bytes = store.layers.make(pack(root, without=_places(config)))
             finally:
                 os.close(root)
@@ -60,7 +70,9 @@ def commit(
             comment=comment,
             empty_layer=False,
         )
-        return store.images.derive(base, Descriptor(OCI_LAYER, diffid, size_bytes), step, reference)
+        image = store.images.derive(base, Descriptor(OCI_LAYER, diffid, size_bytes), step, name)
+    _log.info("committed container %s: %s", config.name, image.id)
+    return image
 
 
 def parse_target(text: str) -> Reference:
@@ -73,27 +85,29 @@ def parse_target(text: str) -> Reference:
     return reference
 
 
-def _refuse(config: ContainerConfig) -> None:
-    if config.image_id is None:
-        raise Unsupported(
-            f"container {config.name} cannot become an image: its files are this machine's own; "
-            "use a container of a pulled image"
-        )
-    if config.storage_bytes:
-        raise Conflict(
-            f"what container {config.name} wrote was in memory (--storage-limit) and went with "
-            "its end: run it without that"
-        )
-
-
-def _base(store: Store, config: ContainerConfig) -> Image:
-    try:
-        return store.images.resolve(str(config.image_id))
+def _base(store: Store, config: ContainerConfig) -> Digest:
+    """Return the manifest of the container's image."""
+    if config.manifest and store.blobs.has(manifest := Digest.parse(config.manifest)):
+        return manifest
+    try:  # containers of older versions do not say
+        return store.images.resolve(str(config.image_id)).manifest
     except ImageNotFound:
         raise ImageNotFound(
             f"the image that container {config.name} was made from ({config.image}) is not in "
             "the store any more: pull it again"
         ) from None
+
+
+def _name(store: Store, config: ContainerConfig) -> Reference:
+    """Return a name of the container's image, without tag and digest."""
+    try:
+        first = store.images.resolve(str(config.image_id)).references[0]
+    except ImageNotFound:
+        raise InvalidInput(
+            f"the image that container {config.name} was made from ({config.image}) has lost its "
+            "name: give one to the new image"
+        ) from None
+    return replace(first, tag=None, digest=None)
 
 
 def _places(config: ContainerConfig) -> frozenset[bytes]:

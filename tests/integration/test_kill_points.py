@@ -47,6 +47,7 @@ CASES = {
     "rmi": "engine.remove_image(name)",
     "run": f"engine.run(name, ['sh', '-c', {SCRIPT!r}])",
     "rm": "engine.container('struck').remove(force=True)",
+    "commit": "engine.commit('struck', name)",
 }
 
 
@@ -115,6 +116,18 @@ def assert_whole(engine: Engine, home: Path, reference: str) -> None:
     assert sizes == [1000] * FILES
 
 
+def assert_committed(engine: Engine, reference: str, number: int) -> None:
+    """An image that is there is whole, and the container can become one."""
+    wanted = [f"{number}\n".encode() * FILES]
+    with suppress(ImageNotFound):
+        wanted.append(engine.run(reference, ["sh", "-c", "cat /srv/*"]).stdout)
+    engine.commit("struck", reference)
+    wanted.append(engine.run(reference, ["sh", "-c", "cat /srv/*"]).stdout)
+    assert len(set(wanted)) == 1, wanted
+    engine.container("struck").remove()
+    engine.remove_image(reference)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_caller_is_killed(
     base_engine: Engine,
@@ -133,10 +146,16 @@ def test_a_caller_is_killed(
             reference = fake.serve(parts_of(number), f"{case}{number}")
         if case == "rmi":
             base_engine.pull(reference)
+        if case == "commit":
+            reference = "mine/struck"
+            argv = ("sh", "-c", SCRIPT.replace("echo", f"echo {number}"))
+            base_engine.start(RunRequest(image=base_image, argv=argv, name="struck")).wait(10)
         if case == "rm":
             argv = ("sh", "-c", f"{SCRIPT}; sleep 60")
             base_engine.start(RunRequest(image=base_image, argv=argv, name="struck"))
         status = strike(CASES[case], base_home, reference, log, point)
+        if case == "commit":
+            assert_committed(base_engine, reference, number)
         if case in ("pull", "rmi"):
             assert_whole(base_engine, base_home, reference)
             base_engine.remove_image(reference)

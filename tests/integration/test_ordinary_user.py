@@ -101,6 +101,46 @@ def test_writes_to_the_system_stay_inside(ordinary_user: OrdinaryUser) -> None:
     assert look.returncode != 0
 
 
+def test_a_container_of_the_host_image_is_no_image(ordinary_user: OrdinaryUser) -> None:
+    assert ordinary_user.run_cellblock("run", "--name", "box", "host", "true").returncode == 0
+    done = ordinary_user.run_cellblock("commit", "box", "mine/box")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "its files are this machine's own" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert ordinary_user.run_cellblock("rm", "box").returncode == 0
+
+
+LAYER = """
+import io, os, stat, tarfile
+from pathlib import Path
+from cellblock_engine.layout import Layout
+from cellblock_engine.store import Store
+from cellblock_engine.store.pack import pack
+
+tree = Path("tree")
+(tree / "below").mkdir(parents=True)
+(tree / "below/file").write_text("x")
+(tree / "below/file").chmod(0o4755)
+os.link(tree / "below/file", tree / "twin")
+os.setxattr(tree / "twin", "user.note", b"1")
+os.setxattr(tree / "below", "user.overlay.opaque", b"y")
+os.mknod(tree / "gone", stat.S_IFCHR, os.makedev(0, 0))
+archive = b"".join(pack(os.open(tree, os.O_RDONLY)))
+store = Store(Layout.default())
+with store.referencing():
+    diffid, size = store.layers.make(pack(os.open(tree, os.O_RDONLY)))
+layer = store.layers.path(diffid)
+print(size == len(archive), b"".join(pack(os.open(layer, os.O_RDONLY))) == archive)
+print({(member.uid, member.gid) for member in tarfile.open(fileobj=io.BytesIO(archive))})
+print(oct((layer / "twin").stat().st_mode), (layer / "below/file").stat().st_uid == os.getuid())
+"""
+
+
+def test_a_layer_of_ones_own_files_is_roots_in_its_archive(ordinary_user: OrdinaryUser) -> None:
+    done = ordinary_user.run_python(LAYER)
+    assert done.stdout == "True True\n{(0, 0)}\n0o104755 True\n", done.stderr
+
+
 EVERYWHERE = """
 import os, shutil, subprocess
 from pathlib import Path

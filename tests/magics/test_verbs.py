@@ -261,6 +261,16 @@ def test_rmi_says_what_went(fake):
     assert outcome.lines == ("Untagged: python:3.12-slim", f"Deleted: {image.id}")
 
 
+def test_commit_says_the_id(fake):
+    outcome = do(fake, "commit -m why -a Ada gone mine/box:1")
+    assert fake.done == [("commit", "gone mine/box:1 why Ada")]
+    assert outcome.lines == (str(fake.image("mine/box:1").id),)
+    do(fake, "commit gone")
+    assert fake.done[1:] == [("commit", "gone None  ")]
+    with pytest.raises(Conflict, match="stop it first"):
+        do(fake, "commit up mine/box:1")
+
+
 def test_inspect_knows_containers_and_images(fake):
     documents = do(fake, "inspect gone python:3.12-slim").documents
     assert documents["gone"]["exit_code"] == 137

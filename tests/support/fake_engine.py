@@ -258,6 +258,15 @@ class FakeEngine:
     def logout(self, registry: str) -> bool:
         return not registry
 
+    def commit(
+        self, name: str, reference: str | None = None, *, comment: str = "", author: str = ""
+    ) -> Image:
+        if self.container(name).facts.status == "running":
+            raise Conflict(f"container {name} is running: stop it first")
+        self.done.append(("commit", f"{name} {reference} {comment} {author}"))
+        self.stored.insert(0, image(reference or f"{name}@{Digest.of(b'')}"))
+        return self.stored[0]
+
     def remove_image(self, name: str, *, force: bool = False) -> RemovedImage:
         found = self.image(name)
         self.stored.remove(found)

@@ -1,6 +1,7 @@
 """Garbage: blobs, layers and chains that no image and no container needs.
 
-A container keeps alive what its ``config.json`` names (``layers``, diffIDs from the bottom up).
+A container keeps alive what its ``config.json`` names: ``layers``, diffIDs from the bottom up, and
+the image of ``manifest``, even when that has no reference any more.
 Garbage is renamed away while the caller holds the store's lock exclusively; freeing it, the slow
 part, is for afterwards.
 """
@@ -35,6 +36,11 @@ class Collector:
         """Return the names of the containers that were made from this image."""
         users = (c for c in self._containers() if c.get("image_id") == str(image))
         return tuple(str(user.get("name") or user.get("id")) for user in users)
+
+    def manifests(self) -> set[Digest]:
+        """Return the manifests that containers need, of which older ones name none."""
+        named = (container.get("manifest") for container in self._containers())
+        return {Digest.parse(str(manifest)) for manifest in named if manifest is not None}
 
     def take(
         self, blobs: set[Digest], stacks: Iterable[tuple[Digest, ...]], grave: Path
@@ -73,6 +79,8 @@ class Collector:
     def _containers(self) -> Iterator[dict[str, object]]:
         """Yield the configs of all containers, also of those that are only being made."""
         for path in _entries(self._layout.containers):
+            if path.name.startswith("."):
+                continue  # put aside: it has ended, and is being removed
             try:
                 text = (path / "config.json").read_text(encoding="utf-8")
                 if is_blank(text):

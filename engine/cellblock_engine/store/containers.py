@@ -36,7 +36,8 @@ _ROOM_FOR = "a container in the store"
 class ContainerConfig:
     """What a container is made of. ``created_at`` counts seconds from the epoch.
 
-    ``layers`` are diffIDs (empty for the host image); garbage collection keeps them. ``trees`` are
+    ``layers`` are diffIDs (empty for the host image); garbage collection keeps them, and what the
+    image's ``manifest`` names, which a commit builds on. ``trees`` are
     the targets of its overlays, in the order of their uppers. ``unknown`` are the settings that a
     newer version wrote and this one cannot follow.
     """
@@ -72,6 +73,7 @@ class ContainerConfig:
     cpuset_cpus: str | None = None
     storage_bytes: int | None = None
     allow_hosts: tuple[str, ...] = ()
+    manifest: str | None = None
     unknown: tuple[str, ...] = ()
 
     @property

@@ -57,21 +57,19 @@ class Images:
         self._publish(reference, manifest)
         return _image(image_id, document, size_bytes, manifest, (reference,))
 
-    def derive(
-        self, base: Image, layer: Descriptor, step: HistoryEntry, reference: Reference | None
-    ) -> Image:
-        """Add the image that is ``base`` with one layer more, which is in the store; return it.
+    def derive(self, base: Digest, layer: Descriptor, step: HistoryEntry, name: Reference) -> Image:
+        """Add the image that the one of the manifest ``base`` is with one layer more; return it.
 
-        Without a reference it is held by its digest, under the first name of ``base``. To be
-        called within :meth:`Store.referencing`. Raises as :meth:`add` and :func:`derive` do.
+        The layer is in the store. A name without a tag gets the image's digest. To be called
+        within :meth:`Store.referencing`. Raises as :meth:`add` and :func:`derive` do.
         """
-        manifest = self._manifest(base.manifest)
+        manifest = self._manifest(base)
         config = self._blobs.read(manifest.config.digest, MAX_CONFIG_BYTES)
         derived = derive(manifest, config, layer, step)
         digest = Digest.of(derived.manifest)
         self._blobs.keep(Digest.of(derived.config), derived.config)
         self._blobs.keep(digest, derived.manifest)
-        return self.add(reference or replace(base.references[0], tag=None, digest=digest), digest)
+        return self.add(name if name.tag else replace(name, digest=digest), digest)
 
     def hold(self, name: str) -> Image:
         """Let the image be named by its digest too, so that it stays when its tag moves.
@@ -149,7 +147,8 @@ class Images:
         ):
             blobs: set[Digest] = set()
             stacks = []
-            for manifest in set(self._references().values()):
+            held = {m for m in self._collector.manifests() if self._blobs.has(m)}
+            for manifest in held.union(self._references().values()):
                 parsed = self._manifest(manifest)
                 blobs |= {manifest, parsed.config.digest, *(d.digest for d in parsed.layers)}
                 stacks.append(self._read(manifest)[1].diff_ids)

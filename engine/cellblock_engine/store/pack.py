@@ -14,6 +14,7 @@ import errno
 import os
 import stat
 from collections.abc import Collection, Iterator
+from typing import NamedTuple
 
 from ..errors import Conflict, InvalidLayer
 from ..linux import syscalls as sys
@@ -40,112 +41,132 @@ def pack(root: int, *, without: Collection[bytes] = ()) -> Iterator[bytes]:
     does in a container of one id. Raises InvalidLayer for what a layer cannot hold, Conflict for
     a file that changes meanwhile, OSError.
     """
-    walk = _Walk(root, frozenset(without))
-    while walk.directories:
-        yield from walk.directory(walk.directories.pop())
+    without = frozenset(without)
+    first: dict[tuple[int, int], bytes] = {}  # names of files that have several
+    opaque = False
+    for place in _places(root):
+        status, path = place.status, place.path
+        if stat.S_ISSOCK(status.st_mode) or (path in without and _is_empty(place)):
+            continue
+        if stat.S_ISDIR(status.st_mode):
+            opaque = bool(path) and is_opaque(place.directory)
+            yield from _directory(place, opaque=opaque)
+        elif is_whiteout(status):
+            if not opaque:  # where there is nothing to hide
+                head, slash, name = path.rpartition(b"/")
+                yield pax.encode(_marker(head + slash + WHITEOUT_PREFIX + name))
+        elif place.name.startswith(WHITEOUT_PREFIX):
+            raise _refused(path, "names that begin with .wh. mean removals there")
+        elif status.st_nlink > 1 and path != (
+            target := first.setdefault((status.st_dev, status.st_ino), path)
+        ):
+            yield pax.encode(_entry(path, tar.HARD_LINK, status)._replace(link=target))
+        else:
+            yield from _other(place)
     yield pax.END
 
 
-class _Walk:
-    """The tree as far as it is packed; ``directories`` are those to come, the next one last."""
+def data_bytes(root: int) -> int:
+    """Return how much the files in the directory ``root`` hold, holes counted as data."""
+    sizes = {
+        (place.status.st_dev, place.status.st_ino): place.status.st_size
+        for place in _places(root)
+        if stat.S_ISREG(place.status.st_mode)
+    }
+    return sum(sizes.values())
 
-    def __init__(self, root: int, without: frozenset[bytes]) -> None:
-        self._root, self._without = root, without
-        self._first: dict[tuple[int, int], bytes] = {}  # names of files that have several
-        self._privileged = os.geteuid() == 0
-        self.directories = [b""]
 
-    def directory(self, path: bytes) -> Iterator[bytes]:
-        """Yield a directory's entry, then all in it but directories."""
-        fd = self._open(path)
+class _Place(NamedTuple):
+    """One name in the tree; ``directory`` is the descriptor of what it is in, or is itself."""
+
+    directory: int
+    name: bytes
+    path: bytes
+    status: os.stat_result
+
+
+def _places(root: int) -> Iterator[_Place]:
+    """Yield each directory, then all that is in it but directories, then those."""
+    directories = [b""]
+    while directories:
+        path = directories.pop()
+        fd = sys.openat2(root, path or b".", _DIRECTORY, resolve=_BENEATH)
         try:
-            names = sorted(map(os.fsencode, os.listdir(fd)))  # noqa: PTH208 - of a descriptor
-            if not names and path in self._without:
-                return
-            status = os.fstat(fd)
-            # A container's root has the time of its own upper, whatever a layer says.
-            mtime_ns = status.st_mtime_ns if path else 0
-            entry = self._entry(path + b"/" if path else b"./", tar.DIRECTORY, status)
-            yield pax.encode(entry._replace(mtime_ns=mtime_ns, xattrs=_xattrs(fd)))
+            yield _Place(fd, b"", path, os.fstat(fd))
             above = path + b"/" if path else b""
-            opaque = bool(path) and is_opaque(fd)
-            if opaque:
-                yield pax.encode(_marker(above + OPAQUE_MARKER))
             below = []
-            for name in names:
-                inside = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                if is_whiteout(inside):
-                    if not opaque:  # where there is nothing to hide
-                        yield pax.encode(_marker(above + WHITEOUT_PREFIX + name))
-                    continue
-                if name.startswith(WHITEOUT_PREFIX):
-                    raise _refused(above + name, "names that begin with .wh. mean removals there")
-                if stat.S_ISDIR(inside.st_mode):
+            for name in sorted(map(os.fsencode, os.listdir(fd))):  # noqa: PTH208 - no path
+                if len(above) + len(name) > MAX_PATH_BYTES:
+                    raise _refused(above + name, "its path is too long")
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
                     below.append(above + name)
-                elif not (above + name in self._without and _is_empty_file(inside)):
-                    yield from self._other(fd, name, above + name, inside)
-            self.directories += reversed(below)
+                else:
+                    yield _Place(fd, name, above + name, status)
+            directories += reversed(below)
         finally:
             os.close(fd)
 
-    def _open(self, path: bytes) -> int:
-        if len(path) > MAX_PATH_BYTES:
-            raise _refused(path, "its path is too long")
-        return sys.openat2(self._root, path or b".", _DIRECTORY, resolve=_BENEATH)
 
-    def _other(self, fd: int, name: bytes, path: bytes, status: os.stat_result) -> Iterator[bytes]:
-        """Yield what is no directory."""
-        kind = stat.S_IFMT(status.st_mode)
-        if kind == stat.S_IFSOCK:
-            return
-        if status.st_nlink > 1:
-            first = self._first.setdefault((status.st_dev, status.st_ino), path)
-            if first != path:
-                yield pax.encode(self._entry(path, tar.HARD_LINK, status)._replace(link=first))
-                return
-        if kind == stat.S_IFREG:
-            yield from self._file(fd, name, path)
-        elif kind == stat.S_IFLNK:
-            target = os.readlink(name, dir_fd=fd)
-            yield pax.encode(self._entry(path, tar.SYMLINK, status)._replace(link=target))
-        else:
-            entry = self._entry(path, _SPECIAL[kind], status)
-            if kind != stat.S_IFIFO:
-                device = os.major(status.st_rdev), os.minor(status.st_rdev)
-                entry = entry._replace(device=device)
-            yield pax.encode(entry)
+def _directory(place: _Place, *, opaque: bool) -> Iterator[bytes]:
+    above = place.path + b"/" if place.path else b""
+    entry = _entry(above or b"./", tar.DIRECTORY, place.status)
+    if not place.path:
+        # A container's root has the time of its own upper, whatever a layer says.
+        entry = entry._replace(mtime_ns=0)
+    yield pax.encode(entry._replace(xattrs=_xattrs(place.directory)))
+    if opaque:
+        yield pax.encode(_marker(above + OPAQUE_MARKER))
 
-    def _file(self, directory: int, name: bytes, path: bytes) -> Iterator[bytes]:
-        fd = os.open(name, _FILE, dir_fd=directory)
-        try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise _changed(path)
-            entry = self._entry(path, tar.FILE, status)
-            yield pax.encode(entry._replace(size=status.st_size, xattrs=_xattrs(fd)))
-            left = status.st_size
-            while left:
-                piece = os.read(fd, min(left, _PIECE_BYTES))
-                if not piece:
-                    raise _changed(path)
-                left -= len(piece)
-                yield piece
-            yield pax.padding(status.st_size)
-        finally:
-            os.close(fd)
 
-    def _entry(self, name: bytes, kind: bytes, status: os.stat_result) -> tar.Entry:
-        uid, gid = (status.st_uid, status.st_gid) if self._privileged else (0, 0)
-        mode = stat.S_IMODE(status.st_mode)
-        return tar.Entry(name, kind, 0, mode, uid, gid, status.st_mtime_ns, b"", (0, 0), {})
+def _other(place: _Place) -> Iterator[bytes]:
+    """Yield what is no directory."""
+    kind = stat.S_IFMT(place.status.st_mode)
+    if kind == stat.S_IFREG:
+        yield from _file(place)
+    elif kind == stat.S_IFLNK:
+        target = os.readlink(place.name, dir_fd=place.directory)
+        yield pax.encode(_entry(place.path, tar.SYMLINK, place.status)._replace(link=target))
+    else:
+        device = place.status.st_rdev  # 0 for a FIFO
+        entry = _entry(place.path, _SPECIAL[kind], place.status)
+        yield pax.encode(entry._replace(device=(os.major(device), os.minor(device))))
+
+
+def _file(place: _Place) -> Iterator[bytes]:
+    fd = os.open(place.name, _FILE, dir_fd=place.directory)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise _changed(place.path)
+        entry = _entry(place.path, tar.FILE, status)
+        yield pax.encode(entry._replace(size=status.st_size, xattrs=_xattrs(fd)))
+        left = status.st_size
+        while left:
+            piece = os.read(fd, min(left, _PIECE_BYTES))
+            if not piece:
+                raise _changed(place.path)
+            left -= len(piece)
+            yield piece
+        yield pax.padding(status.st_size)
+    finally:
+        os.close(fd)
+
+
+def _entry(name: bytes, kind: bytes, status: os.stat_result) -> tar.Entry:
+    uid, gid = (status.st_uid, status.st_gid) if os.geteuid() == 0 else (0, 0)
+    mode = stat.S_IMODE(status.st_mode)
+    return tar.Entry(name, kind, 0, mode, uid, gid, status.st_mtime_ns, b"", (0, 0), {})
 
 
 def _marker(name: bytes) -> tar.Entry:
     return tar.Entry(name, tar.FILE, 0, 0, 0, 0, 0, b"", (0, 0), {})
 
 
-def _is_empty_file(status: os.stat_result) -> bool:
-    return stat.S_ISREG(status.st_mode) and not status.st_size
+def _is_empty(place: _Place) -> bool:
+    if stat.S_ISDIR(place.status.st_mode):
+        return not os.listdir(place.directory)  # noqa: PTH208 - no path
+    return stat.S_ISREG(place.status.st_mode) and not place.status.st_size
 
 
 def _xattrs(fd: int) -> dict[bytes, bytes]:

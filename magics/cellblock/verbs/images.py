@@ -122,7 +122,12 @@ VERBS = (
             Argument(("-m", "--message"), "what the history is to say of it", default=""),
             Argument(("-a", "--author"), "who made it", default=""),
             CONTAINER,
-            Argument(("image",), "its name; without one, its id is", "optional", "IMAGE"),
+            Argument(
+                ("image",),
+                "a name for the image; without one it has its id only",
+                "optional",
+                "IMAGE",
+            ),
         ),
         commit,
     ),

@@ -1,0 +1,452 @@
+"""Containers that have ended become images: what is seen in them is what was written."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shlex
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cellblock_engine import (
+    Bind,
+    Conflict,
+    ContainerNotFound,
+    Digest,
+    Engine,
+    ImageNotFound,
+    InvalidInput,
+    InvalidLayer,
+    RunRequest,
+    StartFailed,
+    StoreFull,
+    Tmpfs,
+    Unsupported,
+)
+from cellblock_engine import commit as committing
+from cellblock_engine.layout import Layout
+from cellblock_engine.store.pack import pack
+from support.layouts import LayoutWriter
+from support.registry import Registry
+
+Cellblock = Callable[..., subprocess.CompletedProcess[str]]
+
+pytestmark = pytest.mark.usefixtures("root")
+
+CHANGES = r"""
+import os, socket, struct
+os.mkdir("/work"); open("/work/new", "w").write("new\n"); os.link("/work/new", "/work/twin")
+os.chown("/work/twin", 1000, 1001)
+os.symlink("../etc/passwd", "/work/link"); os.mkfifo("/work/pipe")
+socket.socket(socket.AF_UNIX).bind("/work/socket")
+open(b"/work/\xff\n" + b"n" * 200, "w").write("odd name")
+os.chmod("/work/new", 0o4750)
+os.utime("/work/link", ns=(5, 1_700_000_000_123_456_789), follow_symlinks=False)
+os.setxattr("/work/new", "user.note", b"\0\n=")
+os.setxattr("/work/new", "security.capability", struct.pack("<5I", 0x02000000, 1 << 10, 0, 0, 0))
+os.unlink("/etc/issue")
+open("/etc/added", "w").write("kept")
+for name in os.listdir("/etc/default"): os.unlink("/etc/default/" + name)
+os.rmdir("/etc/default"); os.mkdir("/etc/default"); open("/etc/default/only", "w").close()
+os.unlink("/etc/debian_version"); os.mkdir("/etc/debian_version")
+os.chmod("/srv", 0o700)
+"""
+LISTING = r"""
+import os, json, stat, hashlib
+own = [b"/etc/hosts", b"/etc/hostname", b"/etc/resolv.conf", b"/work/socket"]
+found = {}
+for top in ("/work", "/etc", "/srv", "/usr/local", "/opt"):
+    for directory, directories, files in os.walk(os.fsencode(top)):
+        for name in [b"."] + files + directories:
+            path = os.path.normpath(os.path.join(directory, name))
+            if path in own:
+                continue
+            s = os.lstat(path)
+            content = ""
+            if stat.S_ISREG(s.st_mode):
+                content = hashlib.sha256(open(path, "rb").read()).hexdigest()
+            elif stat.S_ISLNK(s.st_mode):
+                content = os.readlink(path).decode()
+            xattrs = {}
+            if not stat.S_ISLNK(s.st_mode):
+                xattrs = {k: os.getxattr(path, k).hex() for k in sorted(os.listxattr(path))}
+            links = 0 if stat.S_ISDIR(s.st_mode) else s.st_nlink
+            time = s.st_mtime_ns if path != b"/etc" else 0  # where hosts is put at every start
+            mode = [s.st_mode, s.st_uid, s.st_gid, time, links]
+            found[path.hex()] = [mode, content, xattrs]
+print(json.dumps(found, sort_keys=True))
+"""
+
+
+def ended(engine: Engine, image: str, code: str, **asked: Any) -> str:
+    """Run Python code in a container that stays, see it succeed, and return what it printed."""
+    request = RunRequest(**{"image": image, "argv": ("python3", "-c", code), "name": "box"} | asked)
+    with engine.spawn(request) as attached:
+        stdout, stderr, end = attached.communicate(None, most_bytes=1 << 20)
+    assert (end.exit_code, stderr) == (0, b"")
+    return stdout.decode()
+
+
+def listed(engine: Engine, image: str) -> str:
+    result = engine.run(image, ["python3", "-c", LISTING])
+    assert (result.exit_code, result.stderr) == (0, b"")
+    return result.stdout.decode()
+
+
+def archived(engine: Engine, layer: Digest) -> bytes:
+    """Return the archive of a layer, whose digest an independent hash must find again."""
+    fd = os.open(Layout.default(engine.home).layers / layer.hex / "fs", os.O_RDONLY)
+    try:
+        archive = b"".join(pack(fd))
+    finally:
+        os.close(fd)
+    assert hashlib.sha256(archive).hexdigest() == layer.hex
+    return archive
+
+
+def names_in(archive: bytes) -> set[str]:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
+        return set(opened.getnames())
+
+
+def document(engine: Engine, digest: Digest) -> dict[str, Any]:
+    blob = Layout.default(engine.home).blobs / digest.hex
+    loaded: dict[str, Any] = json.loads(blob.read_bytes())
+    return loaded
+
+
+def stored(engine: Engine) -> list[str]:
+    """Return everything that the store has of images, and of unfinished work."""
+    layout = Layout.default(engine.home)
+    places = (layout.blobs, layout.layers, layout.chains, layout.references, layout.staging)
+    return sorted(str(path) for place in places if place.exists() for path in place.iterdir())
+
+
+@pytest.fixture
+def engine(base_engine: Engine, base_image: str) -> Iterator[Engine]:
+    """The engine with the base image; other images are removed after the test."""
+    kept = base_engine.image(base_image)
+    yield base_engine
+    for image in base_engine.images():
+        if image.id != kept.id:
+            base_engine.remove_image(str(image.id), force=True)
+
+
+def test_what_is_seen_in_the_image_is_what_was_seen_in_the_container(
+    engine: Engine, base_image: str
+):
+    seen = ended(engine, base_image, CHANGES + LISTING)
+    image = engine.commit("box", "mine/box:1")
+    assert listed(engine, "mine/box:1") == seen
+    assert seen != listed(engine, base_image)
+    assert "security.capability" in seen
+    base = engine.image(base_image)
+    assert image.layers[:-1] == base.layers
+    assert (image.config, image.platform) == (base.config, base.platform)
+    assert [str(reference) for reference in image.references] == ["docker.io/mine/box:1"]
+    assert image.size_bytes > base.size_bytes
+    names = names_in(archived(engine, image.layers[-1]))
+    assert {"etc/.wh.issue", "etc/default/.wh..wh..opq", "etc/default/only", "work/twin"} <= names
+    assert not {"work/socket", "proc", "dev", "sys", "etc/hosts", "etc/resolv.conf"} & names
+
+
+def test_its_documents(engine: Engine, base_image: str):
+    ended(engine, base_image, "open('/new', 'w').write('new')", labels={"own": "label"})
+    image = engine.commit("box", "mine/box", comment="says\nmuch", author="Ada <ada@example.org>")
+    base = engine.image(base_image)
+    config, below = document(engine, image.id), document(engine, base.id)
+    (step,) = config["history"][len(below.get("history") or ()) :]
+    assert step["created"] == config["created"]
+    assert shlex.split(step["created_by"]) == ["python3", "-c", "open('/new', 'w').write('new')"]
+    assert (step["author"], step["comment"]) == ("Ada <ada@example.org>", "says\nmuch")
+    assert (config["author"], config["config"]) == ("Ada <ada@example.org>", below["config"])
+    manifest = document(engine, image.manifest)
+    archive = archived(engine, image.layers[-1])
+    assert manifest["layers"][:-1] == document(engine, base.manifest)["layers"]
+    assert manifest["layers"][-1] == {
+        "mediaType": "application/vnd.oci.image.layer.v1.tar",
+        "digest": str(image.layers[-1]),
+        "size": len(archive),
+    }
+    assert manifest["config"]["digest"] == str(image.id)
+
+
+def test_commits_stack(engine: Engine, base_image: str):
+    ended(engine, base_image, "open('/one', 'w'); open('/both', 'w').write('1')")
+    first = engine.commit("box", "mine/box:1")
+    ended(engine, "mine/box:1", "open('/two', 'w'); open('/both', 'w').write('2')", name="second")
+    second = engine.commit("second", "mine/box:2")
+    assert second.layers[:-1] == first.layers
+    assert names_in(archived(engine, second.layers[-1])) - {"etc"} == {".", "two", "both"}
+    assert engine.run("mine/box:2", ["cat", "/one", "/two", "/both"]).stdout == b"2"
+
+
+def test_the_container_goes_on_and_the_image_does_not(engine: Engine, base_image: str):
+    code = "import os; n = len(os.listdir('/opt')); open(f'/opt/{n}', 'w').write(str(n))"
+    ended(engine, base_image, code)
+    first = engine.commit("box", "mine/box:1")
+    archive = archived(engine, first.layers[-1])
+    engine.start("box").wait(timeout_s=30)
+    assert engine.run("mine/box:1", ["ls", "/opt"]).stdout == b"0\n"
+    assert archived(engine, first.layers[-1]) == archive
+    second = engine.commit("box", "mine/box:2")
+    assert engine.run("mine/box:2", ["ls", "/opt"]).stdout == b"0\n1\n"
+    assert second.layers[:-1] == first.layers[:-1]  # above its own image, not above the first
+
+
+def test_the_same_files_are_the_same_layer(engine: Engine, base_image: str):
+    ended(engine, base_image, "open('/new', 'w')")
+    first = engine.commit("box", "mine/box:1")
+    kept = [name for name in stored(engine) if "/layers/" in name]
+    second = engine.commit("box", "mine/box:2")
+    assert second.layers == first.layers
+    assert [name for name in stored(engine) if "/layers/" in name] == kept
+
+
+def test_a_container_that_was_never_started(engine: Engine, base_image: str):
+    engine.create(RunRequest(image=base_image, argv=("true",), name="box"))
+    image = engine.commit("box", "mine/box")
+    assert names_in(archived(engine, image.layers[-1])) == {"."}
+    assert engine.run("mine/box", ["true"]).exit_code == 0
+
+
+def test_without_a_reference_it_is_held_by_its_digest(engine: Engine, base_image: str):
+    ended(engine, base_image, "open('/new', 'w').write('new')")
+    image = engine.commit("box")
+    (reference,) = image.references
+    assert (reference.tag, reference.digest) == (None, image.manifest)
+    assert engine.run(str(image.id), ["cat", "/new"]).stdout == b"new"
+    removed = engine.remove_image(str(image.id))
+    assert image.layers[-1] in removed.deleted
+
+
+def test_a_reference_moves(engine: Engine, base_image: str):
+    ended(engine, base_image, "open('/new', 'w')")
+    first = engine.commit("box", "mine/box")
+    ended(engine, base_image, "open('/newer', 'w')", name="second")
+    second = engine.commit("second", "mine/box")
+    assert engine.image("mine/box").id == second.id != first.id
+
+
+def test_it_lives_on_without_its_base(engine: Engine, base_image: str, tmp_path: Path):
+    """In a store of its own: the base image is what goes."""
+    with Engine.open(tmp_path / "store") as own:
+        own.pull(base_image)
+        ended(own, base_image, "open('/new', 'w').write('new')")
+        image = own.commit("box", "mine/box")
+        own.remove_image(base_image, force=True)
+        own.container("box").remove()
+        assert [known.id for known in own.images()] == [image.id]
+        assert own.run("mine/box", ["cat", "/new"]).stdout == b"new"
+        assert all(own.home.joinpath("layers", layer.hex).is_dir() for layer in image.layers)
+        own.pull(base_image)  # whose layer is there
+        own.remove_image("mine/box")
+        assert own.run(base_image, ["ls", "/new"]).exit_code == 2
+
+
+def test_an_image_from_a_registry_shares_its_layer(
+    engine: Engine, base_image: str, base_layout: Path, registry: Registry, tmp_path: Path
+):
+    """No blob of a committed layer is in the store, and none is needed."""
+    ended(engine, base_image, "open('/new', 'w').write('new')")
+    image = engine.commit("box", "mine/box")
+    archive = tmp_path / "layer.tar"
+    archive.write_bytes(archived(engine, image.layers[-1]))
+    writer = LayoutWriter(tmp_path / "layout")
+    writer.image([*writer.adopt(base_layout), writer.layer(archive)])
+    reference = registry.push(writer.directory, "sharing")
+    phases: dict[Digest | None, list[str]] = {}
+    pulled = engine.pull(
+        reference, progress=lambda event: phases.setdefault(event.layer, []).append(event.phase)
+    )
+    assert pulled.layers == image.layers
+    assert {tuple(seen) for layer, seen in phases.items() if layer} == {("exists",)}
+    engine.container("box").remove()
+    engine.remove_image("mine/box")
+    assert engine.run(reference, ["cat", "/new"]).stdout == b"new"
+
+
+def test_a_container_keeps_what_it_was_made_from(engine: Engine, base_image: str, tmp_path: Path):
+    """Its image may have lost its name, as when the tag has moved."""
+    with Engine.open(tmp_path / "store") as own:
+        own.pull(base_image)
+        ended(own, base_image, "open('/new', 'w').write('new')")
+        own.remove_image(base_image, force=True)
+        assert own.images() == ()
+        with pytest.raises(InvalidInput, match="has lost its name: give one to the new image"):
+            own.commit("box")
+        image = own.commit("box", "mine/box")
+        blobs = Layout.default(own.home).blobs
+        for layer in document(own, image.manifest)["layers"][:-1]:
+            assert (blobs / Digest.parse(layer["digest"]).hex).is_file()
+        own.container("box").remove()
+        own.remove_image("mine/box")
+        assert [path for path in blobs.iterdir() if path.is_file()] == []
+
+
+def test_a_removed_image_is_missed_in_one_line(engine: Engine, base_image: str, tmp_path: Path):
+    """Of a container of an older version, which does not name its manifest."""
+    with Engine.open(tmp_path / "store") as own:
+        own.pull(base_image)
+        ended(own, base_image, "open('/new', 'w').write('new')")
+        path = own.home / "containers" / own.container("box").id / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "manifest": None}))
+        own.remove_image(base_image, force=True)
+        with pytest.raises(ImageNotFound, match="not in the store any more: pull it again"):
+            own.commit("box", "mine/box")
+        own.pull(base_image)
+        own.commit("box", "mine/box")
+        own.container("box").remove()
+
+
+def test_a_running_container_is_refused(engine: Engine, base_image: str):
+    before = stored(engine)
+    container = engine.start(RunRequest(image=base_image, argv=("sleep", "60"), name="box"))
+    with pytest.raises(Conflict, match=r"^container box is running: stop it first$"):
+        engine.commit("box", "mine/box")
+    assert stored(engine) == before
+    container.stop(0)
+    engine.commit("box", "mine/box")
+
+
+def test_the_host_image_is_refused(engine: Engine):
+    ended(engine, "host", "open('/new', 'w')")
+    with pytest.raises(Unsupported, match=r"this machine's own; use a container of a pulled image"):
+        engine.commit("box", "mine/box")
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("host", "this machine's own image"),
+        ("box@sha256:" + "0" * 64, "follows from the content"),
+        ("Box", "lower-case"),
+    ],
+)
+def test_references_that_cannot_be_meant(
+    engine: Engine, base_image: str, reference: str, message: str
+):
+    ended(engine, base_image, "open('/new', 'w')")
+    before = stored(engine)
+    with pytest.raises(InvalidInput, match=message):
+        engine.commit("box", reference)
+    assert stored(engine) == before
+
+
+def test_places_made_for_mounts_stay_out(engine: Engine, base_image: str, tmp_path: Path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("of the host")
+    code = "open('/in/memory/x', 'w'); open('/shared/y', 'w'); open('/new', 'w')"
+    binds = (
+        Bind(tmp_path / "folder", "/shared", writable=True),
+        Bind(tmp_path / "file", "/settings", writable=False),
+    )
+    ended(engine, base_image, code, binds=binds, tmpfs=(Tmpfs("/in/memory", 1 << 20, 0o777),))
+    image = engine.commit("box", "mine/box")
+    assert names_in(archived(engine, image.layers[-1])) - {"etc"} == {".", "in", "new"}
+    assert engine.run("mine/box", ["ls", "/shared", "/settings"]).exit_code == 2
+
+
+@pytest.mark.attack(70)
+def test_a_failure_in_the_middle_leaves_nothing(
+    engine: Engine, base_image: str, monkeypatch: pytest.MonkeyPatch
+):
+    ended(engine, base_image, "open('/new', 'wb').write(bytes(3_000_000))")
+    before = stored(engine)
+
+    def failing(root: int, **asked: Any) -> Iterator[bytes]:
+        pieces = pack(root, **asked)
+        for _ in range(3):
+            yield next(pieces)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(committing, "pack", failing)
+        with pytest.raises(KeyboardInterrupt):
+            engine.commit("box", "mine/box")
+    assert stored(engine) == before
+    engine.commit("box", "mine/box")
+
+
+def test_a_container_that_is_removed_meanwhile_is_no_image(
+    engine: Engine, base_image: str, monkeypatch: pytest.MonkeyPatch
+):
+    ended(engine, base_image, "open('/new', 'w')")
+    references = [name for name in stored(engine) if "/references/" in name]
+
+    def removed(root: int, **asked: Any) -> Iterator[bytes]:
+        engine.container("box").remove()
+        yield from pack(root, **asked)
+
+    monkeypatch.setattr(committing, "pack", removed)
+    with pytest.raises(ContainerNotFound, match="was removed meanwhile"):
+        engine.commit("box", "mine/box")
+    assert [name for name in stored(engine) if "/references/" in name] == references
+    engine._store.images.collect()
+
+
+def test_a_container_does_not_start_meanwhile(
+    engine: Engine, base_image: str, monkeypatch: pytest.MonkeyPatch
+):
+    ended(engine, base_image, "open('/new', 'w')")
+
+    def started(root: int, **asked: Any) -> Iterator[bytes]:
+        with pytest.raises(StartFailed, match="being started or committed"):
+            engine.start("box")
+        assert engine.container("box").inspect().status == "exited"
+        yield from pack(root, **asked)
+
+    monkeypatch.setattr(committing, "pack", started)
+    assert engine.commit("box", "mine/box").references
+
+
+@pytest.mark.attack(40)
+def test_a_container_cannot_forge_a_removal(engine: Engine, base_image: str):
+    ended(engine, base_image, "open('/etc/.wh.passwd', 'w')")
+    before = stored(engine)
+    with pytest.raises(InvalidLayer, match=r"etc/.wh.passwd.* mean removals there"):
+        engine.commit("box", "mine/box")
+    assert stored(engine) == before
+
+
+def test_a_file_of_holes_does_not_fill_the_disk(engine: Engine, base_image: str):
+    ended(engine, base_image, "open('/holes', 'w').truncate(8 * 10**12)")
+    before = stored(engine)
+    begun = time.monotonic()
+    with pytest.raises(StoreFull, match=r"no space for 7\.\d+ TiB"):
+        engine.commit("box", "mine/box")
+    assert time.monotonic() - begun < 5
+    assert stored(engine) == before
+
+
+@pytest.mark.attack(40)
+def test_links_to_the_host_stay_links(engine: Engine, base_image: str, tmp_path: Path):
+    (tmp_path / "secret").write_text("secret of the host")
+    code = f"import os; os.symlink({str(tmp_path)!r}, '/dir'); os.symlink('/dir/secret', '/key')"
+    ended(engine, base_image, code)
+    image = engine.commit("box", "mine/box")
+    assert b"secret of the host" not in archived(engine, image.layers[-1])
+
+
+def test_the_verb(engine: Engine, base_image: str, cellblock: Cellblock):
+    ended(engine, base_image, "open('/new', 'w').write('new')")
+    done = cellblock("commit", "-m", "why", "-a", "Ada", "box", "mine/box:2")
+    assert (done.returncode, done.stderr) == (0, "")
+    image = engine.image("mine/box:2")
+    assert done.stdout == f"{image.id}\n"
+    assert document(engine, image.id)["history"][-1]["comment"] == "why"
+    assert cellblock("run", "--rm", "mine/box:2", "cat", "/new").stdout == "new"
+    bare = cellblock("commit", "box")
+    assert engine.image(bare.stdout.strip()).references[0].digest is not None
+    assert "has ended" in cellblock("commit", "--help").stdout
+    refused = cellblock("commit", "nobox")
+    assert (refused.returncode, refused.stdout) == (125, "")
+    assert refused.stderr.count("\n") == 1
