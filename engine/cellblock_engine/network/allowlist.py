@@ -16,8 +16,9 @@ _LONGEST_NAME = 253  # RFC 1035, section 3.1, without the root's empty label
 _LABEL = r"(?!-)[a-z0-9-]{1,63}(?<!-)"
 # The last label begins with a letter: what does not may be an address (127.1, 0x7f000001).
 _NAME = rf"(?:{_LABEL}\.)*(?=[a-z]){_LABEL}"
-_PATTERN = re.compile(rf"(\*\.)?({_NAME})(?::([0-9]{{1,5}}))?(/private)?")
-_TARGET = re.compile(rf"((?:{_LABEL}\.)*{_LABEL})\.?:([0-9]{{1,5}})")
+_CASELESS = re.ASCII | re.IGNORECASE
+_PATTERN = re.compile(rf"(\*\.)?({_NAME})(?::([0-9]{{1,5}}))?(/private)?", _CASELESS)
+_TARGET = re.compile(rf"((?:{_LABEL}\.)*{_LABEL})\.?:([0-9]{{1,5}})", _CASELESS)
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,13 @@ def parse_allowed_host(text: str) -> AllowedHost:
 
     Raises InvalidInput for addresses and for what is not of this form.
     """
-    found = _PATTERN.fullmatch(text.lower())
+    found = _PATTERN.fullmatch(text)
     if found is None or len(found[2]) > _LONGEST_NAME:
         raise InvalidInput(
             f"allowed host {text!r} is not valid: write a name, not an address, such as pypi.org, "
             "*.example.org or localhost:8080/private"
         )
-    below, name, private = bool(found[1]), found[2], bool(found[4])
+    below, name, private = bool(found[1]), found[2].lower(), bool(found[4])
     port = int(found[3] or _HTTPS_PORT)
     if not 0 < port < 1 << 16:
         raise InvalidInput(f"allowed host {text!r} is not valid: ports are 1 to 65535")
@@ -69,7 +70,7 @@ def parse_allowed_host(text: str) -> AllowedHost:
 
 def parse_target(text: str) -> tuple[str, int] | None:
     """Return the host, in lower case, and port that a ``CONNECT`` names; None for no such thing."""
-    found = _TARGET.fullmatch(text.lower())
+    found = _TARGET.fullmatch(text)
     if found is None or len(found[1]) > _LONGEST_NAME or not 0 < int(found[2]) < 1 << 16:
         return None
-    return found[1], int(found[2])
+    return found[1].lower(), int(found[2])

@@ -21,7 +21,7 @@ from typing import NamedTuple, NoReturn
 
 from ..linux import capabilities, landlock, seccomp
 from ..linux import syscalls as linux
-from .allowlist import AllowedHost
+from .allowlist import AllowedHost, parse_allowed_host
 from .tunnel import serve
 
 MOST_CONNECTIONS = 64
@@ -44,19 +44,17 @@ class Post(NamedTuple):
 
     listener: int
     words: int
-    hosts: tuple[AllowedHost, ...]
+    hosts: tuple[str, ...]
     identity: int | None
     seccomp_program: bytes
     monitor: int
 
 
 def run(post: Post) -> NoReturn:
-    """Be the broker, in a process just forked, until it is killed."""
-    try:
-        _confine(post)
-        _serve(post)
-    finally:
-        os._exit(1)
+    """Be the broker, in a process just forked, until it is killed. Raises InvalidInput, OSError."""
+    hosts = tuple(map(parse_allowed_host, post.hosts))
+    _confine(post)
+    _serve(post, hosts)
 
 
 def _confine(post: Post) -> None:
@@ -97,7 +95,7 @@ def _close_all_but(*kept: int) -> None:
     linux.close_range(first, linux.CLOSE_RANGE_MAX)
 
 
-def _serve(post: Post) -> NoReturn:
+def _serve(post: Post, hosts: tuple[AllowedHost, ...]) -> NoReturn:
     listener = socket.socket(fileno=post.listener)
     room = threading.Semaphore(MOST_CONNECTIONS)
     denials = _Denials(post.words)
@@ -105,7 +103,7 @@ def _serve(post: Post) -> NoReturn:
     def carry(client: socket.socket) -> None:
         try:
             with client:
-                line = serve(client, post.hosts)
+                line = serve(client, hosts)
             if line is not None:
                 denials.tell(line)
         finally:

@@ -22,7 +22,7 @@ _HEAD_PATIENCE_S = 10.0
 _CONNECT_PATIENCE_S = 10.0
 _IDLE_S = 300.0
 _FAREWELL_S = 1.0
-_MOST_ADDRESSES = 4
+_MOST_ADDRESSES = 8
 _CHUNK = 1 << 16
 
 _CONNECT = re.compile(r"CONNECT ([^ ]+) HTTP/1\.[01]")
@@ -63,16 +63,16 @@ def _read_head(client: socket.socket) -> tuple[str, bytes]:
     deadline = time.monotonic() + _HEAD_PATIENCE_S
     data = bytearray()
     while b"\r\n\r\n" not in data:
+        if len(data) == _LONGEST_HEAD:
+            raise Refused(431, "the head of the request is too long")
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             raise Refused(408, "the request took too long")
         client.settimeout(left_s)
-        chunk = client.recv(_LONGEST_HEAD + 1 - len(data))
-        data += chunk
-        if len(data) > _LONGEST_HEAD:
-            raise Refused(431, "the head of the request is too long")
+        chunk = client.recv(_LONGEST_HEAD - len(data))
         if not chunk:
             raise Refused(400, "the request is cut short")
+        data += chunk
     client.settimeout(_CONNECT_PATIENCE_S)
     head, _, early = bytes(data).partition(b"\r\n\r\n")
     return head.partition(b"\r\n")[0].decode("ascii", "replace"), early
@@ -182,9 +182,9 @@ def _answer(client: socket.socket, refused: Refused) -> None:
     )
     client.shutdown(socket.SHUT_WR)
     # A close with something unread would take the answer away from the client again.
-    for _ in range(_LONGEST_HEAD):
-        if not client.recv(_CHUNK):
-            break
+    deadline = time.monotonic() + _FAREWELL_S
+    while client.recv(_CHUNK) and time.monotonic() < deadline:
+        pass
 
 
 def _ascii(error: OSError) -> str:

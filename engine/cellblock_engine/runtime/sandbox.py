@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 from contextlib import ExitStack, suppress
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from ..linux import cgroups, userns
 from ..linux import syscalls as linux
@@ -189,24 +189,24 @@ class Sandbox:
         self._stack.callback(self.end)
 
     def _start_broker(self, listener: int, words: int) -> None:
-        """Start who lets connections out; it becomes a user of the container's range."""
-        from ..network import broker  # noqa: PLC0415 - containers without a way out do without
-        from ..network.allowlist import parse_allowed_host  # noqa: PLC0415
-
-        nobody = None if self._base is None else self._base + _NOBODY
-        post = broker.Post(
-            listener=listener,
-            words=words,
-            hosts=tuple(map(parse_allowed_host, self._spec.allow_hosts)),
-            identity=nobody,
-            seccomp_program=self._around.seccomp_program,
-            monitor=os.getpid(),
-        )
+        """Start who lets connections out. The command need not wait for it: its connections do."""
+        monitor = os.getpid()
         pid = os.fork()  # not clone3: it will have threads
         if pid == 0:
-            self._around.command_line.overwrite(f"cellblock-broker {self._spec.id[:12]}".encode())
-            broker.run(post)
+            self._be_broker(listener, words, monitor)
         self._own(pid, os.pidfd_open(pid))
+
+    def _be_broker(self, listener: int, words: int, monitor: int) -> NoReturn:
+        try:
+            self._around.command_line.overwrite(f"cellblock-broker {self._spec.id[:12]}".encode())
+            from ..network import broker  # noqa: PLC0415 - nobody else has use for it
+
+            # A user of the container's range, who is nobody on the host.
+            identity = None if self._base is None else self._base + _NOBODY
+            hosts, program = self._spec.allow_hosts, self._around.seccomp_program
+            broker.run(broker.Post(listener, words, hosts, identity, program, monitor))
+        finally:
+            os._exit(1)
 
     def _open_namespaces(self) -> workload.Namespaces:
         """Open them while init is still dumpable: later an ordinary user may not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from typing import Literal
 
 from cellblock_engine import (
@@ -13,6 +14,7 @@ from cellblock_engine import (
     Limits,
     Platform,
     Removal,
+    RunDefaults,
     RunRequest,
     parse_seconds,
 )
@@ -109,7 +111,7 @@ def run_request(call: Call) -> RunRequest:
         workdir=given.workdir,
         user=given.user,
         hostname=given.hostname,
-        network=defaults.network if given.network is None else given.network,
+        network=_network(given, defaults),
         limits=Limits(
             given.memory, given.cpus, given.pids_limit, given.memory_swap, given.cpuset_cpus
         ),
@@ -129,6 +131,13 @@ def run_request(call: Call) -> RunRequest:
         cap_drop=tuple(given.cap_drop),
     )
     return settled(request, defaults)
+
+
+def _network(given: Namespace, defaults: RunDefaults) -> str:
+    """Return the network that was asked for: --allow-host is for containers without one."""
+    if given.network is not None:
+        return str(given.network)
+    return "none" if given.allow_host else defaults.network
 
 
 def ensure_image(call: Call, name: str) -> None:

@@ -35,7 +35,17 @@ def test_what_is_meant(text, meant):
         *("::1", "[::1]", "[::1]:443", "fe80::1%eth0"),
         *("pypi.org:", "pypi.org:0", "pypi.org:65536", "pypi.org:443:443", "pypi.org:+1", "a:٣"),
         *("https://pypi.org", "pypi.org/", "pypi.org/simple", "pypi.org/Private/", "u@pypi.org"),
-        *("pypi..org", "-a.org", "a-.org", "a_b.org", "a b.org", "a.org\n", "a\0.org", "ä.org"),
+        *(
+            "pypi..org",
+            "-a.org",
+            "a-.org",
+            "a_b.org",
+            "a b.org",
+            "a.org\n",
+            "a\0.org",
+            "ä.org",
+            "\u212a.org",
+        ),
         *("*.example.org/private", "a" * 64 + ".org", ".".join(["a" * 60] * 5)),
     ],
 )
