@@ -65,6 +65,6 @@ def test_an_image_without_python_is_refused_in_one_line(site, registry, tmp_path
     done = install("--name", "none", reference)
     assert done.returncode == 125
     *_, line = done.stderr.splitlines()  # after those of the pull
-    assert line.startswith(f"cellblock: image {reference} has no Python: ")
+    assert line.startswith(f"cellblock: image {reference} has no Python and no other kernel: ")
     with Engine.open(site.home) as engine:
         assert engine.containers() == ()
