@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
 import socket
 import subprocess
 import sys
-import time
 
 import nbformat
 import pytest
 
 from cellblock_engine import Engine
+from cellblock_kernel import KernelOptions, install_kernelspecs
+from cellblock_kernel.kernelspecs.preparation import RECIPE
 from support import capabilities, images, kernels
 from support.kernels import install, installed, run
 from support.layouts import LayoutWriter, small_tar
@@ -132,7 +134,8 @@ def test_credentials_are_not_shown_to_an_image(site, make):
     assert state(site)[0] == ()
 
 
-def test_an_interrupt_leaves_nothing(site, make):
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+def test_a_signal_while_it_is_installed_leaves_nothing(site, make, signum):
     image = make()
     with Engine.open(site.home) as engine:
         engine.pull(image)
@@ -144,15 +147,75 @@ def test_an_interrupt_leaves_nothing(site, make):
         process = subprocess.Popen(words, env=env, stderr=subprocess.PIPE, text=True)
         silent.settimeout(30)
         connection, _ = silent.accept()
-        process.send_signal(signal.SIGINT)
+        assert len(state(site)[0]) == 1
+        process.send_signal(signum)
         _, stderr = process.communicate(timeout=30)
         connection.close()
-    assert process.returncode == 130
+    assert process.returncode == (130 if signum == signal.SIGINT else -signal.SIGKILL)
     assert "Traceback" not in stderr
-    deadline = time.monotonic() + 5
-    while state(site) != before and time.monotonic() < deadline:
-        time.sleep(0.05)
+    site.assert_gone()
     assert state(site) == before
+
+
+FAKE_PIP = """
+import sys
+if "nothing" not in {kind!r}:
+    open("/usr/lib/python3/dist-packages/ipykernel.py", "w").write("")
+if {kind!r} == "failure":
+    sys.exit("x" * 5000 + "\\n\\x1b[2JERROR: no \\x1b]0;title\\x07luck")
+"""
+
+
+@pytest.fixture
+def with_pip(make):
+    """Push an image whose own pip does what it likes, without a network."""
+
+    def made(kind):
+        folder = "usr/lib/python3/dist-packages/pip"
+        files = {
+            f"{folder}/__init__.py": b"",
+            f"{folder}/__main__.py": FAKE_PIP.format(kind=kind).encode(),
+        }
+        return make(files=files)
+
+    return made
+
+
+@pytest.mark.parametrize("phase", ["installing", "committing", "trying", None])
+def test_what_ends_early_leaves_nothing(site, with_pip, phase):
+    image = with_pip("well")
+    phases = []
+
+    def progress(step):
+        phases.append(step.phase)
+        if step.phase == phase:
+            raise KeyboardInterrupt
+
+    with Engine.open(site.home) as engine:
+        engine.pull(image)
+        before = state(site)
+        interrupted = pytest.raises(KeyboardInterrupt) if phase else contextlib.nullcontext()
+        with interrupted:
+            install_kernelspecs(engine, KernelOptions(image=image), "user", progress=progress)
+    containers, after = state(site)
+    assert phases[-1] == (phase or "done")
+    assert (containers, len(after - before[1])) == ((), 0 if phase else 1)
+
+
+def test_a_pip_that_installs_nothing_is_found_out(site, with_pip):
+    image = with_pip("nothing")
+    assert "does not find it where it was installed" in failure(install(image))
+    with Engine.open(site.home) as engine:
+        made = engine.image(image)
+        repository = made.references[0].repository
+        of_it = [i for i in engine.images() if i.references[0].repository == repository]
+        assert (engine.containers(), of_it) == ((), [made])
+        assert engine.derived_image(made, RECIPE) is None
+
+
+def test_what_pip_says_is_one_line(site, with_pip):
+    line = failure(install(with_pip("failure")))
+    assert "cannot be given it: no luck; see the network" in line
 
 
 @pytest.mark.parametrize(("script", "message"), HOSTILE.items(), ids=range(len(HOSTILE)))

@@ -95,13 +95,12 @@ def prepare(engine: Engine, image: Image, python: str, name: str, progress: Prog
             raise _failure(name, _reason(end, stderr.decode(errors="replace")))
         progress(Preparation(name, "committing"))
         made = engine.commit(container.id, created_by=f"pip install {_PACKAGE}")
-    try:
+        unfinished = stack.enter_context(ExitStack())
+        unfinished.callback(engine.remove_image, str(made.id), force=True)
         progress(Preparation(name, "trying"))
         _try(engine, made, name)
         engine.note_derived(image, RECIPE, made)
-    except BaseException:
-        engine.remove_image(str(made.id), force=True)
-        raise
+        unfinished.pop_all()
     progress(Preparation(name, "done"))
     return made
 
@@ -154,7 +153,7 @@ def _reason(end: Exit, stderr: str) -> str:
     if (refused := _UNREACHABLE.search(stderr)) is not None:
         return one_line(refused[1], _MOST_SAID)
     lines = stderr.strip().splitlines() or [f"exit status {end.exit_code}"]
-    return one_line(lines[-1].removeprefix("ERROR: "), _MOST_SAID)
+    return one_line(lines[-1], _MOST_SAID).removeprefix("ERROR: ")
 
 
 def _failure(name: str, why: str) -> PreparationFailed:
