@@ -13,6 +13,9 @@ from support import capabilities, images, kernels
 from support.kernels import install, installed, interrupted, run
 
 
+pytestmark = pytest.mark.timeout(900)  # the images are made for the first test that asks
+
+
 @pytest.fixture(scope="module")
 def site(root, tmp_path_factory):
     with kernels.site(tmp_path_factory.mktemp("languages")) as made:

@@ -20,6 +20,8 @@ from support import capabilities, images, kernels
 from support.kernels import install, installed, run
 from support.layouts import LayoutWriter, small_tar
 
+pytestmark = pytest.mark.timeout(600)  # an index of the internet may be slow
+
 NOBODY_LISTENS = {"PIP_INDEX_URL": "https://localhost:1/simple"}
 SHELL = b"#!/bin/sh\n"
 HOSTILE = {

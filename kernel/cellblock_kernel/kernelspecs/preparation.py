@@ -42,6 +42,7 @@ _MEMORY, _PIDS = "2g", 512
 _TIMEOUT_S = 600.0
 _MOST_OUTPUT_BYTES = 1 << 20
 _MOST_SAID = 300
+_NOT_FOUND = "No matching distribution found"
 _UNREACHABLE = re.compile(
     r"(?:Tunnel connection failed: \d+ |(?=certificate verify failed))([^'()]+)"
 )
@@ -148,12 +149,11 @@ def _remove(engine: Engine, container: str) -> None:
 def _reason(end: Exit, stderr: str) -> str:
     """Return why pip failed, by what it wrote."""
     if end.verdict is not None:
-        return f"{end.verdict}"
-    # pip's last line is about what it did not find then.
-    if (refused := _UNREACHABLE.search(stderr)) is not None:
-        return one_line(refused[1], _MOST_SAID)
-    lines = stderr.strip().splitlines() or [f"exit status {end.exit_code}"]
-    return one_line(lines[-1], _MOST_SAID).removeprefix("ERROR: ")
+        return str(end.verdict).partition(";")[0]  # what follows is advice for a run
+    last = (stderr.strip().splitlines() or [f"exit status {end.exit_code}"])[-1]
+    # Of an index that it does not reach pip says at last that it has not found the package.
+    refused = _UNREACHABLE.search(stderr if _NOT_FOUND in last else last)
+    return one_line(refused[1] if refused else last, _MOST_SAID).removeprefix("ERROR: ")
 
 
 def _failure(name: str, why: str) -> PreparationFailed:
