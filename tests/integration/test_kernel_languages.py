@@ -12,7 +12,6 @@ from cellblock.cli import main
 from support import capabilities, images, kernels
 from support.kernels import install, installed, interrupted, run
 
-
 pytestmark = pytest.mark.timeout(900)  # the images are made for the first test that asks
 
 

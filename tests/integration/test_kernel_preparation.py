@@ -16,7 +16,7 @@ import pytest
 from cellblock_engine import Engine
 from cellblock_kernel import KernelOptions, install_kernelspecs
 from cellblock_kernel.kernelspecs.preparation import RECIPE
-from support import capabilities, images, kernels
+from support import capabilities, images, kernels, packageindex
 from support.kernels import install, installed, run
 from support.layouts import LayoutWriter, small_tar
 
@@ -46,16 +46,18 @@ def site(root, tmp_path_factory):
 def make(registry, tmp_path):
     """Push an image of the base's layers and some files, with this config; return its name.
 
-    Each has a name of its own: what is in the store already is not pulled again.
+    Each is another image: what one has been made into is not found for the next.
     """
 
     def made(config=None, files=None):
+        token = secrets.token_hex(4)
         writer = LayoutWriter(tmp_path / "layout")
         layers = writer.adopt(images.base_layout())
         if files:
             layers.append(writer.layer(small_tar(tmp_path / "files.tar", files)))
-        writer.image(layers, {"Env": [*images._path(), *images.ENVIRONMENT], **(config or {})})
-        return registry.push(writer.directory, f"preparation-{secrets.token_hex(4)}")
+        env = [*images._path(), *images.ENVIRONMENT, f"TOKEN={token}"]
+        writer.image(layers, {"Env": env, **(config or {})})
+        return registry.push(writer.directory, f"preparation-{token}")
 
     return made
 
@@ -114,6 +116,23 @@ def test_it_is_installed_once_and_found_again_without_a_network(site, make):
         engine.remove_image(str(prepared.id), force=True)
     assert "localhost cannot be reached" in failure(install(image, env=NOBODY_LISTENS))
     assert state(site) == ((), {str(base.id)})
+
+
+def test_an_index_of_ones_own_is_trusted_and_reached_by_its_certificate(site, make, tmp_path):
+    with packageindex.serving(tmp_path, "ipykernel") as index:
+        own = {"PIP_INDEX_URL": index.url, "PIP_CERT": str(index.certificate)}
+        image = make()
+        strangers = {**own, "PIP_CERT": os.devnull, "SSL_CERT_FILE": "", "SSL_CERT_DIR": ""}
+        assert "certificate verify failed" in failure(install(image, env=strangers))
+        assert index.asked == []
+        (spec,) = installed(install(image, env=own)).values()
+    assert index.asked == ["/simple/ipykernel/", "/simple/ipykernel/ipykernel-1-py3-none-any.whl"]
+    with Engine.open(site.home) as engine:
+        words = ["python3", "-c", "import ipykernel; print(ipykernel.__cached__)"]
+        result = engine.run(spec["metadata"]["cellblock"]["digest"], words)
+        assert result.stdout.startswith(b"/usr/local/lib/python3"), result.stderr
+        compiled = ["test", "-f", result.stdout.decode().strip()]
+        assert engine.run(spec["metadata"]["cellblock"]["digest"], compiled).exit_code == 0
 
 
 def test_an_image_that_says_it_is_prepared_is_not(site, make):

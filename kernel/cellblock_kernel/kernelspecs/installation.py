@@ -85,7 +85,8 @@ def _chosen(
 ) -> tuple[_Kernel, ...]:
     """Return what is to be installed. Raises InvalidInput."""
     listed = offers.listed(found.listing, name)
-    names = sorted(listed.keys() | ({PYTHON} if found.has_ipykernel else set()))
+    known = listed.keys() | ({PYTHON} if found.has_ipykernel else set())
+    names = sorted(known, key=lambda kernel: (kernel != PYTHON, kernel))
     if wanted is None:
         if not names and found.python is None:
             raise InvalidInput(
