@@ -21,14 +21,7 @@ from .container import (
     Result,
     describe,
 )
-from .errors import (
-    CellblockError,
-    Conflict,
-    ImageNotFound,
-    InvalidInput,
-    LimitNotEnforceable,
-    StoreFull,
-)
+from .errors import CellblockError, Conflict, ImageNotFound, InvalidInput, StoreFull
 from .image import Image, RemovedImage
 from .layout import Layout
 from .limits import Limits
@@ -364,7 +357,7 @@ class Engine:
         """
         from .explanation import explain  # noqa: PLC0415 - starts do without it
 
-        self._refuse_unenforceable(request.limits)
+        assembly.refuse_unenforceable(request.limits)
         request = replace(request, binds=assembly.found_binds(self._layout, request.binds))
         with self._store.referencing():
             base = assembly.find_base(self._layout, self._store, request.image)
@@ -378,7 +371,7 @@ class Engine:
             foreground=True,
             again=False,
         )
-        return explain(spec, request.image, cgroups.discover(os.getpid()).missing())
+        return explain(spec, request.image, cgroups.discover(os.getpid()))
 
     def containers(self) -> tuple[ContainerInfo, ...]:
         """Return all containers, running or not, the newest first."""
@@ -471,7 +464,7 @@ class Engine:
         return replace(config, env=assembly.merged(config.env, env))
 
     def _make(self, request: RunRequest) -> _Made:
-        self._refuse_unenforceable(request.limits)
+        assembly.refuse_unenforceable(request.limits)
         request = replace(request, binds=assembly.found_binds(self._layout, request.binds))
         with self._store.referencing():
             base = assembly.find_base(self._layout, self._store, request.image)
@@ -495,22 +488,11 @@ class Engine:
                 f"container {config.name} was made by a newer cellblock with settings unknown here "
                 f"({', '.join(config.unknown)}): start it with that version, or make it anew"
             )
-        self._refuse_unenforceable(config.limits)
+        assembly.refuse_unenforceable(config.limits)
         assembly.refuse_moved(self._layout, config)
         with self._store.referencing():
             trees = assembly.find_trees(self._layout, self._store, config)
         return config, trees, directory
-
-    def _refuse_unenforceable(self, limits: Limits) -> None:
-        processors = os.cpu_count()
-        if limits.cpus is not None and processors is not None and limits.cpus > processors:
-            raise LimitNotEnforceable(
-                f"cpus limit {limits.cpus:g} is more than the {processors} "
-                f"processor{'s' * (processors != 1)} of this machine"
-            )
-        wanted = assembly.kernel_limits(limits)
-        if limits and (reason := cgroups.discover(os.getpid()).refused(wanted)):
-            raise LimitNotEnforceable(reason)
 
     def _held(self, config: ContainerConfig) -> Container:
         return Container(self._layout, self._containers, config)

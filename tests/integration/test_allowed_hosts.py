@@ -59,6 +59,11 @@ def brokers(engine: Engine) -> list[int]:
     ]
 
 
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines)
+
+
 def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
     deadline = time.monotonic() + timeout_s
     while not condition() and time.monotonic() < deadline:
@@ -229,9 +234,10 @@ def test_a_detached_container_has_it_too_and_again_when_it_starts_again(engine, 
 def test_the_broker_is_nobody(engine, opened):
     request = RunRequest(argv=("sleep", "100"), allow_hosts=(opened,), removal=Removal.AT_END)
     with engine.spawn(request) as attached:
+        # The command does not wait for it; nothing is served before it is what it is to be.
+        assert eventually(lambda: [status_of(pid)["Seccomp"] for pid in brokers(engine)] == ["2"])
         (pid,) = brokers(engine)
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        status = dict(line.split(":\t", 1) for line in lines)
+        status = status_of(pid)
         (first,) = (
             int(line.split()[1])
             for line in Path(f"/proc/{attached.pid}/uid_map").read_text().splitlines()
@@ -239,7 +245,6 @@ def test_the_broker_is_nobody(engine, opened):
         assert set(status["Uid"].split()) == {str(first + 65534)}
         assert set(status["Gid"].split()) == {str(first + 65534)}
         assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
-        assert status["Seccomp"] == "2"
         assert os.stat(f"/proc/{pid}/ns/net").st_ino == os.stat("/proc/self/ns/net").st_ino
         name = f"cellblock-broker {attached.container.id[:12]}".encode()
         assert leaks.command(pid).rstrip(b"\0") == name

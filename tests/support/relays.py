@@ -14,6 +14,7 @@ import zmq
 from cellblock_kernel.gate.connection import CHANNELS, Connection
 from cellblock_kernel.gate.messages import DELIMITER, Signer
 from cellblock_kernel.gate.relay import Relay
+from cellblock_kernel.gate.rules import Rule
 
 PORTS = {name: number for number, name in enumerate(CHANNELS, 1)}
 FRONT_KEY, BACK_KEY = b"front key", b"back key"
@@ -115,12 +116,14 @@ class Client(Sockets):
 class Rig:
     """A relay, and what a test has on its two sides."""
 
-    def __init__(self, directory: Path, front: Connection | None = None) -> None:
+    def __init__(
+        self, directory: Path, front: Connection | None = None, rules: Sequence[Rule] = ()
+    ) -> None:
         self.front = front or Connection("ipc", f"{directory}/front", PORTS, FRONT_KEY)
         self.back = Connection("ipc", f"{directory}/kernel", PORTS, BACK_KEY)
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.context.max_sockets = 4000
-        self.relay = Relay(self.front)
+        self.relay = Relay(self.front, rules)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.failure: BaseException | None = None
@@ -170,10 +173,10 @@ def rigs(directory: Path) -> Iterator[Callable[..., Rig]]:
     """Yield a maker of rigs whose relays must still be alive at the end."""
     made: list[Rig] = []
 
-    def make(front: Connection | None = None) -> Rig:
+    def make(front: Connection | None = None, rules: Sequence[Rule] = ()) -> Rig:
         own = directory / str(len(made))
         own.mkdir()
-        made.append(Rig(own, front))
+        made.append(Rig(own, front, rules))
         return made[-1]
 
     try:

@@ -13,10 +13,12 @@ import time
 from contextlib import ExitStack, suppress
 from typing import NamedTuple, NoReturn
 
+from ..errors import LimitNotEnforceable
 from ..linux import cgroups, userns
 from ..linux import syscalls as linux
-from . import init, rootfs, wire, workload
+from . import figures, init, rootfs, wire, workload
 from .process import StageFailed
+from .root.overlays import SCRATCH
 from .spec import ProcessSpec, StartSpec
 
 DEFAULT_PIDS = 4096
@@ -59,8 +61,10 @@ class Sandbox:
         Raises StageFailed, LimitNotEnforceable, OSError.
         """
         self._spec, self._around, self._stack = spec, around, stack
+        self._controllers = controllers
         self.is_gone = False
-        self._scratch: int | None = None
+        self._kept: dict[str, int] = {}
+        self._groups = controllers.shown(group_name(spec), spec.limits)
         base: int | None = None
         if spec.id_ranges is not None:
             base, lock_fd = userns.acquire_range(spec.id_ranges, around.allotted_slots)
@@ -77,12 +81,15 @@ class Sandbox:
         else:
             userns.map_range(self._init_pid, base)
         self.namespaces = self._open_namespaces()
-        self._send_clones(base)
         self.limits = spec.limits
         if spec.limits.pids is None and "pids" not in controllers.missing():
             self.limits = spec.limits._replace(pids=DEFAULT_PIDS)
+        if not self._groups:
+            self._send_clones(base)  # init builds the root while the group is made
         self.group = controllers.create(group_name(spec), self.limits)
         group_stack.callback(self._remove_group)
+        if self._groups:
+            self._send_clones(base)
         self._tasks = self.group.tasks_fds()
         for fd in self._tasks:
             stack.callback(os.close, fd)
@@ -99,9 +106,10 @@ class Sandbox:
             finally:
                 os.close(fds[0])
             message, fds = wire.receive(self._sock)
-        if "scratch" in message:
-            self._scratch = fds[0]
-            self._stack.callback(os.close, self._scratch)
+        if "kept" in message:
+            for name, fd in zip(message["kept"], fds, strict=True):
+                self._kept[name] = fd
+                self._stack.callback(os.close, fd)
             message, _ = wire.receive(self._sock)
         if "uid" in message and self._base is not None:
             self._send_binds(self._base, int(message["uid"]), int(message["gid"]))
@@ -132,6 +140,22 @@ class Sandbox:
             self._around.seccomp_program,
         )
 
+    def update(self, limits: cgroups.Limits) -> None:
+        """Limit it so from now on where a limit is set: all of them or none.
+
+        Raises LimitNotEnforceable, OSError.
+        """
+        if reason := self._controllers.refused(limits):
+            raise LimitNotEnforceable(reason)
+        limits = limits.over(self.limits)
+        told = figures.PLACES & self._kept.keys()
+        texts = {place: figures.figures(place, limits).encode() for place in told}
+        self.group.update(limits)
+        self.limits = limits
+        for place, text in texts.items():
+            os.pwrite(self._kept[place], text, 0)
+            os.ftruncate(self._kept[place], len(text))
+
     def kill(self) -> None:
         """Kill init, and with it everything inside, without waiting; the broker as well."""
         for pidfd in self._children.values():
@@ -161,9 +185,10 @@ class Sandbox:
 
         None also where the disk takes it: no file system counts what it has refused.
         """
-        if self._scratch is None:
+        scratch = self._kept.get(SCRATCH)
+        if scratch is None:
             return None
-        room = os.fstatvfs(self._scratch)
+        room = os.fstatvfs(scratch)
         return None if room.f_bfree and room.f_ffree else self._spec.storage_bytes
 
     def _remove_group(self) -> None:
@@ -177,7 +202,7 @@ class Sandbox:
         pid, pidfd = linux.clone3(_NAMESPACES | network)
         if pid == 0:
             ours.close()
-            init.run(self._spec, theirs, self._around.command_line)
+            init.run(self._spec, self._groups, theirs, self._around.command_line)
         theirs.close()
         ours.settimeout(_PATIENCE_S)
         return pid, pidfd, ours
@@ -244,7 +269,7 @@ class Sandbox:
         with ExitStack() as opened:
             clones = []
             if base is not None:
-                for source in rootfs.sources(rootfs.plan(self._spec)):
+                for source in rootfs.sources(rootfs.plan(self._spec, self._groups)):
                     clones.append(source.open(self.namespaces.user))
                     opened.callback(os.close, clones[-1])
             wire.send(self._sock, {"mapped": True}, clones)

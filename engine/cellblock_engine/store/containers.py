@@ -1,7 +1,7 @@
-"""Containers on disk: one directory each, reserved by name, immutable but for its state.
+"""Containers on disk: one directory each, reserved by name, immutable but for state and limits.
 
-``config.json`` says what was asked for and what it became; it is written once. ``state.json``
-belongs to the container's monitor (:mod:`..runtime.state`).
+``config.json`` says what was asked for and what it became; only the limits change later
+(:mod:`..runtime.amendment`). ``state.json`` belongs to its monitor (:mod:`..runtime.state`).
 """
 
 from __future__ import annotations
@@ -177,6 +177,10 @@ class Containers:
         if config is None:
             raise ContainerNotFound(f"no container {name!r}: see the names there are with ps -a")
         return config
+
+    def current(self, config: ContainerConfig) -> ContainerConfig:
+        """Return a container as its config says now; as it was, if it is gone."""
+        return self._read(config.id) or config
 
     def remove(self, config: ContainerConfig) -> None:
         """Take the directory and the name away; nothing if that was done. Raises OSError.

@@ -8,6 +8,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -21,9 +22,11 @@ from ..errors import KernelNotReady
 from . import house, memory, room
 from .aside import Aside
 from .connection import Connection
+from .ledger import Ledger
 from .options import GateOptions
 from .relay import Relay
 from .reports import KILL, Report, Reporter
+from .rules import Rule
 
 _PASSED_ON = (
     signal.SIGINT,
@@ -57,7 +60,8 @@ class _Life:
         self._kill_at: float | None = None
         self._asked = False
         front = Connection.read(options.connection_file)
-        self._relay = stack.enter_context(_relay(front))
+        self._ledger = Ledger()
+        self._relay = stack.enter_context(_relay(front, [self._ledger]))
         self._engine = stack.enter_context(Engine.open())
         if options.provisioned:
             self._room = room.Room.of(front)
@@ -168,9 +172,9 @@ class _Life:
             self._relay.unwatch(fd)
 
 
-def _relay(front: Connection) -> Relay:
+def _relay(front: Connection, rules: Sequence[Rule]) -> Relay:
     try:
-        return Relay(front)
+        return Relay(front, rules)
     except zmq.ZMQError as error:
         raise KernelNotReady(
             f"the kernel cannot listen at {front.transport}://{front.ip}: {error}"

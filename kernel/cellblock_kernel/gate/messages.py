@@ -1,7 +1,7 @@
 """Messages as they travel: identities, a delimiter, a signature, four JSON parts, buffers.
 
-See "The Wire Protocol" in the documentation of jupyter_client. Only the signature is looked at
-here; what a message says is parsed where a rule needs it.
+See "The Wire Protocol" in the documentation of jupyter_client. The signature is looked at first;
+what a message says is parsed where a rule asks for it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import hashlib
 import hmac
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 import zmq
 
@@ -23,6 +23,9 @@ _MOST_IDENTITIES = 16  # a message of a million frames is not searched
 _MOST_HEADER_BYTES = 1 << 16  # parsed, a hostile one takes twenty times its size
 
 Frames = list[zmq.Frame]
+FRAME_BYTES = 256
+"""What a frame costs to keep beyond its content."""
+_DELIMITER = zmq.Frame(DELIMITER)
 
 
 class Signer:
@@ -53,15 +56,126 @@ def find_delimiter(frames: Frames) -> int | None:
     return None
 
 
-def resign(frames: Frames, believed: Signer, signer: Signer) -> Frames | None:
-    """Return the message with the other side's signature; None if its own is not believed."""
-    at = find_delimiter(frames)
-    if at is None:
-        return None
-    parts = [frame.buffer for frame in frames[at + 2 : at + 2 + PARTS]]
-    if not believed.verifies(frames[at + 1].bytes, parts):
-        return None
-    return [*frames[: at + 1], zmq.Frame(signer.sign(parts)), *frames[at + 2 :]]
+class Message:
+    """One message whose signature was believed; what it says is parsed when it is asked for.
+
+    The parts are mappings, empty where what came is no JSON object or, of the two headers, larger
+    than a header should be. A message is never changed: :meth:`but` returns another.
+    """
+
+    __slots__ = ("_parsed", "_parts", "buffers", "identities")
+
+    def __init__(
+        self, identities: Frames, parts: Sequence[zmq.Frame], buffers: Frames | None = None
+    ) -> None:
+        self.identities, self.buffers = identities, buffers or []
+        self._parts = tuple(parts)
+        self._parsed: list[Mapping[str, Any] | None] = [None] * PARTS
+
+    @classmethod
+    def read(cls, frames: Frames, signer: Signer) -> Self | None:
+        """Return the message in ``frames``; None for what is none, or bears another signature."""
+        at = find_delimiter(frames)
+        if at is None:
+            return None
+        parts = frames[at + 2 : at + 2 + PARTS]
+        if not signer.verifies(frames[at + 1].bytes, [part.buffer for part in parts]):
+            return None
+        return cls(frames[:at], parts, frames[at + 2 + PARTS :])
+
+    @classmethod
+    def of(
+        cls,
+        kind: str,
+        content: Mapping[str, Any],
+        *,
+        parent: Mapping[str, Any] | None = None,
+        identities: Frames | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Return a new message, as from a kernel."""
+        header = {
+            "msg_id": uuid.uuid4().hex,
+            "msg_type": kind,
+            "username": "kernel",
+            "session": (parent or {}).get("session") or uuid.uuid4().hex,
+            "date": datetime.now(UTC).isoformat(),
+            "version": _VERSION,
+        }
+        parts = (header, parent or {}, metadata or {}, content)
+        return cls(identities or [], [_dumped(part) for part in parts])
+
+    @property
+    def header(self) -> Mapping[str, Any]:
+        """Who sent it, when, as what."""
+        return self._part(0)
+
+    @property
+    def parent(self) -> Mapping[str, Any]:
+        """The header of the request that it belongs to."""
+        return self._part(1)
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What is said about it."""
+        return self._part(2)
+
+    @property
+    def content(self) -> Mapping[str, Any]:
+        """What it says."""
+        return self._part(3)
+
+    @property
+    def kind(self) -> str:
+        """Its ``msg_type``; nothing where it has none."""
+        return _text(self.header, "msg_type")
+
+    @property
+    def id(self) -> str:
+        """Its ``msg_id``; nothing where it has none."""
+        return _text(self.header, "msg_id")
+
+    @property
+    def parent_id(self) -> str:
+        """The ``msg_id`` of the request that it belongs to; nothing where it names none."""
+        return _text(self.parent, "msg_id")
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it costs to keep."""
+        frames = (*self.identities, *self._parts, *self.buffers)
+        return sum(len(frame) + FRAME_BYTES for frame in frames)
+
+    def but(
+        self,
+        *,
+        header: Mapping[str, Any] | None = None,
+        parent: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        content: Mapping[str, Any] | None = None,
+        buffers: Frames | None = None,
+    ) -> Message:
+        """Return one that says this instead in the parts that are given."""
+        parts = [
+            old if new is None else _dumped(new)
+            for old, new in zip(self._parts, (header, parent, metadata, content), strict=True)
+        ]
+        return Message(self.identities, parts, self.buffers if buffers is None else buffers)
+
+    def frames(self, signer: Signer) -> Frames:
+        """Return it as it travels to whoever believes ``signer``."""
+        parts = [part.buffer for part in self._parts]
+        signature = zmq.Frame(signer.sign(parts))
+        return [*self.identities, _DELIMITER, signature, *self._parts, *self.buffers]
+
+    def _part(self, number: int) -> Mapping[str, Any]:
+        known = self._parsed[number]
+        if known is None:
+            part = self._parts[number]
+            is_header = number in (0, 1)
+            known = {} if is_header and len(part) > _MOST_HEADER_BYTES else parse(part)
+            self._parsed[number] = known
+        return known
 
 
 def compose(topic: Frames, parts: Sequence[bytes | memoryview], signer: Signer) -> Frames:
@@ -70,30 +184,21 @@ def compose(topic: Frames, parts: Sequence[bytes | memoryview], signer: Signer) 
     return [*topic, *framed]
 
 
-def welcome(topic: bytes, signer: Signer) -> Frames:
+def welcome(topic: bytes) -> Message:
     """Return an ``iopub_welcome`` for a new subscription (JEP 65).
 
     As from a kernel of its own, one to everything bears no topic.
     """
-    header = {
-        "msg_id": uuid.uuid4().hex,
-        "msg_type": "iopub_welcome",
-        "username": "kernel",
-        "session": uuid.uuid4().hex,
-        "date": datetime.now(UTC).isoformat(),
-        "version": _VERSION,
-    }
     content = {"subscription": topic.decode()}
-    parts = [json.dumps(part).encode() for part in (header, {}, {}, content)]
-    return compose([zmq.Frame(topic)] if topic else [], parts, signer)
+    identities = [zmq.Frame(topic)] if topic else []
+    return Message.of("iopub_welcome", content, identities=identities)
 
 
 def message_type(header: zmq.Frame) -> str:
     """Return a message's type, nothing where its header is not what a header should be."""
     if len(header) > _MOST_HEADER_BYTES:
         return ""
-    kind = parse(header).get("msg_type")
-    return kind if isinstance(kind, str) else ""
+    return _text(parse(header), "msg_type")
 
 
 def parse(part: zmq.Frame) -> dict[str, Any]:
@@ -103,3 +208,12 @@ def parse(part: zmq.Frame) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return plain if isinstance(plain, dict) else {}
+
+
+def _text(mapping: Mapping[str, Any], name: str) -> str:
+    value = mapping.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _dumped(part: Mapping[str, Any]) -> zmq.Frame:
+    return zmq.Frame(json.dumps(part).encode())

@@ -13,14 +13,13 @@ from typing import Protocol
 import zmq
 
 from .backlog import Backlog
-from .messages import Frames
+from .messages import FRAME_BYTES, Frames
 
 QUEUE_MESSAGES = 1000
 """What ZeroMQ takes for one client: its own default."""
 _LARGE_BYTES = 1 << 16
 _MOST_LARGE_BYTES = 64 << 20
 _MOST_REPLIES_BYTES = 256 << 20
-_FRAME_BYTES = 256  # what a frame costs beyond its content
 _BATCH = 100
 
 
@@ -178,7 +177,7 @@ class _Sender:
 
 def size_bytes(frames: Frames) -> int:
     """Return about what a message costs to keep."""
-    return sum(len(frame) + _FRAME_BYTES for frame in frames)
+    return sum(len(frame) + FRAME_BYTES for frame in frames)
 
 
 def _tracked(frame: zmq.Frame) -> zmq.Frame:

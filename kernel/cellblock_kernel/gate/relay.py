@@ -1,7 +1,8 @@
 """Passes the five channels between a front end and a kernel, on one thread.
 
 Knows nothing of containers: it is given two connections, and descriptors to watch beside them.
-Nothing is lost on the way: what the kernel says is taken at once and waits in an
+What more a gate does with messages are its :mod:`~cellblock_kernel.gate.rules`. Nothing is lost on
+the way: what the kernel says is taken at once and waits in an
 :mod:`~cellblock_kernel.gate.outbox`; what a front end asks waits with the front end while the
 kernel does not take it.
 """
@@ -9,7 +10,8 @@ kernel does not take it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -17,8 +19,9 @@ import zmq
 
 from .backlog import Backlog
 from .connection import Connection
-from .messages import Frames, Signer, find_delimiter, message_type, resign, welcome
+from .messages import Frames, Message, Signer, welcome
 from .outbox import QUEUE_MESSAGES, Outbox, Publications, Replies
+from .rules import Rule
 
 # Who asks for something in the order in which it must not wait.
 _ORDER = ("control", "stdin", "iopub", "shell", "hb")
@@ -38,15 +41,16 @@ _MOST_TOPICS, _MOST_TOPIC_BYTES = 64, 1024
 class Relay:
     """The gate's sockets and its loop."""
 
-    def __init__(self, front: Connection) -> None:
-        """Bind the front end's side. Raises OSError."""
+    def __init__(self, front: Connection, rules: Sequence[Rule] = ()) -> None:
+        """Bind the front end's side; ``rules`` begin next to the kernel. Raises OSError."""
+        self._rules = list(rules)
         self._context = zmq.Context()
         self._poller = zmq.Poller()
         self._watched: dict[int, Callable[[], None]] = {}
         self._front_signer = Signer(front.key)
         self._back_signer = Signer(b"")
         self._back: dict[str, zmq.Socket[bytes]] = {}
-        self._held: dict[str, Frames] = {}
+        self._held: dict[str, deque[Frames]] = {name: deque() for name in _ORDER}
         self._welcomed = False
         self._topics: list[bytes] = []
         self._stopped = False
@@ -104,7 +108,7 @@ class Relay:
         for name in _ORDER:
             back = self._back.get(name)
             if back is not None and back in ready:
-                if name in self._held and ready[back] & zmq.POLLOUT:
+                if ready[back] & zmq.POLLOUT:
                     self._deliver_held(name)
                 if ready[back] & zmq.POLLIN:
                     self._take(name, back, self._outward)
@@ -198,7 +202,7 @@ class Relay:
     ) -> None:
         size = 0
         for _ in range(_BATCH_MESSAGES):  # others have their turn
-            if name in self._held and pass_on == self._inward:
+            if self._held[name] and pass_on == self._inward:
                 return
             try:
                 frames: Frames = sock.recv_multipart(zmq.NOBLOCK, copy=False)
@@ -212,24 +216,51 @@ class Relay:
     def _inward(self, name: str, frames: Frames) -> None:
         if name == "iopub":
             self._on_subscription(frames[0].bytes)
+        elif name == "hb":
+            self._send_inward(name, frames)
+        elif (message := Message.read(frames, self._front_signer)) is not None:
+            self._by_rules_inward(name, message, len(self._rules))
+
+    def pass_inward(self, channel: str, message: Message, beyond: Rule) -> None:
+        """Pass a message on to the kernel, by the rules between ``beyond`` and it."""
+        self._by_rules_inward(channel, message, self._rules.index(beyond))
+
+    def pass_outward(self, channel: str, message: Message, beyond: Rule) -> None:
+        """Pass a message on to the front end, by the rules between ``beyond`` and it."""
+        self._by_rules_outward(channel, message, self._rules.index(beyond) + 1)
+
+    def _by_rules_inward(self, name: str, message: Message, rules: int) -> None:
+        """Send what the first ``rules`` of the rules let pass, the last of them first."""
+        if not rules:
+            self._send_inward(name, message.frames(self._back_signer))
             return
-        signed: Frames | None = frames
-        if name != "hb":
-            signed = resign(frames, self._front_signer, self._back_signer)
-        if signed is not None:
-            self._held[name] = signed
+        for passed in self._rules[rules - 1].inward(name, message):
+            self._by_rules_inward(name, passed, rules - 1)
+
+    def _by_rules_outward(self, name: str, message: Message, first: int) -> None:
+        """Send what the rules from the ``first`` on let pass."""
+        if first == len(self._rules):
+            self._outboxes[name].put(message.frames(self._front_signer), time.monotonic())
+            return
+        for passed in self._rules[first].outward(name, message):
+            self._by_rules_outward(name, passed, first + 1)
+
+    def _send_inward(self, name: str, frames: Frames) -> None:
+        self._held[name].append(frames)
+        if len(self._held[name]) == 1:
             self._deliver_held(name)
 
     def _deliver_held(self, name: str) -> None:
         """Send on what a front end asks; while the kernel does not take it, ask it no further."""
-        sock = self._back[name]
-        try:
-            sock.send_multipart(self._held[name], zmq.NOBLOCK, copy=False)
-        except zmq.Again:
-            self._poller.register(sock, zmq.POLLIN | zmq.POLLOUT)
-            self._poller.register(self._front[name], 0)
-            return
-        del self._held[name]
+        sock, held = self._back[name], self._held[name]
+        while held:
+            try:
+                sock.send_multipart(held[0], zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                self._poller.register(sock, zmq.POLLIN | zmq.POLLOUT)
+                self._poller.register(self._front[name], 0)
+                return
+            held.popleft()
         self._poller.register(sock, zmq.POLLIN)
         self._poller.register(self._front[name], zmq.POLLIN)
 
@@ -237,13 +268,13 @@ class Relay:
         if name == "hb":
             self._outboxes[name].put(frames, time.monotonic())
             return
-        signed = resign(frames, self._back_signer, self._front_signer)
-        if signed is None:
+        message = Message.read(frames, self._back_signer)
+        if message is None:
             return
-        if name == "iopub" and _is_welcome(signed):
+        if name == "iopub" and message.kind == "iopub_welcome":
             self._on_welcome()
             return
-        self._outboxes[name].put(signed, time.monotonic())
+        self._by_rules_outward(name, message, 0)
 
     def _flush(self) -> None:
         waiting = [outbox for outbox in self._outboxes.values() if outbox.waiting]
@@ -286,12 +317,5 @@ class Relay:
             self._topics.append(topic)
 
     def _welcome(self, topic: bytes) -> None:
-        self._publications.put(welcome(topic, self._front_signer), time.monotonic())
-
-
-def _is_welcome(frames: Frames) -> bool:
-    at = find_delimiter(frames)
-    if at is None:
-        return False
-    header = frames[at + 2]
-    return b'"iopub_welcome"' in header.bytes and message_type(header) == "iopub_welcome"
+        frames = welcome(topic).frames(self._front_signer)
+        self._publications.put(frames, time.monotonic())

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 Form = Literal["line", "cell"]
 Subject = Literal["image", "container", "value"]
-Takes = Literal["flag", "one", "each", "optional", "some", "rest"]
+Takes = Literal["flag", "one", "each", "optional", "any", "some", "rest"]
 
 _ARITY: Mapping[Takes, dict[str, Any]] = {
     "flag": {"action": "store_true"},
     "one": {},
     "each": {"action": "append", "default": []},
     "optional": {"nargs": "?"},
+    "any": {"nargs": "*"},
     "some": {"nargs": "+"},
     "rest": {"nargs": argparse.REMAINDER},
 }
@@ -40,8 +41,8 @@ class Argument:
     """A flag (``names`` start with a dash) or an operand (one name without) of a verb.
 
     ``takes`` says what it takes: nothing, one value, one value each time it is written, an
-    optional operand, at least one operand, or all that is left. ``subject`` and ``values`` say
-    what completion offers. ``forms`` are the forms of the verb that have it.
+    optional operand, any number of operands, at least one, or all that is left. ``subject`` and
+    ``values`` say what completion offers. ``forms`` are the forms of the verb that have it.
     """
 
     names: tuple[str, ...]
@@ -189,7 +190,8 @@ def _one_line(convert: Callable[[str], object]) -> Callable[[str], object]:
 
 
 def _usage(prog: str, arguments: Iterable[Argument]) -> str:
-    shapes = {"one": "{}", "optional": "[{}]", "some": "{0} [{0} ...]", "rest": "[{} ...]"}
+    more = "[{} ...]"
+    shapes = {"one": "{}", "optional": "[{}]", "any": more, "some": "{0} [{0} ...]", "rest": more}
     operands = [
         shapes[argument.takes].format(argument.metavar or argument.names[0].upper())
         for argument in arguments

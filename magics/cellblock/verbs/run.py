@@ -37,7 +37,7 @@ from .common import (
 )
 from .declaration import Argument, Call, Verb
 from .defaults import settled
-from .limits import CPUS, MEMORY, PIDS_LIMIT
+from .limits import CPUS, MEMORY, MEMORY_SWAP, PIDS_LIMIT
 from .outcome import Acknowledged, Foreground, Outcome, Started
 from .privileges import PRIVILEGES
 
@@ -238,9 +238,7 @@ _WHAT = (
         "HOST[:PORT]",
     ),
     MEMORY,
-    Argument(
-        ("--memory-swap",), "memory and swap together (no swap); -1: all there is", metavar="SIZE"
-    ),
+    MEMORY_SWAP,
     Argument(("--cpuset-cpus",), "the processors to run on: 0-2,4", metavar="CPUS"),
     CPUS,
     PIDS_LIMIT,

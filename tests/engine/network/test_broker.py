@@ -150,7 +150,9 @@ def test_it_ends_with_whoever_started_it():
     ours, theirs = os.pipe()
     monitor = os.fork()
     if monitor == 0:
-        os.write(theirs, str(Running().pid).encode())
+        running = Running()
+        running.ask("other.example")
+        os.write(theirs, str(running.pid).encode())
         time.sleep(60)
         os._exit(0)
     os.close(theirs)

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from cellblock_kernel.gate.messages import (
     DELIMITER,
+    Message,
     Signer,
     find_delimiter,
     message_type,
     parse,
-    resign,
     welcome,
 )
 from support.relays import BACK_KEY, FRONT_KEY, message, opened
@@ -26,6 +26,11 @@ def framed(parts):
 
 def plain(frames):
     return [frame.bytes for frame in frames]
+
+
+def resign(frames, believed, signer):
+    found = Message.read(frames, believed)
+    return None if found is None else found.frames(signer)
 
 
 def test_only_the_signature_is_changed():
@@ -59,9 +64,33 @@ def test_the_delimiter_is_not_searched_for_ever():
 
 
 def test_a_welcome_bears_its_topic_unless_it_is_to_everything():
-    assert opened(FRONT_KEY, plain(welcome(b"", CLIENT)))[0] == []
-    identities, kind, content = opened(FRONT_KEY, plain(welcome(b"top", CLIENT)))
+    assert opened(FRONT_KEY, plain(welcome(b"").frames(CLIENT)))[0] == []
+    identities, kind, content = opened(FRONT_KEY, plain(welcome(b"top").frames(CLIENT)))
     assert (identities, kind, content) == ([b"top"], "iopub_welcome", {"subscription": "top"})
+
+
+def test_a_message_says_what_its_parts_say():
+    parts = message(BACK_KEY, "stream", {"text": "x"}, {"msg_id": "asked"})
+    found = Message.read(framed([b"a client", *parts, b"buffer"]), KERNEL)
+    assert (found.kind, found.parent_id, found.content) == ("stream", "asked", {"text": "x"})
+    assert found.id == found.header["msg_id"]
+    assert plain(found.buffers) == [b"buffer"]
+
+
+def test_another_message_differs_in_what_is_said_alone():
+    found = Message.read(framed([b"c", *message(BACK_KEY, "stream", {"a": 1}), b"buffer"]), KERNEL)
+    other = found.but(content={"b": 2}, buffers=[])
+    assert opened(FRONT_KEY, plain(other.frames(CLIENT))) == ([b"c"], "stream", {"b": 2})
+    assert (other.id, other.buffers) == (found.id, [])
+    assert found.content == {"a": 1}
+
+
+def test_parts_that_are_no_objects_say_nothing():
+    parts = [b"[]", b"1", b"x", b'"y"']
+    frames = framed([DELIMITER, KERNEL.sign(parts), *parts])
+    found = Message.read(frames, KERNEL)
+    assert (found.header, found.parent, found.metadata, found.content) == ({}, {}, {}, {})
+    assert (found.kind, found.id, found.parent_id) == ("", "", "")
 
 
 def test_a_header_that_is_too_large_is_not_parsed():

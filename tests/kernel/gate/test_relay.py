@@ -31,6 +31,56 @@ def exchange(kernel, client, name="control") -> None:
     assert client.take(name) == ("reply", {"n": 1})
 
 
+class Marks:
+    """A rule that says by its letter that something has met it."""
+
+    def __init__(self, letter: str) -> None:
+        self.letter = letter
+
+    def inward(self, channel, message):
+        return [message.but(content={"met": message.content.get("met", "") + self.letter})]
+
+    outward = inward
+
+
+class Twice(Marks):
+    """Lets nothing pass by itself, and everything twice by the way that is given to it."""
+
+    def inward(self, channel, message):
+        for _ in range(2):
+            self.relay.pass_inward(channel, message, self)
+        return ()
+
+    def outward(self, channel, message):
+        for _ in range(2):
+            self.relay.pass_outward(channel, message, self)
+        return ()
+
+
+def test_rules_are_met_in_their_order(make_rig):
+    rig = make_rig(rules=[Marks("1"), Marks("2")])
+    kernel, client = rig.kernel(), rig.client()
+    settled(kernel, client)
+    client.ask("shell", "request", {})
+    assert kernel.answer("shell", "reply") == {"met": "21"}
+    assert client.take("shell") == ("reply", {"met": "2112"})
+    kernel.publish("status", {})
+    assert client.take("iopub") == ("status", {"met": "12"})
+
+
+def test_what_a_rule_passes_by_itself_meets_the_rules_beyond(make_rig):
+    twice = Twice("")
+    rig = make_rig(rules=[Marks("1"), twice, Marks("2")])
+    twice.relay = rig.relay
+    kernel, client = rig.kernel(), rig.client()
+    settled(kernel, client)
+    client.ask("control", "request", {})
+    for _ in range(2):
+        assert kernel.answer("control", "reply") == {"met": "21"}
+    for _ in range(4):
+        assert client.take("control") == ("reply", {"met": "2112"})
+
+
 @pytest.mark.parametrize("name", SIGNED)
 def test_requests_and_replies_pass_with_each_sides_own_signature(rig, name):
     kernel, client = rig.kernel(), rig.client()
