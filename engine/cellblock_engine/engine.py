@@ -21,7 +21,7 @@ from .container import (
     Result,
     describe,
 )
-from .errors import CellblockError, Conflict, InvalidInput, StoreFull
+from .errors import CellblockError, Conflict, ImageNotFound, InvalidInput, StoreFull
 from .image import Image, RemovedImage
 from .layout import Layout
 from .limits import Limits
@@ -240,6 +240,18 @@ class Engine:
             author=author,
             created_by=created_by,
         )
+
+    def derived_image(self, base: Image, recipe: str) -> Image | None:
+        """Return what was made of ``base`` by ``recipe`` and noted, if it is still in the store."""
+        derived = self._store.derivations.find(base.id, recipe)
+        try:
+            return None if derived is None else self._store.images.resolve(str(derived))
+        except ImageNotFound:
+            return None
+
+    def note_derived(self, base: Image, recipe: str, derived: Image) -> None:
+        """Let :meth:`derived_image` find ``derived``. Raises OSError."""
+        self._store.derivations.note(base.id, recipe, derived.id)
 
     def remove_image(self, name: str, *, force: bool = False) -> RemovedImage:
         """Remove a reference, and what nothing else needs of it.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         CellInterrupted,
         InterpreterLost,
         OutputRefused,
+        PreparationFailed,
         VariableRefused,
     )
     from .gate.options import KernelOptions
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
         remove_kernelspec,
         remove_kernelspecs_of,
     )
-    from .kernelspecs.installation import install_kernelspec
+    from .kernelspecs.installation import install_kernelspecs
+    from .kernelspecs.preparation import Preparation
     from .outputs.bundles import Losses, reduce_bundle, reduce_metadata, trusted_bundle
     from .outputs.text import TextCleaner, clean
 
@@ -46,6 +48,8 @@ __all__ = [
     "Losses",
     "OutputLimits",
     "OutputRefused",
+    "Preparation",
+    "PreparationFailed",
     "Result",
     "Session",
     "Sessions",
@@ -53,7 +57,7 @@ __all__ = [
     "TextCleaner",
     "VariableRefused",
     "clean",
-    "install_kernelspec",
+    "install_kernelspecs",
     "installed_kernelspecs",
     "reduce_bundle",
     "reduce_metadata",
@@ -75,6 +79,7 @@ _HOMES = {
         "CellInterrupted",
         "InterpreterLost",
         "OutputRefused",
+        "PreparationFailed",
         "VariableRefused",
     ),
     ".gate.options": ("KernelOptions",),
@@ -84,7 +89,8 @@ _HOMES = {
         "remove_kernelspecs_of",
         "remove_kernelspec",
     ),
-    ".kernelspecs.installation": ("install_kernelspec",),
+    ".kernelspecs.installation": ("install_kernelspecs",),
+    ".kernelspecs.preparation": ("Preparation",),
     ".outputs.bundles": ("Losses", "reduce_bundle", "reduce_metadata", "trusted_bundle"),
     ".outputs.text": ("TextCleaner", "clean"),
 }

@@ -6,6 +6,7 @@
     |-- CellFailed        the cell itself failed; its traceback has been shown
     |-- InterpreterLost   what cells of a running container share has ended, variables and all
     |-- OutputRefused     what the cell sent is no output, or too much of it
+    |-- PreparationFailed an image cannot be given ipykernel
     `-- VariableRefused   a variable has no safe form, is missing or too large; none was bound
     KeyboardInterrupt
     `-- CellInterrupted   the user's interrupt ended the cell
@@ -58,3 +59,7 @@ class CellInterrupted(KeyboardInterrupt):
 
 class KernelNotReady(CellblockError):
     """A kernel's container ended, or did something else, before the kernel could be talked to."""
+
+
+class PreparationFailed(CellblockError):
+    """An image could not be given what a kernel needs; nothing of the attempt is left."""

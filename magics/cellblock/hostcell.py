@@ -33,9 +33,8 @@ from .verbs.outcome import Listing
 from .verbs.own import OWN_VERBS, claim
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+    from .progress import Shown, Work
 
-    from cellblock_engine import Progress
 
 _PROG = "%container"
 _MAGICS = (_PROG, f"%{_PROG}")
@@ -205,10 +204,10 @@ def _overview() -> str:
     return _OVERVIEW.format(verbs=listed(OWN_VERBS))
 
 
-def _progress() -> AbstractContextManager[Progress]:
+def _progress(work: Work | None = None) -> Shown:
     from .progress import headless  # noqa: PLC0415 - these verbs pull nothing
 
-    return headless()
+    return headless(work)
 
 
 def _interrupted(_number: int, _frame: FrameType | None) -> None:

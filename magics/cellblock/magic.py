@@ -31,14 +31,12 @@ from .verbs.group import Found, find, listed
 from .verbs.run import ensure_image, exec_request, run_request, time_limit
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from IPython.core.interactiveshell import InteractiveShell
 
-    from cellblock_engine import Progress
     from cellblock_kernel import Sessions
 
     from .cells import Place
+    from .progress import Shown, Work
 
 _MAGIC = r"%{1,2}container"
 _NEXT_STEPS = """\
@@ -140,15 +138,15 @@ class ContainerMagics(Magics):
     def _call(self, arguments: argparse.Namespace) -> Call:
         return Call(self.engine(), arguments, self._progress, os.environ, FrontEnd())
 
-    def _progress(self) -> AbstractContextManager[Progress]:
+    def _progress(self, work: Work | None = None) -> Shown:
         from .progress import headless, notebook, terminal  # noqa: PLC0415 - most pull nothing
 
         kernel = getattr(self._shell, "kernel", None)
         if kernel is None:
-            return terminal(sys.stderr)
+            return terminal(sys.stderr, work)
         # nbclient and papermill, which nobody watches and which draw no widgets, allow no stdin
         watched = kernel.get_parent("shell").get("content", {}).get("allow_stdin", False)
-        return notebook() if watched else headless()
+        return notebook(work) if watched else headless(work)
 
     def _whereabouts(self) -> str:
         """Return where you are, and what you could do next."""

@@ -32,6 +32,7 @@ def data(tmp_path, monkeypatch):
         ("--user --sys-prefix host", "exclude each other"),
         ("--name a/b host", "is not valid"),
         ("-v relative host", "volume"),
+        ("--kernel ir host", "image host has no kernel ir: it has python3"),
     ],
 )
 def test_install_refuses_in_one_line(words, message, data, capsys):
