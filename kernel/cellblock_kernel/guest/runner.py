@@ -170,6 +170,12 @@ class Channel:
             self._seal()
             self._drain()
 
+    def settle(self) -> None:
+        """Send on where an interrupt struck behind a write; called outside of all writes."""
+        with self._lock:
+            self._draining = False
+            self.flush()
+
     def _has_credit(self) -> bool:
         now = time.monotonic()
         earned = (now - self._counted_at) * BURST_PER_S
@@ -1061,7 +1067,7 @@ def run() -> int:
     status = guest.do(order)
     status = guest.cell.attempt(guest.cell.loop.close) or status
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # threads may still run; an interrupt ends them
-    guest.channel.flush()
+    guest.channel.settle()
     return status
 
 
@@ -1079,6 +1085,7 @@ def serve() -> None:
         status = guest.interruptible(order)
         for stream in (sys.stdout, sys.stderr):
             flush(stream)
+        guest.channel.settle()
         guest.channel.send({"kind": "end", "number": order.number, "status": status})
 
 
