@@ -48,11 +48,11 @@ bench: venv programs ## measure starts and pulls beside docker, runc, bubblewrap
 peers: venv programs ## attack Docker's containers too; writes the results into docs/security.md
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.attacks_on_docker
 
-conformance: venv ## run the suites of ipykernel, nbclient and papermill on both kinds of kernels
+conformance: venv programs ## run the suites of ipykernel, nbclient, papermill on local kernels and in containers
 	test -x .venv/conformance/bin/python || $(BIN)/python -m venv .venv/conformance
 	.venv/conformance/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	.venv/conformance/bin/python -m pip install --quiet --editable . --group conformance
-	.venv/conformance/bin/python scripts/conformance $(ARGS)
+	PYTHONPATH=tests .venv/conformance/bin/python scripts/conformance $(ARGS)
 
 clean: ## remove what the other commands made in this tree
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
