@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .comparison import Change
     from .container import AttachedRun, Container, ContainerInfo, LogRecord, Result
     from .doctor import Check, Diagnosis
     from .engine import Engine, EngineInfo
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         Verdict,
     )
     from .explanation import Explanation
+    from .history import HistoryRow
     from .image import Image, RemovedImage
     from .limits import Limits, parse_bytes, parse_seconds
     from .oci.config import ImageConfig
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from .volumes import Bind, Tmpfs, parse_mount, parse_tmpfs, parse_volume
 
 _HOMES = {
+    "comparison": ("Change",),
     "container": ("AttachedRun", "Container", "ContainerInfo", "LogRecord", "Result"),
     "doctor": ("Check", "Diagnosis"),
     "engine": ("Engine", "EngineInfo"),
@@ -97,6 +100,7 @@ _HOMES = {
         "Verdict",
     ),
     "explanation": ("Explanation",),
+    "history": ("HistoryRow",),
     "image": ("Image", "RemovedImage"),
     "limits": ("Limits", "parse_bytes", "parse_seconds"),
     "oci.config": ("ImageConfig",),
@@ -125,6 +129,7 @@ __all__ = [
     "AttachedRun",
     "Bind",
     "CellblockError",
+    "Change",
     "Check",
     "CommandNotExecutable",
     "CommandNotFound",
@@ -141,6 +146,7 @@ __all__ = [
     "ExecRequest",
     "Exit",
     "Explanation",
+    "HistoryRow",
     "Image",
     "ImageConfig",
     "ImageNotFound",
@@ -192,7 +198,9 @@ __all__ = [
     "parse_volume",
 ]
 
-_OF_LINUX = frozenset({"container", "doctor", "engine", "explanation", "runtime.attached"})
+_OF_LINUX = frozenset(
+    {"comparison", "container", "doctor", "engine", "explanation", "runtime.attached"}
+)
 
 
 def __getattr__(name: str) -> object:

@@ -21,7 +21,7 @@ from .container import (
     Result,
     describe,
 )
-from .errors import CellblockError, Conflict, InvalidInput, StoreFull
+from .errors import CellblockError, Conflict, ContainerNotFound, InvalidInput, StoreFull
 from .image import Image, RemovedImage
 from .layout import Layout
 from .limits import Limits
@@ -41,8 +41,10 @@ from .store.containers import ContainerConfig, Containers
 from .store.formats import migrate
 
 if TYPE_CHECKING:
+    from .comparison import Change
     from .doctor import Diagnosis
     from .explanation import Explanation
+    from .history import HistoryRow
     from .reset import Reset
 
 _NO_ID = "0" * 64
@@ -247,7 +249,51 @@ class Engine:
         """
         return self._store.images.remove(name, force=force)
 
+    def history(self, name: str) -> tuple[HistoryRow, ...]:
+        """Return the steps in which an image was made, the newest first.
+
+        Raises ImageNotFound, InvalidReference, StoreError.
+        """
+        from .history import history  # noqa: PLC0415 - asked for seldom
+
+        with self._store.referencing():
+            images = self._store.images
+            return history(self._store, images.document(images.resolve(name)))
+
+    def diff_images(self, one: str, other: str) -> tuple[Change, ...]:
+        """Return what is added, changed and deleted from one image to the other, by path.
+
+        Files are compared by their attributes and, where these are equal, by their content.
+        Raises ImageNotFound, InvalidReference, StoreError.
+        """
+        from .comparison import image_changes  # noqa: PLC0415 - asked for seldom
+
+        with self._store.referencing():
+            images = self._store.images
+            return image_changes(self._store, images.resolve(one), images.resolve(other))
+
     # Containers
+
+    def diff(self, name: str) -> tuple[Change, ...]:
+        """Return what a container added, changed and deleted of its image so far, by path.
+
+        Raises ContainerNotFound, Conflict, Unsupported for one whose writes are in memory
+        (``storage_bytes``), StoreError, OSError.
+        """
+        from .comparison import container_changes  # noqa: PLC0415 - asked for seldom
+
+        config = self._containers.find(name)
+        directory = self._containers.directory(config.id)
+        with self._store.referencing():
+            trees = assembly.find_trees(self._layout, self._store, config)
+            try:
+                found = container_changes(config, trees, directory)
+            except FileNotFoundError:
+                if directory.exists():
+                    raise
+        if not directory.exists():
+            raise ContainerNotFound(f"container {config.name} was removed meanwhile")
+        return found
 
     def run(
         self,

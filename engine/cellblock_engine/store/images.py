@@ -100,6 +100,10 @@ class Images:
         """
         return self._resolve(name)[0]
 
+    def document(self, image: Image) -> ImageDocument:
+        """Return the config of an image that is in the store. Raises StoreError, InvalidAnswer."""
+        return self._read(image.manifest)[1]
+
     def remove(self, name: str, *, force: bool = False) -> RemovedImage:
         """Remove a reference and, with an image's last one, the image and what only it needs.
 
