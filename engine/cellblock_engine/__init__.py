@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .oci.reference import Reference
     from .privileges import Ulimit, check_security_option, parse_ulimit
     from .progress import Progress, PullEvent
+    from .pruning import DiskUsage, Pruned
     from .removal import Removal
     from .request import HOST_IMAGE, NETWORKS, ExecRequest, RunRequest
     from .reset import Reset
@@ -109,6 +110,7 @@ _HOMES = {
     "oci.reference": ("Reference",),
     "privileges": ("Ulimit", "check_security_option", "parse_ulimit"),
     "progress": ("Progress", "PullEvent"),
+    "pruning": ("DiskUsage", "Pruned"),
     "removal": ("Removal",),
     "request": ("HOST_IMAGE", "NETWORKS", "ExecRequest", "RunRequest"),
     "reset": ("Reset",),
@@ -141,6 +143,7 @@ __all__ = [
     "Digest",
     "DigestMismatch",
     "DiskFull",
+    "DiskUsage",
     "Engine",
     "EngineInfo",
     "ExecRequest",
@@ -166,6 +169,7 @@ __all__ = [
     "Platform",
     "PlatformNotFound",
     "Progress",
+    "Pruned",
     "PullEvent",
     "Reference",
     "Registries",

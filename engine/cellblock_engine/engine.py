@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -45,7 +45,10 @@ if TYPE_CHECKING:
     from .doctor import Diagnosis
     from .explanation import Explanation
     from .history import HistoryRow
+    from .oci.digest import Digest
+    from .pruning import DiskUsage, Pruned
     from .reset import Reset
+    from .store.images import Kept
 
 _NO_ID = "0" * 64
 _log = Log(__name__)
@@ -194,9 +197,12 @@ class Engine:
 
         return Keyring.of().erase(registry_of(registry)) == "erased"
 
-    def images(self) -> tuple[Image, ...]:
-        """Return the images in the store, newest first."""
-        return self._store.images.list()
+    def images(self, *, nameless: bool = False) -> tuple[Image, ...]:
+        """Return the images in the store, newest first.
+
+        With ``nameless`` also those that lost their names, as long as containers need them.
+        """
+        return self._store.images.list(nameless=nameless)
 
     def image(self, name: str) -> Image:
         """Return the image of this reference, id or unique start of an id. Raises ImageNotFound."""
@@ -435,6 +441,42 @@ class Engine:
             containers=len(containers),
             running=sum(info.status == "running" for info in containers),
             missing_limits=cgroups.discover(os.getpid()).missing(),
+        )
+
+    def disk_usage(self, *, keep: Collection[Digest] = ()) -> tuple[DiskUsage, ...]:
+        """Return what images, containers, layers and blobs take on disk, and what could go.
+
+        ``keep`` is as for :meth:`prune`. Raises StoreError, OSError.
+        """
+        from .pruning import disk_usage  # noqa: PLC0415 - asked for seldom
+
+        return disk_usage(self._layout, self._store, keep)
+
+    def prune(
+        self,
+        *,
+        containers: bool = True,
+        images: Kept | None = "tagged",
+        keep: Collection[Digest] = (),
+        dry_run: bool = False,
+    ) -> Pruned:
+        """Remove containers that have ended and then images, or only tell; return what goes.
+
+        Of images those with a tag stay (``"tagged"``) or only those that containers use
+        (``"used"``), which stay in any case, as do those of the ids ``keep``; None leaves images
+        alone. Containers that run, and those of notebook kernels, stay. Raises Conflict while
+        the image store is in use, StoreError, OSError.
+        """
+        from .pruning import prune  # noqa: PLC0415 - asked for seldom
+
+        return prune(
+            self._layout,
+            self._store,
+            self._held,
+            containers=containers,
+            images=images,
+            keep=keep,
+            dry_run=dry_run,
         )
 
     def reset(self, *, force: bool = False) -> Reset:
