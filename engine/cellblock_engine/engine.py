@@ -202,7 +202,10 @@ class Engine:
 
         With ``nameless`` also those that lost their names, as long as containers need them.
         """
-        return self._store.images.list(nameless=nameless)
+        if not nameless:
+            return self._store.images.list()
+        with self._store.referencing():  # what only a container keeps may go at any moment
+            return self._store.images.list(nameless=True)
 
     def image(self, name: str) -> Image:
         """Return the image of this reference, id or unique start of an id. Raises ImageNotFound."""
