@@ -22,6 +22,7 @@ from .privileges import held_capabilities
 from .request import HOST_IMAGE, Channel, ExecRequest, RunRequest
 from .runtime.figures import processor_count
 from .runtime.spec import (
+    PROXY_PORT,
     BindSpec,
     FileSpec,
     OverlaySpec,
@@ -99,6 +100,8 @@ def configure(request: RunRequest, base: Base, identifier: str, name: str) -> Co
     env.setdefault("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
     hostname = request.hostname or identifier[:12]
     env["HOSTNAME"] = hostname
+    if request.allow_hosts:
+        env.update(_proxy_env(request.env))
     env.update(request.env)
     return ContainerConfig(
         id=identifier,
@@ -130,6 +133,7 @@ def configure(request: RunRequest, base: Base, identifier: str, name: str) -> Co
         trees=tuple(tree.target for tree in base.trees),
         interactive=request.interactive,
         storage_bytes=request.storage_bytes,
+        allow_hosts=request.allow_hosts,
         memory_swap_bytes=request.limits.memory_swap_bytes,
         cpuset_cpus=request.limits.cpuset_cpus,
     )
@@ -245,6 +249,7 @@ def start_spec(
         id_ranges=os.fspath(layout.id_ranges) if os.geteuid() == 0 else None,
         hostname=config.hostname,
         own_network=config.network == "none",
+        allow_hosts=config.allow_hosts,
         overlays=tuple(
             OverlaySpec(
                 tree.target,
@@ -305,6 +310,22 @@ def _env(config: ContainerConfig) -> tuple[str, ...]:
     if count is None:
         return config.env
     return merged((f"PYTHON_CPU_COUNT={count}",), _by_name(config.env))
+
+
+def _proxy_env(given: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that lead programs to the proxy, but those that the caller has set.
+
+    Some programs read them in capitals only, some in small letters only; small ones go first.
+    """
+    proxy = f"http://127.0.0.1:{PROXY_PORT}"
+    wanted = {"HTTPS_PROXY": proxy, "HTTP_PROXY": proxy, "NO_PROXY": "localhost,127.0.0.1"}
+    named = {name.upper() for name in given}
+    return {
+        each: value
+        for name, value in wanted.items()
+        if name not in named
+        for each in (name, name.lower())
+    }
 
 
 def _ulimits(config: ContainerConfig) -> tuple[tuple[str, int, int], ...]:

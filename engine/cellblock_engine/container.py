@@ -38,6 +38,10 @@ _LOOK_AGAIN_S = 0.01
 _SHORTEST_S = 0.001
 _GONE = (BrokenPipeError, ConnectionResetError)  # a monitor that ended after it was connected to
 _KILLED_STATUS = 128 + signal.SIGKILL
+_NO_FURTHER = (
+    "cannot run a further command; start it again, or make one whose own command stays, as sleep "
+    "infinity does"
+)
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class ContainerInfo:
     capabilities: tuple[str, ...] = ()
     interactive: bool = False
     storage_bytes: int | None = None
+    allow_hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -233,24 +238,18 @@ class Container:
         return self._spawn_exec(request, _LAST_WORDS_S)
 
     def _spawn_exec(self, request: ExecRequest, start_within_s: float) -> Attached:
+        if not request.argv:
+            raise InvalidInput("nothing to execute: give a command")
         sock = self._open_connection()
         if sock is None:
-            raise self._not_running("cannot run a further command")
+            raise self._not_running(_NO_FURTHER)
         try:
             pipes = Pipes(interactive=request.interactive, channels=request.channels)
             try:
-                wire.send(
-                    sock,
-                    {
-                        "op": "exec",
-                        "process": dump(assembly.exec_spec(self._config, request)),
-                        "fds": [name for name, _ in pipes.far],
-                    },
-                    [fd for _, fd in pipes.far],
-                )
+                self._send_exec(sock, request, pipes)
             except _GONE:
                 pipes.close()
-                raise self._not_running("cannot run a further command") from None
+                raise self._not_running(_NO_FURTHER) from None
             except BaseException:
                 pipes.close()
                 raise
@@ -259,6 +258,19 @@ class Container:
             raise
         sock.settimeout(start_within_s)
         return Attached(sock, pipes)
+
+    def _send_exec(self, sock: socket.socket, request: ExecRequest, pipes: Pipes) -> None:
+        pidfd = os.pidfd_open(os.getpid())
+        try:
+            named = [("client", pidfd), *pipes.far]
+            message = {
+                "op": "exec",
+                "process": dump(assembly.exec_spec(self._config, request)),
+                "fds": [name for name, _ in named],
+            }
+            wire.send(sock, message, [fd for _, fd in named])
+        finally:
+            os.close(pidfd)
 
     def logs(self) -> Iterator[LogRecord]:
         """Yield what its first command wrote, oldest first (the last 16 to 32 MiB of it).
@@ -444,6 +456,7 @@ def describe(config: ContainerConfig, directory: Path) -> ContainerInfo:
         capabilities=config.capabilities,
         interactive=config.interactive,
         storage_bytes=config.storage_bytes,
+        allow_hosts=config.allow_hosts,
     )
 
 

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,14 @@ from .container import (
     Result,
     describe,
 )
-from .errors import CellblockError, Conflict, ContainerNotFound, InvalidInput, StoreFull
+from .errors import (
+    CellblockError,
+    Conflict,
+    ContainerNotFound,
+    ImageNotFound,
+    InvalidInput,
+    StoreFull,
+)
 from .image import Image, RemovedImage
 from .layout import Layout
 from .limits import Limits
@@ -35,6 +42,7 @@ from .removal import Removal
 from .request import HOST_IMAGE, Channel, RunRequest
 from .runtime import launcher, state
 from .runtime.attached import Pipes, await_start
+from .runtime.streams import INWARD, pipe_for_container
 from .settings import Settings
 from .store import Store
 from .store.containers import ContainerConfig, Containers
@@ -251,6 +259,18 @@ class Engine:
             created_by=created_by,
         )
 
+    def derived_image(self, base: Image, recipe: str) -> Image | None:
+        """Return what was made of ``base`` by ``recipe`` and noted, if it is still in the store."""
+        derived = self._store.derivations.find(base.id, recipe)
+        try:
+            return None if derived is None else self._store.images.resolve(str(derived))
+        except ImageNotFound:
+            return None
+
+    def note_derived(self, base: Image, recipe: str, derived: Image) -> None:
+        """Let :meth:`derived_image` find ``derived``. Raises OSError."""
+        self._store.derivations.note(base.id, recipe, derived.id)
+
     def remove_image(self, name: str, *, force: bool = False) -> RemovedImage:
         """Remove a reference, and what nothing else needs of it.
 
@@ -385,10 +405,14 @@ class Engine:
         """Start a container that outlives this process; its output goes to its log.
 
         A name, id or unique start of an id is that of a container that was created or has ended:
-        what was written in it is still there, and its log goes on. Raises as :meth:`run` does.
+        what was written in it is still there, and its log goes on. The standard input of an
+        ``interactive`` one stays open, though nothing comes: a shell waits there for as long as
+        it is let. Raises as :meth:`run` does.
         """
         wanted = request if isinstance(request, RunRequest) else self._containers.find(request)
-        container, sock = self._launch(wanted, [], foreground=False)
+        with ExitStack() as sent:
+            streams = _silence(sent) if wanted.interactive else []
+            container, sock = self._launch(wanted, streams, foreground=False)
         with sock:
             await_start(sock)
         return container
@@ -575,3 +599,11 @@ class Engine:
 
     def _held(self, config: ContainerConfig) -> Container:
         return Container(self._layout, self._containers, config)
+
+
+def _silence(stack: ExitStack) -> list[tuple[str, int]]:
+    """Return an input that never ends: the monitor holds the other end for as long as it lives."""
+    read_end, write_end = pipe_for_container(INWARD)
+    stack.callback(os.close, read_end)
+    stack.callback(os.close, write_end)
+    return [("stdin", read_end), ("silence", write_end)]

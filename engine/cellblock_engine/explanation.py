@@ -60,6 +60,8 @@ def _namespaces(spec: StartSpec) -> tuple[str, ...]:
     else:
         ids = "user: ids 0 to 65535 are a range outside that nobody else uses"
     network = "net: only a loopback" if spec.own_network else "net: the host's, not its own"
+    if spec.allow_hosts:
+        network += f", and on it a proxy to {' '.join(spec.allow_hosts)}"
     return (ids, "mnt, pid, ipc, cgroup: its own", f"uts: its own, {spec.hostname}", network)
 
 

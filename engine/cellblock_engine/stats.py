@@ -12,7 +12,8 @@ class Stats:
 
     None is what the kernel does not count here, or no limit of its own. ``memory_bytes`` is
     without file pages that nobody used lately; ``cpu_seconds`` is processor time since the start;
-    ``pids`` counts processes and threads. The limits are those in force: one on processes is
+    ``pids`` counts processes and threads, ``pids_refused`` those that the limit did not let start
+    since the container did. The limits are those in force: one on processes is
     there by default. ``monotonic_s`` says when, on this machine's CLOCK_MONOTONIC.
     """
 
@@ -24,6 +25,7 @@ class Stats:
     pids: int | None
     pids_limit: int | None
     monotonic_s: float
+    pids_refused: int = 0
 
     def cpus_since(self, earlier: Stats) -> float | None:
         """Return how many processors it used on average since ``earlier`` (1.5 is one and a half).
@@ -49,4 +51,5 @@ def stats_of(plain: dict[str, Any]) -> Stats:
         pids=usage["pids"],
         pids_limit=limits["pids"],
         monotonic_s=float(plain["monotonic_s"]),
+        pids_refused=usage["pids_refused"],
     )

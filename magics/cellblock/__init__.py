@@ -88,7 +88,7 @@ if TYPE_CHECKING:
         parse_ulimit,
         parse_volume,
     )
-    from cellblock_kernel import CellFailed, CellInterrupted, OutputRefused
+    from cellblock_kernel import CellFailed, CellInterrupted, InterpreterLost, OutputRefused
 
     __version__: str
 
@@ -124,6 +124,7 @@ __all__ = [
     "Image",
     "ImageConfig",
     "ImageNotFound",
+    "InterpreterLost",
     "InvalidAnswer",
     "InvalidDigest",
     "InvalidInput",
@@ -177,7 +178,7 @@ __all__ = [
     "unload_ipython_extension",
 ]
 
-_OF_CELLS = ("CellFailed", "CellInterrupted", "OutputRefused")
+_OF_CELLS = ("CellFailed", "CellInterrupted", "InterpreterLost", "OutputRefused")
 
 
 def load_ipython_extension(ipython: InteractiveShell) -> None:

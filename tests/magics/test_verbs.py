@@ -15,10 +15,11 @@ from cellblock.verbs.containers import last_lines
 from cellblock.verbs.declaration import Call
 from cellblock.verbs.group import find
 from cellblock.verbs.outcome import Acknowledged, Foreground, Identifiers, Listing, Started
-from cellblock.verbs.run import execute_script, run_request
+from cellblock.verbs.run import exec_request, run_request
 from cellblock_engine import (
     Conflict,
     ContainerNotFound,
+    ExecRequest,
     ImageNotFound,
     InvalidInput,
     Limits,
@@ -91,7 +92,6 @@ def test_run_makes_a_request_of_all_its_flags(fake):
         ("--name a/b", "container name 'a/b' is not valid"),
         ("-e =1", "environment variable '=1' has no name"),
         ("-w srv", "working directory 'srv'"),
-        ("-d -i", "-d and -i exclude each other"),
     ],
 )
 def test_run_refuses_what_cannot_be_meant(fake, flags, message):
@@ -212,11 +212,15 @@ def test_exec_needs_a_command_and_a_container(fake):
     assert do(fake, "exec -i up cat").stdin == "caller"
 
 
-def test_exec_refuses_a_script_that_no_shell_takes(fake):
-    given = call(fake, "exec up", "cell")
-    assert execute_script(given, "x" * 131071)
-    with pytest.raises(InvalidInput, match="longer than 128 KiB"):
-        execute_script(given, "x" * 131072)
+def test_a_cell_of_a_running_container_says_all_but_what_runs_it(fake):
+    request = exec_request(call(fake, "exec -e A=1 -w /srv -u 1:2 up", "cell"))
+    assert request == ExecRequest((), {"A": "1"}, "/srv", "1:2")
+
+
+def test_what_is_detached_without_a_command_keeps_its_input(fake):
+    for flags, command, interactive in (("-d", "", True), ("-d", "true", False), ("-di", "cat", 1)):
+        do(fake, f"run {flags} host {command}")
+        assert fake.requests[-1].interactive is bool(interactive)
 
 
 def test_ps_lists_running_ones_or_all(fake):

@@ -17,7 +17,7 @@ from typing import NamedTuple, NoReturn
 from ..linux import capabilities, netlink
 from ..linux import syscalls as linux
 from . import identity, rootfs, wire
-from .spec import StartSpec
+from .spec import PROXY_PORT, StartSpec
 from .workload import refuse_imports, report, reset_signals, resolve_user
 
 
@@ -59,6 +59,8 @@ def run(
         os.setsid()
         if spec.own_network:
             netlink.loopback_up()
+        if spec.allow_hosts:
+            _send_listener(sock)
         socket.sethostname(spec.hostname)
         rootfs.detach_from_host()
         operations, last = rootfs.plan(spec, groups), rootfs.attachments(spec)
@@ -96,6 +98,14 @@ def run(
         report(sock, stage, error)
     finally:
         os._exit(0)
+
+
+def _send_listener(sock: socket.socket) -> None:
+    """Open the way out: what listens here, in this network, is accepted from on the host's."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.bind(("127.0.0.1", PROXY_PORT))
+        listener.listen()
+        wire.send(sock, {"listener": True}, [listener.fileno()])
 
 
 def _forbid_user_namespaces() -> None:

@@ -84,7 +84,9 @@ class Monitor:
         with ExitStack() as given:
             stdin = fds.take_stdin()
             given.callback(os.close, stdin)
-            outputs = [self._output(name, fds.take(name)) for name in ("stdout", "stderr")]
+            sinks = {name: fds.take(name) for name in ("stdout", "stderr")}
+            words = self._open_words(sinks["stderr"], given) if spec.allow_hosts else None
+            outputs = [self._output(name, sink) for name, sink in sinks.items()]
             channels = fds.take_all("channel")
             for fd in (*outputs, *channels):
                 given.callback(os.close, fd)
@@ -94,9 +96,9 @@ class Monitor:
                     self.sandbox.assignment(spec.process, stdio, channels, occupied=False)
                 )
             except StageFailed:
-                self.sandbox.wait_ready()  # if init has failed, that is the reason
+                self.sandbox.wait_ready(words)  # if init has failed, that is the reason
                 raise
-        self.sandbox.wait_ready()
+            self.sandbox.wait_ready(words)
         self._first.release()
         self._first.confirm()
         self._state = replace(
@@ -192,6 +194,12 @@ class Monitor:
         self._relays.append(relay)
         self._stack.callback(relay.close)
         return write_end
+
+    def _open_words(self, stderr: int | None, given: ExitStack) -> int:
+        """Return where the broker tells what it denies, beside what the command says itself."""
+        words = self._output("stderr", None if stderr is None else os.dup(stderr))
+        given.callback(os.close, words)
+        return words
 
     # Clients
 

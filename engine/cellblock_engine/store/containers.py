@@ -72,6 +72,7 @@ class ContainerConfig:
     memory_swap_bytes: int | None = None
     cpuset_cpus: str | None = None
     storage_bytes: int | None = None
+    allow_hosts: tuple[str, ...] = ()
     manifest: str | None = None
     unknown: tuple[str, ...] = ()
 
@@ -222,7 +223,7 @@ class Containers:
             )
             rich["tmpfs"] = tuple(Tmpfs(**each) for each in plain.get("tmpfs", ()))
             rich["ulimits"] = tuple(Ulimit(**each) for each in plain.get("ulimits", ()))
-            for key in {"capabilities", "trees"} & plain.keys():
+            for key in {"capabilities", "trees", "allow_hosts"} & plain.keys():
                 rich[key] = tuple(plain[key])
             rich["removal"] = recorded_removal(plain)
             known = plain.keys() & ContainerConfig.__dataclass_fields__

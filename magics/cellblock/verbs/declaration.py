@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 from cellblock_engine import InvalidInput
 
 if TYPE_CHECKING:
-    from cellblock_engine import Engine, Progress
+    from cellblock_engine import Engine
 
     from ..asking import Asking
+    from ..progress import Shown, Work
     from .outcome import Outcome
 
 Form = Literal["line", "cell"]
@@ -61,17 +61,24 @@ class Argument:
         return self.names[0].startswith("-")
 
 
+class OpenProgress(Protocol):
+    """Opens a display of some work, by default of a pull."""
+
+    def __call__(self, work: Work | None = None) -> Shown:
+        """Return the display."""
+
+
 @dataclass(frozen=True)
 class Call:
     """One use of a verb: everything its action may look at.
 
-    ``progress`` opens a display of a pull on the surface the call came from; ``environ`` is the
+    ``progress`` opens a display of long work on the surface the call came from; ``environ`` is the
     environment of the caller; ``asking`` gets words from the user.
     """
 
     engine: Engine
     arguments: argparse.Namespace
-    progress: Callable[[], AbstractContextManager[Progress]]
+    progress: OpenProgress
     environ: Mapping[str, str]
     asking: Asking
 

@@ -29,3 +29,4 @@ CPUS = Argument(("--cpus",), "processors at most: 0.5, 2", metavar="N", convert=
 PIDS_LIMIT = Argument(
     ("--pids-limit",), "processes and threads at most", metavar="N", convert=_whole
 )
+TIMEOUT = Argument(("--timeout",), "end it after: 90, 500ms, 2m, 1h", metavar="TIME")

@@ -26,6 +26,7 @@ def spec(*, own_network=True, id_ranges="/run/ids", read_only=False):
         id_ranges=id_ranges,
         hostname="h",
         own_network=own_network,
+        allow_hosts=(),
         overlays=(
             OverlaySpec("/", ("/l/1", "/l/2"), "/d/upper0"),
             OverlaySpec("/usr", ("/usr",), "/d/upper1"),

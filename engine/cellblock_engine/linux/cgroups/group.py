@@ -79,6 +79,8 @@ class Usage(NamedTuple):
     memory_peak_bytes: int | None = None
     cpu_usage_ns: int | None = None
     pids: int | None = None
+    pids_refused: int = 0
+    """How often a fork or clone was refused by a pids limit, since it was made."""
 
 
 class Group(Protocol):

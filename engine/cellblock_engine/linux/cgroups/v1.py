@@ -218,6 +218,7 @@ class V1Group:
             memory_peak_bytes=self._number("memory", "memory.max_usage_in_bytes"),
             cpu_usage_ns=self._number("cpuacct", "cpuacct.usage"),
             pids=self._number("pids", "pids.current"),
+            pids_refused=self._entry("pids", "pids.events", "max") or 0,
         )
 
     def freeze(self, timeout_s: float) -> None:
