@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .comparison import Change
     from .container import AttachedRun, Container, ContainerInfo, LogRecord, Result
     from .doctor import Check, Diagnosis
     from .engine import Engine, EngineInfo
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         Verdict,
     )
     from .explanation import Explanation
+    from .history import HistoryRow
     from .image import Image, RemovedImage
     from .limits import Limits, parse_bytes, parse_seconds
     from .oci.config import ImageConfig
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from .oci.reference import Reference
     from .privileges import Ulimit, check_security_option, parse_ulimit
     from .progress import Progress, PullEvent
+    from .pruning import DiskUsage, Pruned
     from .removal import Removal
     from .request import HOST_IMAGE, NETWORKS, ExecRequest, RunRequest
     from .reset import Reset
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
     from .volumes import Bind, Tmpfs, parse_mount, parse_tmpfs, parse_volume
 
 _HOMES = {
+    "comparison": ("Change",),
     "container": ("AttachedRun", "Container", "ContainerInfo", "LogRecord", "Result"),
     "doctor": ("Check", "Diagnosis"),
     "engine": ("Engine", "EngineInfo"),
@@ -97,6 +101,7 @@ _HOMES = {
         "Verdict",
     ),
     "explanation": ("Explanation",),
+    "history": ("HistoryRow",),
     "image": ("Image", "RemovedImage"),
     "limits": ("Limits", "parse_bytes", "parse_seconds"),
     "oci.config": ("ImageConfig",),
@@ -105,6 +110,7 @@ _HOMES = {
     "oci.reference": ("Reference",),
     "privileges": ("Ulimit", "check_security_option", "parse_ulimit"),
     "progress": ("Progress", "PullEvent"),
+    "pruning": ("DiskUsage", "Pruned"),
     "removal": ("Removal",),
     "request": ("HOST_IMAGE", "NETWORKS", "ExecRequest", "RunRequest"),
     "reset": ("Reset",),
@@ -125,6 +131,7 @@ __all__ = [
     "AttachedRun",
     "Bind",
     "CellblockError",
+    "Change",
     "Check",
     "CommandNotExecutable",
     "CommandNotFound",
@@ -136,11 +143,13 @@ __all__ = [
     "Digest",
     "DigestMismatch",
     "DiskFull",
+    "DiskUsage",
     "Engine",
     "EngineInfo",
     "ExecRequest",
     "Exit",
     "Explanation",
+    "HistoryRow",
     "Image",
     "ImageConfig",
     "ImageNotFound",
@@ -160,6 +169,7 @@ __all__ = [
     "Platform",
     "PlatformNotFound",
     "Progress",
+    "Pruned",
     "PullEvent",
     "Reference",
     "Registries",
@@ -192,7 +202,9 @@ __all__ = [
     "parse_volume",
 ]
 
-_OF_LINUX = frozenset({"container", "doctor", "engine", "explanation", "runtime.attached"})
+_OF_LINUX = frozenset(
+    {"comparison", "container", "doctor", "engine", "explanation", "runtime.attached"}
+)
 
 
 def __getattr__(name: str) -> object:

@@ -35,6 +35,7 @@ from .store import Store
 from .store.containers import ContainerConfig, upper
 from .volumes import Bind, existing, refused
 
+_KERNEL_TREES = ("/proc", "/sys", "/dev")
 _HOST_RESOLVER = Path("/etc/resolv.conf")
 _HOST_HOSTS = Path("/etc/hosts")
 _LOCALHOST = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
@@ -212,6 +213,17 @@ def network_files(config: ContainerConfig) -> dict[str, str]:
         "hosts": _LOCALHOST + own_line,
         "resolv.conf": "# this container has no network\n",
     }
+
+
+def mount_places(config: ContainerConfig) -> frozenset[bytes]:
+    """Return where something is attached in the container: what is there was made for that."""
+    places = (
+        *_KERNEL_TREES,
+        *(f"/etc/{name}" for name in network_files(config)),
+        *(bind.target for bind in config.binds),
+        *(tmpfs.target for tmpfs in config.tmpfs),
+    )
+    return frozenset(os.fsencode(place.strip("/")) for place in places)
 
 
 def start_spec(

@@ -12,7 +12,7 @@ import shlex
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from .assembly import network_files
+from .assembly import mount_places
 from .container import Container
 from .errors import ImageNotFound, InvalidInput, Unsupported
 from .image import Image
@@ -28,7 +28,6 @@ from .store.pack import data_bytes, pack
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _log = Log(__name__)
-_KERNEL_TREES = ("/proc", "/sys", "/dev")
 
 
 def commit(
@@ -60,7 +59,7 @@ def commit(
             root = os.open(upper(directory, 0) / "fs", _DIRECTORY)
             try:
                 store.blobs.check_room(data_bytes(root))  # files may be more hole than data
-                diffid, size_bytes = store.layers.make(pack(root, without=_places(config)))
+                diffid, size_bytes = store.layers.make(pack(root, without=mount_places(config)))
             finally:
                 os.close(root)
         step = HistoryEntry(
@@ -108,14 +107,3 @@ def _name(store: Store, config: ContainerConfig) -> Reference:
             "name: give one to the new image"
         ) from None
     return replace(first, tag=None, digest=None)
-
-
-def _places(config: ContainerConfig) -> frozenset[bytes]:
-    """Return where something is attached in the container: what is there was made for that."""
-    places = (
-        *_KERNEL_TREES,
-        *(f"/etc/{name}" for name in network_files(config)),
-        *(bind.target for bind in config.binds),
-        *(tmpfs.target for tmpfs in config.tmpfs),
-    )
-    return frozenset(os.fsencode(place.strip("/")) for place in places)

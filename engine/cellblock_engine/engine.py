@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,7 +21,14 @@ from .container import (
     Result,
     describe,
 )
-from .errors import CellblockError, Conflict, ImageNotFound, InvalidInput, StoreFull
+from .errors import (
+    CellblockError,
+    Conflict,
+    ContainerNotFound,
+    ImageNotFound,
+    InvalidInput,
+    StoreFull,
+)
 from .image import Image, RemovedImage
 from .layout import Layout
 from .limits import Limits
@@ -42,9 +49,14 @@ from .store.containers import ContainerConfig, Containers
 from .store.formats import migrate
 
 if TYPE_CHECKING:
+    from .comparison import Change
     from .doctor import Diagnosis
     from .explanation import Explanation
+    from .history import HistoryRow
+    from .oci.digest import Digest
+    from .pruning import DiskUsage, Pruned
     from .reset import Reset
+    from .store.images import Kept
 
 _NO_ID = "0" * 64
 _log = Log(__name__)
@@ -193,9 +205,15 @@ class Engine:
 
         return Keyring.of().erase(registry_of(registry)) == "erased"
 
-    def images(self) -> tuple[Image, ...]:
-        """Return the images in the store, newest first."""
-        return self._store.images.list()
+    def images(self, *, nameless: bool = False) -> tuple[Image, ...]:
+        """Return the images in the store, newest first.
+
+        With ``nameless`` also those that lost their names, as long as containers need them.
+        """
+        if not nameless:
+            return self._store.images.list()
+        with self._store.referencing():  # what only a container keeps may go at any moment
+            return self._store.images.list(nameless=True)
 
     def image(self, name: str) -> Image:
         """Return the image of this reference, id or unique start of an id. Raises ImageNotFound."""
@@ -260,7 +278,51 @@ class Engine:
         """
         return self._store.images.remove(name, force=force)
 
+    def history(self, name: str) -> tuple[HistoryRow, ...]:
+        """Return the steps in which an image was made, the newest first.
+
+        Raises ImageNotFound, InvalidReference, StoreError.
+        """
+        from .history import history  # noqa: PLC0415 - asked for seldom
+
+        with self._store.referencing():
+            images = self._store.images
+            return history(self._store, images.document(images.resolve(name)))
+
+    def diff_images(self, one: str, other: str) -> tuple[Change, ...]:
+        """Return what is added, changed and deleted from one image to the other, by path.
+
+        Files are compared by their attributes and, where these are equal, by their content.
+        Raises ImageNotFound, InvalidReference, StoreError.
+        """
+        from .comparison import image_changes  # noqa: PLC0415 - asked for seldom
+
+        with self._store.referencing():
+            images = self._store.images
+            return image_changes(self._store, images.resolve(one), images.resolve(other))
+
     # Containers
+
+    def diff(self, name: str) -> tuple[Change, ...]:
+        """Return what a container added, changed and deleted of its image so far, by path.
+
+        Raises ContainerNotFound, Conflict, Unsupported for one whose writes are in memory
+        (``storage_bytes``), StoreError, OSError.
+        """
+        from .comparison import container_changes  # noqa: PLC0415 - asked for seldom
+
+        config = self._containers.find(name)
+        directory = self._containers.directory(config.id)
+        with self._store.referencing():
+            trees = assembly.find_trees(self._layout, self._store, config)
+            try:
+                found = container_changes(config, trees, directory)
+            except FileNotFoundError:
+                if directory.exists():
+                    raise
+        if not directory.exists():
+            raise ContainerNotFound(f"container {config.name} was removed meanwhile")
+        return found
 
     def run(
         self,
@@ -406,6 +468,42 @@ class Engine:
             containers=len(containers),
             running=sum(info.status == "running" for info in containers),
             missing_limits=cgroups.discover(os.getpid()).missing(),
+        )
+
+    def disk_usage(self, *, keep: Collection[Digest] = ()) -> tuple[DiskUsage, ...]:
+        """Return what images, containers, layers and blobs take on disk, and what could go.
+
+        ``keep`` is as for :meth:`prune`. Raises StoreError, OSError.
+        """
+        from .pruning import disk_usage  # noqa: PLC0415 - asked for seldom
+
+        return disk_usage(self._layout, self._store, keep)
+
+    def prune(
+        self,
+        *,
+        containers: bool = True,
+        images: Kept | None = "tagged",
+        keep: Collection[Digest] = (),
+        dry_run: bool = False,
+    ) -> Pruned:
+        """Remove containers that have ended and then images, or only tell; return what goes.
+
+        Of images those with a tag stay (``"tagged"``) or only those that containers use
+        (``"used"``), which stay in any case, as do those of the ids ``keep``; None leaves images
+        alone. Containers that run, and those of notebook kernels, stay. Raises Conflict while
+        the image store is in use, StoreError, OSError.
+        """
+        from .pruning import prune  # noqa: PLC0415 - asked for seldom
+
+        return prune(
+            self._layout,
+            self._store,
+            self._held,
+            containers=containers,
+            images=images,
+            keep=keep,
+            dry_run=dry_run,
         )
 
     def reset(self, *, force: bool = False) -> Reset:

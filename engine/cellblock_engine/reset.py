@@ -7,7 +7,6 @@ store's directory. It reads no config and no image, so that a damaged store can 
 from __future__ import annotations
 
 import os
-import stat
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from .runtime import launcher, state, wire
 from .runtime.attached import await_exit
 from .runtime.sweep import settle
 from .store import formats
+from .store.beneath import disk_bytes
 from .store.locks import Kind, locked
 from .store.trees import remove_tree
 
@@ -63,7 +63,7 @@ def reset(layout: Layout, *, force: bool) -> Reset:
             len(containers),
             len(_entries(layout.references)),
             len(_entries(layout.layers)),
-            sum(_disk_bytes(layout.home / name) for name in formats.ENTRIES),
+            sum(disk_bytes(layout.home / name) for name in formats.ENTRIES),
             formats.foreign(layout),
         )
         # The mark and the lock go last: until then it is a store, and nobody else's.
@@ -139,21 +139,3 @@ def _entries(directory: Path) -> list[str]:
         return os.listdir(directory)  # noqa: PTH208 - names are what is wanted
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _disk_bytes(path: Path) -> int:
-    """Return what the tree takes on disk; what cannot be looked at counts nothing."""
-    links: set[tuple[int, int]] = set()
-    total, left = 0, [os.fspath(path)]
-    while left:  # not recursive: an image may nest as deep as it likes
-        current = left.pop()
-        with suppress(OSError):
-            status = os.lstat(current)
-            if stat.S_ISDIR(status.st_mode):
-                left += (f"{current}/{name}" for name in _entries(Path(current)))
-            elif status.st_nlink > 1:
-                if (inode := (status.st_dev, status.st_ino)) in links:
-                    continue
-                links.add(inode)
-            total += status.st_blocks * 512
-    return total

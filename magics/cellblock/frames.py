@@ -19,6 +19,7 @@ from .documents import flat
 from .tables import Table, View, plain, size, utc_now
 
 _BYTES = "_bytes"
+_IDENTIFIERS = ("_id", "diffid")
 _MEMORY = "memory"  # written and shown in powers of 1024; sizes are in powers of 1000
 _TIME = "datetime64[us, UTC]"
 _TYPES: Mapping[object, str] = {
@@ -100,7 +101,7 @@ def _words(name: str, dtype: object, view: View) -> Callable[[Any], str]:
             return (format_bytes if name.startswith(_MEMORY) else size)(int(value))
         if isinstance(dtype, pd.DatetimeTZDtype):
             return view.ago(value)
-        if isinstance(dtype, pd.StringDtype) and name.endswith("_id"):
+        if isinstance(dtype, pd.StringDtype) and name.endswith(_IDENTIFIERS):
             return view.identifier(value)
         return plain(str(value))
 

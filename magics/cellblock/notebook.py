@@ -17,6 +17,7 @@ from .streams import pump, to_text
 from .tables import facts, plain
 from .verbs.outcome import (
     Acknowledged,
+    Chart,
     Facts,
     Foreground,
     Identifiers,
@@ -50,6 +51,10 @@ def render(outcome: Outcome) -> object:  # noqa: PLR0911 - one for each kind
             from .frames import inspection  # noqa: PLC0415 - pandas
 
             return inspection(documents)
+        case Chart():
+            from .charts import figure  # noqa: PLC0415 - matplotlib
+
+            return figure(outcome)
         case Identifiers(values):
             return list(values)
         case Started(container_id):

@@ -14,13 +14,14 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from cellblock_engine import CellblockError, Killed, TimedOut
+from cellblock_engine import CellblockError, InvalidInput, Killed, TimedOut
 
 from .documents import json_text, rfc3339
 from .streams import feed, pump, to_descriptor, write_all
 from .tables import View, facts, plain, text, utc_now
 from .verbs.outcome import (
     Acknowledged,
+    Chart,
     Facts,
     Foreground,
     Identifiers,
@@ -58,6 +59,8 @@ def render(outcome: Outcome) -> int:
             _say(facts(document))
         case Inspection(documents):
             _say(json_text(list(documents.values())))
+        case Chart():
+            raise InvalidInput("--plot draws in a notebook: leave it out here, or give --json")
         case Records(records, timestamps):
             for record in records:
                 _write(record, timestamps == "shown")

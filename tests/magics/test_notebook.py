@@ -59,6 +59,34 @@ def test_a_list_has_html_for_people(kernel):
     assert "123MB" in result["data"]["text/plain"]
 
 
+def test_lists_are_data_with_types(kernel):
+    code = """
+steps = %container history python:3.12-slim
+changes = %container diff up
+print(*steps.dtypes, *changes.dtypes)
+print(steps.size_bytes.sum(), changes.groupby("change").size_bytes.sum().to_dict())
+"""
+    _, said = run(kernel[1], code)
+    text = "".join(content["text"] for kind, content in said if kind == "stream")
+    types, values = text.splitlines()
+    assert types.split(", UTC] ")[0] == "datetime64[us"
+    assert types.split() == [
+        "datetime64[us,", "UTC]", "str", "str", "str", "int64", "str", "Int64",
+        "str", "str", "str", "int64",
+    ]  # fmt: skip
+    assert values == "48000000 {'A': 2000, 'C': 0, 'D': 4000}"
+
+
+def test_a_plot_is_one_picture(kernel):
+    _, said = run(kernel[1], "%container history --plot python:3.12-slim")
+    pictures = [content["data"] for _, content in said if "image/png" in content.get("data", {})]
+    assert len(pictures) == 1
+    reply, said = run(kernel[1], "%container container prune")
+    assert (reply["status"], reply["ename"]) == ("error", "InvalidInput")
+    (error,) = [content for kind, content in said if kind == "error"]
+    assert error["traceback"][0].endswith("-f prunes without asking")
+
+
 @pytest.mark.parametrize("watched", [True, False])
 def test_a_pull_shows_bars_to_those_who_watch(kernel, watched):
     _, said = run(kernel[1], f"%container pull debian:{int(watched)}", allow_stdin=watched)

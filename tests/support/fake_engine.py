@@ -10,13 +10,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 from cellblock_engine import (
+    Change,
     Check,
     CommandNotFound,
     Conflict,
@@ -24,10 +25,12 @@ from cellblock_engine import (
     ContainerNotFound,
     Diagnosis,
     Digest,
+    DiskUsage,
     EngineInfo,
     ExecRequest,
     Exit,
     Explanation,
+    HistoryRow,
     Image,
     ImageConfig,
     ImageNotFound,
@@ -35,6 +38,7 @@ from cellblock_engine import (
     LogRecord,
     OutOfMemory,
     Platform,
+    Pruned,
     PullEvent,
     Reference,
     RemovedImage,
@@ -241,8 +245,44 @@ class FakeEngine:
     def close(self) -> None:
         self.closed += 1
 
-    def images(self) -> tuple[Image, ...]:
-        return tuple(self.stored)
+    def images(self, *, nameless: bool = False) -> tuple[Image, ...]:
+        lost = replace(image("lost"), references=())
+        return (*self.stored, lost) if nameless else tuple(self.stored)
+
+    def history(self, name: str) -> tuple[HistoryRow, ...]:
+        found = self.image(name)
+        return (
+            HistoryRow(NOW, 'CMD ["$python$"]', "", "", 0, None, None),
+            HistoryRow(None, "RUN make\x1b[2J " * 9, "why", "Ada", 48_000_000, found.layers[0], 9),
+        )
+
+    def diff(self, name: str) -> tuple[Change, ...]:
+        self.container(name)
+        return (
+            Change("C", "/etc", "directory", 0),
+            Change("A", "/etc/\x1b[2J$x", "file", 2000),
+            Change("D", "/usr", "directory", 4000),
+        )
+
+    def diff_images(self, one: str, other: str) -> tuple[Change, ...]:
+        return () if self.image(one) == self.image(other) else self.diff("up")
+
+    def disk_usage(self, *, keep: Collection[Digest] = ()) -> tuple[DiskUsage, ...]:
+        return (
+            DiskUsage("images", 2, 1, 200_000, 50_000),
+            DiskUsage("containers", len(self.boxes), 1, 0, 0),
+        )
+
+    def prune(
+        self,
+        *,
+        containers: bool = True,
+        images: str | None = "tagged",
+        keep: Collection[Digest] = (),
+        dry_run: bool = False,
+    ) -> Pruned:
+        self.done.append((f"prune {containers} {images} {sorted(keep)}", str(dry_run)))
+        return Pruned(("gone",), (Reference.parse("a:1"),), (Digest.of(b"a"),), 1500)
 
     def image(self, name: str) -> Image:
         for stored in self.stored:

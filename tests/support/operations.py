@@ -52,6 +52,9 @@ class Worker:
             self.list,
             self.pull,
             self.remove_image,
+            self.commit,
+            self.compare,
+            self.prune,
         )
         for _ in range(count):
             operation = self._random.choice(operations)
@@ -117,6 +120,28 @@ class Worker:
     def remove_image(self) -> None:
         """Untag one of the small images."""
         self._engine.remove_image(self._random.choice(self._pulls))
+
+    def commit(self) -> None:
+        """Make an image of a shared one that has ended, under a shared name."""
+        name = self._random.choice(NAMES)
+        image = self._engine.commit(name, f"mine/{self._random.choice(NAMES)}")
+        assert len(image.layers) > 1
+
+    def compare(self) -> None:
+        """Compare a shared one with its image, and an image with another."""
+        name = self._random.choice(NAMES)
+        with suppress(*EXPECTED):
+            assert all(change.path.startswith("/") for change in self._engine.diff(name))
+        for change in self._engine.diff_images(self._image, f"mine/{name}"):
+            assert change.path.startswith("/")
+
+    def prune(self) -> None:
+        """Remove what has ended and is not used, or only tell; the shared image stays."""
+        keep = (self._engine.image(self._image).id,)
+        dry_run = self._random.random() < 0.5
+        self._engine.prune(images="used", keep=keep, dry_run=dry_run)
+        kinds = [usage.kind for usage in self._engine.disk_usage(keep=keep)]
+        assert kinds == ["images", "containers", "layers", "blobs"]
 
 
 def main(home: str, image: str, seed: str, count: str, *pulls: str) -> None:

@@ -145,12 +145,13 @@ class Blobs:
                 writer.write(data)
                 writer.commit()
 
-    def discard(self, digest: Digest) -> int:
-        """Remove the blob and return its size in bytes; for the garbage collector alone."""
-        path = self.path(digest)
+    def size_bytes(self, digest: Digest) -> int:
+        """Return the blob's size, 0 where it is not there."""
         try:
-            size = path.stat().st_size
-            path.unlink()
+            return self.path(digest).stat().st_size
         except FileNotFoundError:
             return 0
-        return size
+
+    def discard(self, digest: Digest) -> None:
+        """Remove the blob, if it is there; for the garbage collector alone."""
+        self.path(digest).unlink(missing_ok=True)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from ..errors import Conflict, ImageNotFound, InvalidAnswer, InvalidReference, StoreError
 from ..image import Image, RemovedImage
@@ -21,7 +24,7 @@ from ..oci.manifest import MAX_MANIFEST_BYTES, Descriptor, Manifest, parse_manif
 from ..oci.reference import Reference
 from ..private import make_private
 from .blobs import Blobs
-from .collector import Collector
+from .collector import Collector, Holdings
 from .layers import Layers
 from .locks import Kind, locked
 from .staging import Staging, sync_directory
@@ -29,6 +32,19 @@ from .staging import Staging, sync_directory
 _ID = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})")
 _GC_WAIT_S = 5.0
 _MAX_CACHED = 256
+
+
+Kept = Literal["tagged", "used"]
+"""What a pruning leaves: images that have a tag or are used, or only those that are used."""
+
+
+@dataclass(frozen=True)
+class Unneeded:
+    """References and images that could go, and what would be freed with them."""
+
+    names: tuple[Reference, ...]
+    images: tuple[Digest, ...]
+    garbage: Holdings
 
 
 class Images:
@@ -81,8 +97,11 @@ class Images:
         self._publish(held, image.manifest)
         return self.resolve(str(image.id))
 
-    def list(self) -> tuple[Image, ...]:
-        """Return all images, each once with all its references, the newest first."""
+    def list(self, *, nameless: bool = False) -> tuple[Image, ...]:
+        """Return all images, each once with all its references, the newest first.
+
+        With ``nameless`` also those that lost their last reference and a container still needs.
+        """
         by_id: dict[Digest, dict[Reference, Digest]] = {}
         for reference, manifest in self._references().items():
             by_id.setdefault(self._read(manifest)[0], {})[reference] = manifest
@@ -90,6 +109,10 @@ class Images:
         for references in by_id.values():
             manifest = references[min(references)]
             images.append(_image(*self._read(manifest), manifest, tuple(sorted(references))))
+        for manifest in self._collector.manifests() if nameless else ():
+            if self._blobs.has(manifest) and (image_id := self._read(manifest)[0]) not in by_id:
+                by_id[image_id] = {}
+                images.append(_image(*self._read(manifest), manifest, ()))
         return tuple(sorted(images, key=lambda image: (_age(image), image.references)))
 
     def resolve(self, name: str) -> Image:
@@ -99,6 +122,10 @@ class Images:
         references of the image. Raises ImageNotFound, InvalidReference.
         """
         return self._resolve(name)[0]
+
+    def document(self, image: Image) -> ImageDocument:
+        """Return the config of an image that is in the store. Raises StoreError, InvalidAnswer."""
+        return self._read(image.manifest)[1]
 
     def remove(self, name: str, *, force: bool = False) -> RemovedImage:
         """Remove a reference and, with an image's last one, the image and what only it needs.
@@ -139,20 +166,74 @@ class Images:
         Returns the diffIDs of the layers removed, and the bytes freed. Raises Conflict when
         others keep making references.
         """
+        with self._alone() as grave:
+            return self._collector.take(self._garbage(self._references()), grave)
+
+    def unneeded(
+        self, which: Kept, *, keep: Collection[Digest] = (), without: Collection[str] = ()
+    ) -> Unneeded:
+        """Return the images that could go, but those of the ids ``keep``, and what with them.
+
+        ``without`` are ids of containers that are taken to be gone. To be called within
+        :meth:`Store.referencing`. Raises StoreError.
+        """
+        references = self._references()
+        used = {*self._collector.users(without=without), *map(str, keep)}
+        named: dict[Digest, list[Reference]] = {}
+        for reference, manifest in references.items():
+            named.setdefault(self._read(manifest)[0], []).append(reference)
+        images = sorted(
+            image
+            for image, names in named.items()
+            if str(image) not in used
+            and (which == "used" or all(reference.tag is None for reference in names))
+        )
+        names = tuple(sorted(name for image in images for name in named[image]))
+        left = {name: references[name] for name in references.keys() - set(names)}
+        return Unneeded(names, tuple(images), self._garbage(left, without))
+
+    def users(self) -> set[str]:
+        """Return the ids of the images that containers were made from."""
+        return self._collector.users()
+
+    def holdings(self) -> Holdings:
+        """Return everything that is kept. Raises StoreError."""
+        return self._collector.holdings()
+
+    def prune(self, which: Kept, *, keep: Collection[Digest] = ()) -> RemovedImage:
+        """Remove what :meth:`unneeded` returns. Raises Conflict while the store is in use."""
+        with self._alone() as grave:
+            unneeded = self.unneeded(which, keep=keep)
+            for reference in unneeded.names:
+                self._path(reference).unlink(missing_ok=True)
+            if unneeded.names:
+                sync_directory(self._layout.references)  # before anything that they named goes
+            deleted, freed_bytes = self._collector.take(unneeded.garbage, grave)
+        return RemovedImage(unneeded.names, (*unneeded.images, *deleted), freed_bytes)
+
+    @contextmanager
+    def _alone(self) -> Iterator[Path]:
+        """Hold the store alone; give a directory for what is to be freed when the lock is not."""
         with (
-            self._staging.directory() as grave,  # emptied last, when the lock is given back
+            self._staging.directory() as grave,  # emptied last
             locked(
                 self._layout.gc_lock, Kind.EXCLUSIVE, timeout_s=_GC_WAIT_S, what="the image store"
             ),
         ):
-            blobs: set[Digest] = set()
-            stacks = []
-            held = {m for m in self._collector.manifests() if self._blobs.has(m)}
-            for manifest in held.union(self._references().values()):
-                parsed = self._manifest(manifest)
-                blobs |= {manifest, parsed.config.digest, *(d.digest for d in parsed.layers)}
-                stacks.append(self._read(manifest)[1].diff_ids)
-            return self._collector.take(blobs, stacks, grave)
+            yield grave
+
+    def _garbage(
+        self, references: Mapping[Reference, Digest], without: Collection[str] = ()
+    ) -> Holdings:
+        blobs: set[Digest] = set()
+        stacks = []
+        needed = self._collector.manifests(without=without)
+        held = {manifest for manifest in needed if self._blobs.has(manifest)}
+        for manifest in held.union(references.values()):
+            parsed = self._manifest(manifest)
+            blobs |= {manifest, parsed.config.digest, *(d.digest for d in parsed.layers)}
+            stacks.append(self._read(manifest)[1].diff_ids)
+        return self._collector.garbage(blobs, stacks, without=without)
 
     def _resolve(self, name: str) -> tuple[Image, Reference | None]:
         """Return the image, and the reference if ``name`` is one."""

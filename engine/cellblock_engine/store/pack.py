@@ -17,14 +17,11 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from ..errors import Conflict, InvalidLayer
-from ..linux import syscalls as sys
-from . import pax, tar
+from . import beneath, pax, tar
 from .directories import MAX_PATH_BYTES, is_opaque, is_whiteout
 from .unpack import OPAQUE_MARKER, WHITEOUT_PREFIX, is_kept
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_BENEATH = sys.RESOLVE_IN_ROOT | sys.RESOLVE_NO_SYMLINKS | sys.RESOLVE_NO_MAGICLINKS
 _PIECE_BYTES = 2**20
 _SPECIAL = {
     stat.S_IFIFO: tar.FIFO,
@@ -76,6 +73,17 @@ def data_bytes(root: int) -> int:
     return sum(sizes.values())
 
 
+def kept_xattrs(fd: int) -> dict[bytes, bytes]:
+    """Return the attributes of a file or directory that a container may see."""
+    try:
+        keys = os.listxattr(fd)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        return {}
+    return {os.fsencode(key): os.getxattr(fd, key) for key in keys if is_kept(os.fsencode(key))}
+
+
 class _Place(NamedTuple):
     """One name in the tree; ``directory`` is the descriptor of what it is in, or is itself."""
 
@@ -90,7 +98,7 @@ def _places(root: int) -> Iterator[_Place]:
     directories = [b""]
     while directories:
         path = directories.pop()
-        fd = sys.openat2(root, path or b".", _DIRECTORY, resolve=_BENEATH)
+        fd = beneath.open_directory(root, path)
         try:
             yield _Place(fd, b"", path, os.fstat(fd))
             above = path + b"/" if path else b""
@@ -114,7 +122,7 @@ def _directory(place: _Place, *, opaque: bool) -> Iterator[bytes]:
     if not place.path:
         # A container's root has the time of its own upper, whatever a layer says.
         entry = entry._replace(mtime_ns=0)
-    yield pax.encode(entry._replace(xattrs=_xattrs(place.directory)))
+    yield pax.encode(entry._replace(xattrs=kept_xattrs(place.directory)))
     if opaque:
         yield pax.encode(_marker(above + OPAQUE_MARKER))
 
@@ -140,7 +148,7 @@ def _file(place: _Place) -> Iterator[bytes]:
         if not stat.S_ISREG(status.st_mode):
             raise _changed(place.path)
         entry = _entry(place.path, tar.FILE, status)
-        yield pax.encode(entry._replace(size=status.st_size, xattrs=_xattrs(fd)))
+        yield pax.encode(entry._replace(size=status.st_size, xattrs=kept_xattrs(fd)))
         left = status.st_size
         while left:
             piece = os.read(fd, min(left, _PIECE_BYTES))
@@ -167,16 +175,6 @@ def _is_empty(place: _Place) -> bool:
     if stat.S_ISDIR(place.status.st_mode):
         return not os.listdir(place.directory)  # noqa: PTH208 - no path
     return stat.S_ISREG(place.status.st_mode) and not place.status.st_size
-
-
-def _xattrs(fd: int) -> dict[bytes, bytes]:
-    try:
-        keys = os.listxattr(fd)
-    except OSError as error:
-        if error.errno != errno.ENOTSUP:
-            raise
-        return {}
-    return {os.fsencode(key): os.getxattr(fd, key) for key in keys if is_kept(os.fsencode(key))}
 
 
 def _refused(path: bytes, why: str) -> InvalidLayer:

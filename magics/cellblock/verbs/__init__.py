@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .cleaning import CONTAINER, IMAGE
 from .containers import VERBS as CONTAINER_VERBS
 from .declaration import Verb
 from .group import Group
 from .images import VERBS as IMAGE_VERBS
 from .kernel import KERNEL
 from .login import VERBS as LOGIN_VERBS
+from .reading import VERBS as READING_VERBS
 from .run import VERBS as RUN_VERBS
 from .system import SYSTEM
 from .system import VERBS as SYSTEM_VERBS
@@ -22,9 +24,12 @@ VERBS: Mapping[str, Verb | Group] = {
         *CONTAINER_VERBS,
         *USAGE_VERBS,
         *IMAGE_VERBS,
+        *READING_VERBS,
         *LOGIN_VERBS,
         *SYSTEM_VERBS,
         KERNEL,
+        CONTAINER,
+        IMAGE,
         SYSTEM,
     )
 }

@@ -57,6 +57,15 @@ def quiet(call: Call) -> bool:
     return bool(call.arguments.quiet)
 
 
+def agreed(call: Call, what: str, does: str) -> bool:
+    """Ask whether ``what`` is to be removed. Raises InvalidInput where nobody can answer."""
+    answer = call.asking.visible(
+        f"{what[0].upper()}{what[1:]} will be removed. Are you sure? [y/N] ",
+        otherwise=f"-f {does} without asking",
+    )
+    return answer.lower() in ("y", "yes")
+
+
 def environment(call: Call) -> dict[str, str]:
     """Return the variables of ``--env-file`` and ``-e``; what the caller does not have is left out.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from .declaration import Argument, Call, Verb
 from .outcome import Acknowledged, Identifiers, Listing
 
 if TYPE_CHECKING:
-    from cellblock_engine import Image, Reference
+    from cellblock_engine import Digest, Image, Reference
 
 NONE = "<none>"
 
@@ -49,7 +50,10 @@ def rows(image: Image) -> tuple[ImageRow, ...]:
     )
 
 
-_REPOSITORY = Column("REPOSITORY", lambda row, _: row.repository or NONE)
+_REPOSITORY = Column("REPOSITORY", lambda row, _: _name(row))
+_BRANCH = Column(
+    "REPOSITORY", lambda row, _: f"{'   ' * (row.depth - 1)}└─ " * bool(row.depth) + _name(row)
+)
 _TAG = Column("TAG", lambda row, _: row.tag or NONE)
 _DIGEST = Column("DIGEST", lambda row, _: row.digest)
 _IDENTITY = (
@@ -59,15 +63,61 @@ _IDENTITY = (
 )
 
 
+@dataclass(frozen=True)
+class BranchRow(ImageRow):
+    """An image below the one whose layers it continues; ``depth`` is 0 for one that has none."""
+
+    parent_id: str | None
+    depth: int
+
+
 def images(call: Call) -> Listing | Identifiers:
-    """List the images of the store, by name."""
-    found = [row for image in call.engine.images() for row in rows(image)]
-    found.sort(key=lambda row: (row.repository is None, row.repository or "", row.tag or ""))
+    """List the images of the store, by name, or each below the one it was made from."""
+    found = call.engine.images(nameless=call.arguments.all)
+    listed = sorted((row for image in found for row in rows(image)), key=_by_name)
     if quiet(call):
-        ids = dict.fromkeys(row.image_id for row in found)
+        ids = dict.fromkeys(row.image_id for row in listed)
         return Identifiers(tuple(ids) if call.arguments.no_trunc else tuple(map(_short, ids)))
-    names = (_REPOSITORY, _TAG, _DIGEST) if call.arguments.digests else (_REPOSITORY, _TAG)
-    return Listing(Table(ImageRow, (*names, *_IDENTITY), tuple(found)), style(call))
+    names = (_TAG, _DIGEST) if call.arguments.digests else (_TAG,)
+    if call.arguments.tree:
+        columns = (_BRANCH, *names, *_IDENTITY)
+        return Listing(Table(BranchRow, columns, tuple(_branches(found))), style(call))
+    return Listing(Table(ImageRow, (_REPOSITORY, *names, *_IDENTITY), tuple(listed)), style(call))
+
+
+def _branches(images: Sequence[Image]) -> Iterator[BranchRow]:
+    """Yield the rows of images, each image followed by those that have all its layers and more."""
+    below: dict[Digest | None, list[tuple[ImageRow, Image]]] = {}
+    for image in images:
+        parent = _parent(image, images)
+        for row in rows(image):
+            below.setdefault(parent.id if parent else None, []).append((row, image))
+    seen: set[Digest] = set()
+
+    def walk(parent: Digest | None, depth: int) -> Iterator[BranchRow]:
+        for row, image in sorted(below.get(parent, ()), key=lambda pair: _by_name(pair[0])):
+            parent_id = str(parent) if parent else None
+            yield BranchRow(**vars(row), parent_id=parent_id, depth=depth)
+            if image.id not in seen:  # under the first of its names
+                seen.add(image.id)
+                yield from walk(image.id, depth + 1)
+
+    yield from walk(None, 0)
+
+
+def _parent(image: Image, images: Sequence[Image]) -> Image | None:
+    """Return the image with the most of this one's layers, from the bottom up, and no other."""
+    lower = [
+        other
+        for other in images
+        if 0 < len(other.layers) < len(image.layers)
+        and image.layers[: len(other.layers)] == other.layers
+    ]
+    return max(lower, key=lambda other: len(other.layers), default=None)
+
+
+def _by_name(row: ImageRow) -> tuple[bool, str, str]:
+    return row.repository is None, row.repository or "", row.tag or ""
 
 
 def pull(call: Call) -> Acknowledged:
@@ -99,6 +149,10 @@ def rmi(call: Call) -> Acknowledged:
         ]
 
     return each(call.arguments.images, remove)
+
+
+def _name(row: ImageRow) -> str:
+    return row.repository or NONE
 
 
 def _short(image_id: str) -> str:
@@ -134,7 +188,16 @@ VERBS = (
     Verb(
         "images",
         "List images",
-        (QUIET, NO_TRUNC, Argument(("--digests",), "show digests", "flag"), JSON),
+        (
+            Argument(
+                ("-a", "--all"), "also those without a name that containers still need", "flag"
+            ),
+            Argument(("--tree",), "each below the one whose layers it continues", "flag"),
+            QUIET,
+            NO_TRUNC,
+            Argument(("--digests",), "show digests", "flag"),
+            JSON,
+        ),
         images,
     ),
     Verb(

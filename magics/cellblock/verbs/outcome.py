@@ -58,6 +58,15 @@ class Inspection:
 
 
 @dataclass(frozen=True)
+class Chart:
+    """Bars of bytes, from the top down: of each series (its name and values) a part of each bar."""
+
+    title: str
+    labels: tuple[str, ...]
+    series: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True)
 class Records:
     """What a container wrote."""
 
@@ -78,5 +87,13 @@ class Foreground:
 
 
 Outcome: TypeAlias = (
-    Listing | Identifiers | Started | Acknowledged | Facts | Inspection | Records | Foreground
+    Listing
+    | Identifiers
+    | Started
+    | Acknowledged
+    | Facts
+    | Inspection
+    | Chart
+    | Records
+    | Foreground
 )

@@ -1,4 +1,4 @@
-"""doctor, info, inspect, version, system reset."""
+"""doctor, info, inspect, version, and the verbs of ``system``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from cellblock_engine import ContainerNotFound, ImageNotFound, NotFound
 
 from ..documents import record
 from ..tables import Column, Table, size
-from .common import JSON
+from .cleaning import DF, PRUNE
+from .common import JSON, agreed
 from .declaration import Argument, Call, Verb
 from .group import Group
 from .outcome import Acknowledged, Facts, Inspection, Listing
@@ -71,14 +72,9 @@ def version(call: Call) -> Facts:
 
 def reset(call: Call) -> Acknowledged:
     """Remove everything that cellblock keeps, once the user has said yes."""
-    if not call.arguments.force:
-        answer = call.asking.visible(
-            f"All containers, images and layers in {call.engine.home} will be removed. Are you "
-            "sure? [y/N] ",
-            otherwise="-f resets without asking",
-        )
-        if answer.lower() not in ("y", "yes"):
-            return Acknowledged(("Nothing was removed",))
+    what = f"all containers, images and layers in {call.engine.home}"
+    if not (call.arguments.force or agreed(call, what, "resets")):
+        return Acknowledged(("Nothing was removed",))
     from cellblock_kernel import remove_kernelspecs_of  # noqa: PLC0415 - brings jupyter_client
 
     removed = call.engine.reset(force=call.arguments.force)
@@ -105,6 +101,7 @@ VERBS = (
     ),
     Verb("doctor", "Show what this machine offers; sweep what is stale", (JSON,), doctor),
     _INFO,
+    DF,
     Verb("version", "Show versions", (JSON,), version),
 )
 
@@ -116,5 +113,7 @@ _RESET = Verb(
 )
 
 SYSTEM = Group(
-    "system", "Look after cellblock itself", {verb.name: verb for verb in (_INFO, _RESET)}
+    "system",
+    "Look after cellblock itself",
+    {verb.name: verb for verb in (_INFO, DF, PRUNE, _RESET)},
 )
