@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -320,7 +321,8 @@ class Relay:
         if name == "iopub" and message.kind == "iopub_welcome":
             self._on_welcome()
             return
-        self._by_rules_outward(name, message, 0)
+        with suppress(RecursionError):  # JSON that was just not too deep to be read is lost
+            self._by_rules_outward(name, message, 0)
 
     def _flush(self) -> None:
         waiting = [outbox for outbox in self._outboxes.values() if outbox.waiting]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from cellblock_kernel.gate.connection import CHANNELS, Connection
 from cellblock_kernel.gate.guard import Guard
 from cellblock_kernel.gate.ledger import Ledger
-from cellblock_kernel.gate.messages import DELIMITER
+from cellblock_kernel.gate.messages import DELIMITER, Signer
 from cellblock_kernel.gate.relay import Relay
 from support.relays import BACK_KEY, FRONT_KEY, WAIT_MS, Kernel, message, opened
 
@@ -70,6 +71,29 @@ def test_rules_are_met_in_their_order(make_rig):
     assert client.take("shell") == ("reply", {"met": "2112"})
     kernel.publish("status", {})
     assert client.take("iopub") == ("status", {"met": "12"})
+
+
+class Repeats(Marks):
+    """A rule that says again what it has read, as deep as it was."""
+
+    def outward(self, channel, message):
+        return [message.but(content={"deep": message.content})]
+
+
+def test_what_is_too_deep_to_be_said_again_is_lost_alone(make_rig):
+    rig = make_rig(rules=[Repeats("")])
+    kernel, client = rig.kernel(), rig.client()
+    settled(kernel, client)
+    limit = sys.getrecursionlimit()
+    for depth in range(limit - 100, limit + 10):
+        raw = b'{"x":' * depth + b"1" + b"}" * depth
+        parts = message(BACK_KEY, "display_data", {})
+        parts[5] = raw
+        parts[1] = Signer(BACK_KEY).sign(parts[2:])
+        kernel["iopub"].send_multipart([b"topic", *parts])
+    kernel.publish("status", {"at": "last"})
+    while b"last" not in client["iopub"].recv_multipart()[-1]:
+        pass
 
 
 def test_what_a_rule_passes_by_itself_meets_the_rules_beyond(make_rig):
