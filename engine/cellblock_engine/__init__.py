@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from .oci.platform import Platform
     from .oci.reference import Reference
     from .privileges import Ulimit, check_security_option, parse_ulimit
-    from .progress import Progress, PullEvent
+    from .progress import Progress, TransferEvent
     from .removal import Removal
     from .request import HOST_IMAGE, NETWORKS, ExecRequest, RunRequest
     from .reset import Reset
@@ -103,7 +103,7 @@ _HOMES = {
     "oci.platform": ("Platform",),
     "oci.reference": ("Reference",),
     "privileges": ("Ulimit", "check_security_option", "parse_ulimit"),
-    "progress": ("Progress", "PullEvent"),
+    "progress": ("Progress", "TransferEvent"),
     "removal": ("Removal",),
     "request": ("HOST_IMAGE", "NETWORKS", "ExecRequest", "RunRequest"),
     "reset": ("Reset",),
@@ -158,7 +158,6 @@ __all__ = [
     "Platform",
     "PlatformNotFound",
     "Progress",
-    "PullEvent",
     "Reference",
     "Registries",
     "RegistryError",
@@ -175,6 +174,7 @@ __all__ = [
     "StoreFull",
     "TimedOut",
     "Tmpfs",
+    "TransferEvent",
     "Ulimit",
     "Unsupported",
     "Verdict",

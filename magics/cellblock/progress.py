@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from .tables import counted, plain, size
 
 if TYPE_CHECKING:
-    from cellblock_engine import Digest, Progress, PullEvent
+    from cellblock_engine import Digest, Progress, TransferEvent
 
 _REFRESH_S = 0.1
 _LINE_EVERY_S = 5.0
@@ -39,10 +39,10 @@ class Pull:
 
     started: float = field(default_factory=time.monotonic)
     reference: str = ""
-    layers: dict[Digest, PullEvent] = field(default_factory=dict)
+    layers: dict[Digest, TransferEvent] = field(default_factory=dict)
     finished: bool = False
 
-    def take(self, event: PullEvent) -> None:
+    def take(self, event: TransferEvent) -> None:
         """Fold one event in. A size once known is kept when a later event omits it."""
         self.reference = event.reference
         if event.layer is not None:
@@ -76,7 +76,7 @@ class Pull:
         )
 
 
-def _layer_fraction(event: PullEvent) -> float:
+def _layer_fraction(event: TransferEvent) -> float:
     part = min(1.0, event.current_bytes / event.total_bytes) if event.total_bytes else 0.0
     match event.phase:
         case "downloading":
@@ -98,7 +98,7 @@ class _View(ABC):
         self._lock = threading.Lock()
         self._next = 0.0
 
-    def __call__(self, event: PullEvent) -> None:
+    def __call__(self, event: TransferEvent) -> None:
         with self._lock:
             self.pull.take(event)
             now = time.monotonic()
@@ -169,7 +169,7 @@ class _Bars(_View):
             self._console.print(self.pull.line(), markup=False, highlight=False, soft_wrap=True)
 
 
-def _amount(event: PullEvent) -> str:
+def _amount(event: TransferEvent) -> str:
     if event.total_bytes is None:
         return size(event.current_bytes) if event.current_bytes else ""
     if event.phase in ("done", "exists", "waiting"):

@@ -8,22 +8,22 @@ import threading
 import pytest
 
 from cellblock import progress
-from cellblock_engine import Digest, PullEvent
+from cellblock_engine import Digest, TransferEvent
 
 LAYERS = [Digest.of(bytes([number])) for number in range(3)]
 
 
 def events(layers=LAYERS):
-    yield PullEvent("img:1", None, "resolving")
+    yield TransferEvent("img:1", None, "resolving")
     for layer in layers:
-        yield PullEvent("img:1", layer, "waiting", 0, 1000)
+        yield TransferEvent("img:1", layer, "waiting", 0, 1000)
     for done in (0, 500, 1000):
         for layer in layers:
-            yield PullEvent("img:1", layer, "downloading", done, 1000)
-            yield PullEvent("img:1", layer, "extracting", done, 1000)
+            yield TransferEvent("img:1", layer, "downloading", done, 1000)
+            yield TransferEvent("img:1", layer, "extracting", done, 1000)
     for layer in layers:
-        yield PullEvent("img:1", layer, "done", 1000, 1000)
-    yield PullEvent("img:1", None, "done")
+        yield TransferEvent("img:1", layer, "done", 1000, 1000)
+    yield TransferEvent("img:1", None, "done")
 
 
 class Terminal(io.StringIO):
@@ -44,15 +44,15 @@ def test_the_share_never_falls_while_layers_advance():
 
 def test_layers_weigh_by_their_size():
     pull = progress.Pull()
-    pull.take(PullEvent("img:1", LAYERS[0], "done", 900, 900))
-    pull.take(PullEvent("img:1", LAYERS[1], "waiting", 0, 100))
+    pull.take(TransferEvent("img:1", LAYERS[0], "done", 900, 900))
+    pull.take(TransferEvent("img:1", LAYERS[1], "waiting", 0, 100))
     assert pull.fraction() == pytest.approx(0.9)
     assert pull.line() == "img:1: 1 of 2 layers, 90% of 1kB"
 
 
 def test_unknown_totals_do_no_harm():
     pull = progress.Pull()
-    pull.take(PullEvent("img:1", LAYERS[0], "downloading", 10, None))
+    pull.take(TransferEvent("img:1", LAYERS[0], "downloading", 10, None))
     assert pull.fraction() == 0.0
     assert "1 layer" in pull.line()
 
@@ -72,8 +72,8 @@ def test_what_is_here_already_is_said_so():
     stream = io.StringIO()
     with progress.terminal(stream) as report:
         for layer in LAYERS:
-            report(PullEvent("img:1", layer, "exists", 1000, 1000))
-        report(PullEvent("img:1", None, "done"))
+            report(TransferEvent("img:1", layer, "exists", 1000, 1000))
+        report(TransferEvent("img:1", None, "done"))
     assert "3 layers (all already here)" in stream.getvalue().splitlines()[-1]
 
 
@@ -90,7 +90,7 @@ def test_a_terminal_is_left_with_one_line():
 def test_a_failed_pull_leaves_no_claim(stream):
     def fail() -> None:
         with progress.terminal(stream) as report:
-            report(PullEvent("img:1", LAYERS[0], "downloading", 1, 1000))
+            report(TransferEvent("img:1", LAYERS[0], "downloading", 1, 1000))
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -101,7 +101,7 @@ def test_a_failed_pull_leaves_no_claim(stream):
 def test_hostile_references_cannot_steer_the_terminal():
     stream = io.StringIO()
     with progress.terminal(stream) as report:
-        report(PullEvent("img\x1b[2J", None, "resolving"))
+        report(TransferEvent("img\x1b[2J", None, "resolving"))
     assert "\x1b" not in stream.getvalue()
 
 

@@ -35,13 +35,13 @@ from cellblock_engine import (
     LogRecord,
     OutOfMemory,
     Platform,
-    PullEvent,
     Reference,
     RemovedImage,
     Reset,
     RunRequest,
     Settings,
     TimedOut,
+    TransferEvent,
 )
 
 NOW = datetime.now(UTC)
@@ -233,7 +233,7 @@ class FakeEngine:
         reference: str,
         *,
         platform: str | None = None,
-        progress: Callable[[PullEvent], None] | None = None,
+        progress: Callable[[TransferEvent], None] | None = None,
     ) -> Image:
         if "missing" in reference:
             raise ImageNotFound(f"{reference}: the registry has no such image")
@@ -243,11 +243,11 @@ class FakeEngine:
         self.done.append(("pull", reference))
         layer = pulled.layers[0]
         if progress is not None:
-            progress(PullEvent(reference, None, "resolving"))
-            progress(PullEvent(reference, layer, "downloading", 500, 1000))
-            progress(PullEvent(reference, layer, "extracting", 500, 1000))
-            progress(PullEvent(reference, layer, "done", 1000, 1000))
-            progress(PullEvent(reference, None, "done"))
+            progress(TransferEvent(reference, None, "resolving"))
+            progress(TransferEvent(reference, layer, "downloading", 500, 1000))
+            progress(TransferEvent(reference, layer, "extracting", 500, 1000))
+            progress(TransferEvent(reference, layer, "done", 1000, 1000))
+            progress(TransferEvent(reference, None, "done"))
         self.stored.insert(0, pulled)
         return pulled
 

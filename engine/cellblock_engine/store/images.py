@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,17 +46,26 @@ class Images:
         # By manifest. What a digest names never changes, so entries only ever become useless.
         self._known: dict[Digest, tuple[Digest, ImageDocument, int]] = {}
 
-    def add(self, reference: Reference, manifest: Digest) -> Image:
+    def add(self, reference: Reference, manifest: Digest, *, served: bool = False) -> Image:
         """Let ``reference`` name the image of this manifest, whose parts are all in the store.
 
-        To be called within :meth:`Store.referencing`. Raises StoreError, InvalidLayer, and
-        InvalidAnswer for a manifest or config that is none.
+        ``served`` notes that its registry has that manifest under this reference. To be called
+        within :meth:`Store.referencing`. Raises StoreError, InvalidLayer, and InvalidAnswer for
+        a manifest or config that is none.
         """
         image_id, document, size_bytes = self._read(manifest)
         self._layers.chain(document.diff_ids)
-        make_private(self._layout.home, self._layout.references)
-        self._publish(reference, manifest)
+        self._publish(reference, manifest, served=served)
         return _image(image_id, document, size_bytes, manifest, (reference,))
+
+    def tag(self, source: str, target: Reference) -> Image:
+        """Let ``target`` name an image too; return that with all its references.
+
+        To be called within :meth:`Store.referencing`. Raises as :meth:`resolve` does.
+        """
+        image = self._resolve(source)[0]
+        self._publish(target, image.manifest)
+        return self.resolve(str(target))
 
     def derive(self, base: Digest, layer: Descriptor, step: HistoryEntry, name: Reference) -> Image:
         """Add the image that the one of the manifest ``base`` is with one layer more; return it.
@@ -80,6 +90,29 @@ class Images:
         held = replace(named or image.references[0], tag=None, digest=image.manifest)
         self._publish(held, image.manifest)
         return self.resolve(str(image.id))
+
+    def manifest(self, digest: Digest) -> tuple[bytes, Manifest]:
+        """Return the bytes of an image's manifest, and what they say. Raises StoreError."""
+        return self._blobs.read(digest, MAX_MANIFEST_BYTES), self._manifest(digest)
+
+    def packed(self) -> dict[Digest, tuple[Descriptor, ...]]:
+        """Return, by diffID, the blobs of the store that layers of its images are packed in."""
+        found: dict[Digest, dict[Digest, Descriptor]] = {}
+        for manifest in set(self._references().values()):
+            diffids, layers = self._read(manifest)[1].diff_ids, self._manifest(manifest).layers
+            for diffid, layer in zip(diffids, layers, strict=True):
+                if self._blobs.has(layer.digest):
+                    found.setdefault(diffid, {})[layer.digest] = layer
+        return {diffid: tuple(blobs.values()) for diffid, blobs in found.items()}
+
+    def served(self, registry: str) -> dict[Digest, str]:
+        """Return in which repository of a registry, as far as is known here, a blob is."""
+        return {
+            layer.digest: reference.repository
+            for reference, manifest, served in sorted(self._records())
+            if served and reference.registry == registry
+            for layer in self._manifest(manifest).layers
+        }
 
     def list(self) -> tuple[Image, ...]:
         """Return all images, each once with all its references, the newest first."""
@@ -184,23 +217,27 @@ class Images:
         same = (r for r, m in references.items() if self._read(m)[0] == image_id)
         return _image(image_id, document, size_bytes, manifest, tuple(sorted(same)))
 
-    def _publish(self, reference: Reference, manifest: Digest) -> None:
-        content = {"reference": str(reference), "manifest": str(manifest)}
+    def _publish(self, reference: Reference, manifest: Digest, *, served: bool = False) -> None:
+        make_private(self._layout.home, self._layout.references)
+        content = {"reference": str(reference), "manifest": str(manifest), "served": served}
         self._staging.publish_json(self._path(reference), content)
 
     def _references(self) -> dict[Reference, Digest]:
         """Return the manifest of every reference."""
-        found = {}
+        return {reference: manifest for reference, manifest, _ in self._records()}
+
+    def _records(self) -> Iterator[tuple[Reference, Digest, bool]]:
+        """Yield every reference, its manifest, and whether its registry is known to have that."""
         directory = self._layout.references
         for path in directory.iterdir() if directory.is_dir() else ():
             try:
                 known = json.loads(path.read_bytes())
-                found[Reference.parse(known["reference"])] = Digest.parse(known["manifest"])
+                reference = Reference.parse(known["reference"])
+                yield reference, Digest.parse(known["manifest"]), known.get("served") is True
             except FileNotFoundError:
                 continue  # removed since
             except (ValueError, KeyError, TypeError) as error:
                 raise StoreError(f"{path} is damaged: remove it and pull again") from error
-        return found
 
     def _read(self, manifest: Digest) -> tuple[Digest, ImageDocument, int]:
         """Return id, config and size of the image with this manifest."""
