@@ -1,8 +1,8 @@
-"""Progress of a pull: bars on a terminal, plain lines in a pipe, widgets in a notebook.
+"""Progress of a pull or push: bars on a terminal, plain lines in a pipe, widgets in a notebook.
 
-Events are folded into a :class:`Pull` (plain facts), which each view draws in its own way; at the
-end every view leaves one line of text. Views may be called from any thread. rich, ipywidgets and
-IPython are imported by the view that needs them only.
+Events are folded into a :class:`Transfer` (plain facts), which each view draws in its own way; at
+the end every view leaves one line of text. Views may be called from any thread. rich, ipywidgets
+and IPython are imported by the view that needs them only.
 """
 
 from __future__ import annotations
@@ -28,18 +28,27 @@ _WORDS = {
     "waiting": "Waiting",
     "downloading": "Downloading",
     "extracting": "Extracting",
-    "exists": "Already here",
+    "packing": "Packing",
+    "uploading": "Uploading",
+    "mounted": "Mounted",
+    "exists": "Exists",
     "done": "Done",
 }
+_ENDS = ("done", "exists", "mounted")
 
 
 @dataclass
-class Pull:
-    """What is known of a pull so far. Each layer counts twice: downloading, then extracting."""
+class Transfer:
+    """What is known of a transfer so far.
+
+    A layer counts twice: downloading, then extracting; or packing, then uploading, where its blob
+    is not there yet.
+    """
 
     started: float = field(default_factory=time.monotonic)
     reference: str = ""
     layers: dict[Digest, TransferEvent] = field(default_factory=dict)
+    packed: set[Digest] = field(default_factory=set)
     finished: bool = False
 
     def take(self, event: TransferEvent) -> None:
@@ -47,6 +56,8 @@ class Pull:
         self.reference = event.reference
         if event.layer is not None:
             self.layers[event.layer] = event
+            if event.phase == "packing":
+                self.packed.add(event.layer)
         elif event.phase in ("done", "exists"):
             self.finished = True
 
@@ -54,7 +65,10 @@ class Pull:
         """Return how much is done, 0 to 1; layers count by their sizes where these are known."""
         if self.finished:
             return 1.0
-        parts = [(event.total_bytes or 1, _layer_fraction(event)) for event in self.layers.values()]
+        parts = [
+            (event.total_bytes or 1, self.layer_fraction(layer))
+            for layer, event in self.layers.items()
+        ]
         whole = sum(weight for weight, _ in parts)
         return sum(weight * done for weight, done in parts) / whole if whole else 0.0
 
@@ -63,29 +77,34 @@ class Pull:
         name = plain(self.reference)
         if not self.layers:
             return f"{name}: {'up to date' if self.finished else 'resolving'}"
-        new = [event for event in self.layers.values() if event.phase != "exists"]
+        new = [each for each in self.layers.values() if each.phase not in ("exists", "mounted")]
         total = size(sum(event.total_bytes or 0 for event in new))
         if self.finished:
             took = time.monotonic() - self.started
-            fresh = f"{len(new)} new, {total}" if new else "all already here"
+            fresh = f"{len(new)} new, {total}" if new else "nothing new"
             return f"{name}: {counted(len(self.layers), 'layer')} ({fresh}) in {took:.1f} s"
-        done = sum(event.phase in ("done", "exists") for event in self.layers.values())
+        done = sum(event.phase in _ENDS for event in self.layers.values())
         return (
             f"{name}: {done} of {counted(len(self.layers), 'layer')}, "
             f"{self.fraction():.0%} of {total}"
         )
 
-
-def _layer_fraction(event: TransferEvent) -> float:
-    part = min(1.0, event.current_bytes / event.total_bytes) if event.total_bytes else 0.0
-    match event.phase:
-        case "downloading":
-            return part / 2
-        case "extracting":
-            return 0.5 + part / 2
-        case "done" | "exists":
-            return 1.0
-    return 0.0
+    def layer_fraction(self, layer: Digest) -> float:
+        """Return how much of one layer is done, 0 to 1."""
+        event = self.layers[layer]
+        part = min(1.0, event.current_bytes / event.total_bytes) if event.total_bytes else 0.0
+        match event.phase:
+            case "downloading" | "packing":
+                return part / 2
+            case "extracting":
+                return 0.5 + part / 2
+            case "uploading" | "waiting" if layer in self.packed:
+                return 0.5 + part / 2
+            case "uploading":
+                return part
+            case "mounted" | "done" | "exists":
+                return 1.0
+        return 0.0
 
 
 class _View(ABC):
@@ -94,13 +113,13 @@ class _View(ABC):
     interval_s = _REFRESH_S
 
     def __init__(self) -> None:
-        self.pull = Pull()
+        self.transfer = Transfer()
         self._lock = threading.Lock()
         self._next = 0.0
 
     def __call__(self, event: TransferEvent) -> None:
         with self._lock:
-            self.pull.take(event)
+            self.transfer.take(event)
             now = time.monotonic()
             if now >= self._next:
                 self._next = now + self.interval_s
@@ -112,7 +131,7 @@ class _View(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Leave one line, or nothing if the pull did not get to its end."""
+        """Leave one line, or nothing if the transfer did not get to its end."""
 
 
 class _Lines(_View):
@@ -125,10 +144,10 @@ class _Lines(_View):
         self._stream = stream
 
     def draw(self) -> None:
-        print(self.pull.line(), file=self._stream, flush=True)
+        print(self.transfer.line(), file=self._stream, flush=True)
 
     def close(self) -> None:
-        if self.pull.finished:
+        if self.transfer.finished:
             self.draw()
 
 
@@ -153,26 +172,26 @@ class _Bars(_View):
         self._bars.start()
 
     def draw(self) -> None:
-        for layer, event in self.pull.layers.items():
+        for layer, event in self.transfer.layers.items():
             if layer not in self._tasks:
                 self._tasks[layer] = self._bars.add_task("", name=layer.short, amount="", total=1.0)
             self._bars.update(
                 self._tasks[layer],
                 description=_WORDS[event.phase],
-                completed=_layer_fraction(event),
+                completed=self.transfer.layer_fraction(layer),
                 amount=_amount(event),
             )
 
     def close(self) -> None:
         self._bars.stop()
-        if self.pull.finished:
-            self._console.print(self.pull.line(), markup=False, highlight=False, soft_wrap=True)
+        if self.transfer.finished:
+            self._console.print(self.transfer.line(), markup=False, highlight=False, soft_wrap=True)
 
 
 def _amount(event: TransferEvent) -> str:
     if event.total_bytes is None:
         return size(event.current_bytes) if event.current_bytes else ""
-    if event.phase in ("done", "exists", "waiting"):
+    if event.phase == "waiting" or event.phase in _ENDS:
         return size(event.total_bytes)
     return f"{size(event.current_bytes)}/{size(event.total_bytes)}"
 
@@ -198,10 +217,10 @@ class _Text(_View):
         self._place = _Place("resolving")
 
     def draw(self) -> None:
-        self._place.say(self.pull.line())
+        self._place.say(self.transfer.line())
 
     def close(self) -> None:
-        self._place.say(self.pull.line() if self.pull.finished else "")
+        self._place.say(self.transfer.line() if self.transfer.finished else "")
 
 
 class _Widgets(_View):
@@ -216,12 +235,12 @@ class _Widgets(_View):
         self._ipywidgets: Any = import_module("ipywidgets")
         self._box = self._ipywidgets.VBox()
         self._bars: dict[Digest, tuple[Any, Any]] = {}
-        self._place = _Place("pulling", self._box._repr_mimebundle_())
+        self._place = _Place("resolving", self._box._repr_mimebundle_())
 
     def draw(self) -> None:
-        for layer, event in self.pull.layers.items():
+        for layer, event in self.transfer.layers.items():
             bar, label = self._bars.get(layer) or self._add(layer)
-            bar.value = _layer_fraction(event)
+            bar.value = self.transfer.layer_fraction(layer)
             label.value = f"{_WORDS[event.phase]} {_amount(event)}"
 
     def _add(self, layer: Digest) -> tuple[Any, Any]:
@@ -232,7 +251,7 @@ class _Widgets(_View):
         return bar, label
 
     def close(self) -> None:
-        self._place.say(self.pull.line() if self.pull.finished else "")
+        self._place.say(self.transfer.line() if self.transfer.finished else "")
         for widget in (self._box, *self._box.children, *self._parts()):
             widget.layout.close()
             widget.close()
@@ -246,7 +265,7 @@ class _Widgets(_View):
 
 @contextmanager
 def _shown(view: _View) -> Iterator[Progress]:
-    """Give a view to a pull, and close it at the end of the block."""
+    """Give a view to a transfer, and close it at the end of the block."""
     try:
         yield view
     finally:
@@ -254,15 +273,15 @@ def _shown(view: _View) -> Iterator[Progress]:
 
 
 def terminal(stream: TextIO) -> AbstractContextManager[Progress]:
-    """Show a pull with bars on a terminal, in lines in a pipe."""
+    """Show a transfer with bars on a terminal, in lines in a pipe."""
     return _shown(_Bars(stream) if stream.isatty() else _Lines(stream))
 
 
 def notebook() -> AbstractContextManager[Progress]:
-    """Show a pull with widgets, in the cell that an IPython kernel executes."""
+    """Show a transfer with widgets, in the cell that an IPython kernel executes."""
     return _shown(_Widgets())
 
 
 def headless() -> AbstractContextManager[Progress]:
-    """Show a pull as one line that changes, in the outputs of a cell that nobody watches."""
+    """Show a transfer as one line that changes, in the outputs of a cell that nobody watches."""
     return _shown(_Text())

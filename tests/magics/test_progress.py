@@ -1,4 +1,4 @@
-"""Progress of a pull on each surface."""
+"""Progress of a transfer on each surface."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Terminal(io.StringIO):
 
 
 def test_the_share_never_falls_while_layers_advance():
-    pull = progress.Pull()
+    pull = progress.Transfer()
     shares = []
     for event in events(LAYERS[:1]):
         if event.layer is None or event.phase != "extracting":
@@ -43,7 +43,7 @@ def test_the_share_never_falls_while_layers_advance():
 
 
 def test_layers_weigh_by_their_size():
-    pull = progress.Pull()
+    pull = progress.Transfer()
     pull.take(TransferEvent("img:1", LAYERS[0], "done", 900, 900))
     pull.take(TransferEvent("img:1", LAYERS[1], "waiting", 0, 100))
     assert pull.fraction() == pytest.approx(0.9)
@@ -51,7 +51,7 @@ def test_layers_weigh_by_their_size():
 
 
 def test_unknown_totals_do_no_harm():
-    pull = progress.Pull()
+    pull = progress.Transfer()
     pull.take(TransferEvent("img:1", LAYERS[0], "downloading", 10, None))
     assert pull.fraction() == 0.0
     assert "1 layer" in pull.line()
@@ -74,7 +74,7 @@ def test_what_is_here_already_is_said_so():
         for layer in LAYERS:
             report(TransferEvent("img:1", layer, "exists", 1000, 1000))
         report(TransferEvent("img:1", None, "done"))
-    assert "3 layers (all already here)" in stream.getvalue().splitlines()[-1]
+    assert "3 layers (nothing new)" in stream.getvalue().splitlines()[-1]
 
 
 def test_a_terminal_is_left_with_one_line():

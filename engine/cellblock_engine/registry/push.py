@@ -42,6 +42,8 @@ _PACKINGS = min(4, os.cpu_count() or 1)
 _PIECE_BYTES = 64 * 2**10  # each is sent within a time-out
 _MOST_SOURCES = 8  # repositories to mount from; each is named in the request for a token
 _FOREIGN = (OCI_FOREIGN_LAYER, DOCKER_FOREIGN_LAYER)
+# A registry may have to copy a whole blob before it answers.
+_PATIENCE = Patience(read_timeout_s=60.0, answer_timeout_s=90.0)
 _log = Log(__name__)
 
 
@@ -64,7 +66,7 @@ def push(
     report = Report(reference, progress)
     report.whole("resolving")
     trust = Trust(registries or Registries())
-    with closing(Transport(patience or Patience(), trust)) as transport, store.referencing():
+    with closing(Transport(patience or _PATIENCE, trust)) as transport, store.referencing():
         image = _named(store, reference)
         image = _Packing(transport, store, report, compression).pack(image, reference)
         raw, manifest = store.images.manifest(image.manifest)
