@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ pytestmark = pytest.mark.usefixtures("root")
 CHANGES = r"""
 import os
 os.mkdir("/work"); open("/work/new", "w").write("new\n" * 100_000)
-os.link("/work/new", "/work/twin"); os.chown("/work/twin", 1000, 1001); os.chmod("/work/new", 0o4750)
+os.link("/work/new", "/work/twin")
+os.chown("/work/twin", 1000, 1001); os.chmod("/work/new", 0o4750)
 os.symlink("../etc/passwd", "/work/link"); os.mkfifo("/work/pipe")
 os.setxattr("/work/new", "user.note", b"\0\n=")
 os.unlink("/etc/issue"); os.unlink("/etc/debian_version"); os.mkdir("/etc/debian_version")
