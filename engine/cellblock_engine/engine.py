@@ -302,9 +302,11 @@ class Engine:
     def remove_image(self, name: str, *, force: bool = False) -> RemovedImage:
         """Remove a reference, and what nothing else needs of it.
 
-        Raises ImageNotFound, and Conflict when a container uses it and not ``force``.
+        Raises ImageNotFound, and Conflict when a container that runs uses it, or any and not
+        ``force``.
         """
-        return self._store.images.remove(name, force=force)
+        running = {str(info.image_id) for info in self.containers() if info.status == "running"}
+        return self._store.images.remove(name, force=force, running=running)
 
     # Containers
 

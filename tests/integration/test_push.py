@@ -286,6 +286,17 @@ def test_tags_are_more_names(engine: Engine, base_image: str):
     engine.remove_image("mine/copy")
 
 
+def test_an_image_whose_container_runs_is_not_removed(engine: Engine, base_image: str):
+    engine.tag(base_image, "mine/copy")
+    container = engine.start(RunRequest(image="mine/copy", argv=("sleep", "60"), name="box"))
+    assert engine.remove_image("mine/copy").deleted == ()  # another name is left
+    with pytest.raises(Conflict, match="used by a container that runs: stop that first"):
+        engine.remove_image(base_image, force=True)
+    container.stop(0)
+    with pytest.raises(Conflict, match="or the image with --force"):
+        engine.remove_image(base_image)
+
+
 def test_the_verbs(cellblock: Cellblock, engine: Engine, base_image: str, to: str):
     done = cellblock("tag", base_image, to, home=engine.home)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

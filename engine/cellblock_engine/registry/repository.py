@@ -96,8 +96,9 @@ class Repository:
             )
         if status == 404 and wanted:
             return ImageNotFound(f"{self.name} has no {wanted} on {server}: it may be deleted")
+        asked = "asked for" if wanted else "sent"
         return InvalidAnswer(
-            f"{server} answered {status}{said} when asked for {self.name}: is it an image registry?"
+            f"{server} answered {status}{said} when {asked} {self.name}: is it an image registry?"
         )
 
     def _header_for(self, url: str) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,22 +133,27 @@ class Images:
         """
         return self._resolve(name)[0]
 
-    def remove(self, name: str, *, force: bool = False) -> RemovedImage:
+    def remove(
+        self, name: str, *, force: bool = False, running: Collection[str] = ()
+    ) -> RemovedImage:
         """Remove a reference and, with an image's last one, the image and what only it needs.
 
-        By id, all its references go, which takes ``force`` where there are several; so does an
-        image that a container was made from (whose layers stay while the container does). While
-        a pull or start is under way nothing is freed: the next removal does it. Raises
-        ImageNotFound, Conflict.
+        By id, all its references go, which takes ``force`` where there are several (but for a tag
+        and digests of one repository); so does an image that a container was made from (whose
+        layers stay while the container does). Images of the ids ``running`` are kept in any
+        case. While a pull or start is under way nothing is freed: the next removal does it.
+        Raises ImageNotFound, Conflict.
         """
         image, named = self._resolve(name)
         doomed = image.references if named is None else (named,)
-        if named is None and len(doomed) > 1 and not force:
+        if named is None and _are_several(doomed) and not force:
             raise Conflict(
                 f"image {image.id.short} has {len(doomed)} references: remove them one by one, "
                 "or all with --force"
             )
         last = len(doomed) == len(image.references)
+        if last and str(image.id) in running:
+            raise Conflict(f"image {name} is used by a container that runs: stop that first")
         users = self._collector.containers_of(image.id) if last else ()
         if users and not force:
             raise Conflict(
@@ -260,6 +265,12 @@ class Images:
 
     def _path(self, reference: Reference) -> Path:
         return self._layout.references / f"{Digest.of(str(reference).encode()).hex}.json"
+
+
+def _are_several(references: tuple[Reference, ...]) -> bool:
+    """Tell whether these are more than what one pull, and the digest it found, can leave."""
+    tagged = sum(reference.tag is not None for reference in references)
+    return tagged > 1 or len({reference.name for reference in references}) > 1
 
 
 def _image(
