@@ -42,6 +42,26 @@ def test_the_share_never_falls_while_layers_advance():
     assert (shares[0], shares[-1]) == (0.0, 1.0)
 
 
+def test_a_layer_that_is_packed_and_sent_advances_once():
+    push = progress.Transfer()
+    shares = []
+    for phase, current, total in (
+        ("packing", 0, 3000),
+        ("packing", 3000, 3000),
+        ("waiting", 0, 1000),
+        ("uploading", 500, 1000),
+        ("done", 1000, 1000),
+    ):
+        push.take(TransferEvent("img:1", LAYERS[0], phase, current, total))
+        shares.append(push.fraction())
+    assert shares == [0.0, 0.5, 0.5, 0.75, 1.0]
+    push.take(TransferEvent("img:1", LAYERS[1], "uploading", 250, 1000))
+    assert push.layer_fraction(LAYERS[1]) == 0.25
+    push.take(TransferEvent("img:1", LAYERS[1], "mounted", 1000, 1000))
+    push.take(TransferEvent("img:1", None, "done"))
+    assert push.line().startswith("img:1: 2 layers (1 new, 1kB) in ")
+
+
 def test_layers_weigh_by_their_size():
     pull = progress.Transfer()
     pull.take(TransferEvent("img:1", LAYERS[0], "done", 900, 900))

@@ -251,6 +251,28 @@ class FakeEngine:
         self.stored.insert(0, pulled)
         return pulled
 
+    def push(
+        self,
+        reference: str,
+        *,
+        progress: Callable[[TransferEvent], None] | None = None,
+        compression: str = "gzip",
+    ) -> Image:
+        found = self.image(reference)
+        self.done.append(("push", f"{reference} {compression}"))
+        layer = found.layers[0]
+        if progress is not None:
+            progress(TransferEvent(reference, None, "resolving"))
+            progress(TransferEvent(reference, layer, "packing", 1000, 3000))
+            progress(TransferEvent(reference, layer, "uploading", 500, 1000))
+            progress(TransferEvent(reference, layer, "done", 1000, 1000))
+            progress(TransferEvent(reference, None, "done"))
+        return found
+
+    def tag(self, source: str, target: str) -> Image:
+        self.done.append(("tag", f"{source} {target}"))
+        return self.image(source)
+
     def login(self, registry: str, username: str, password: str) -> str:
         self.logins.append((registry, username, password))
         return "kept in a test"
