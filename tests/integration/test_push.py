@@ -7,8 +7,11 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +228,70 @@ def test_skopeo_and_umoci_see_our_tree(engine: Engine, committed: Image, to: str
     shutil.rmtree(theirs)
     assert len(expected) > 5000
     assert differences(ours, expected) == []
+
+
+@pytest.mark.attack(55)
+def test_a_connection_that_is_cut(engine: Engine, registry: Registry, tmp_path: Path):
+    """docker-registry 2.8 gives up an upload that is cut, for its state is behind its size."""
+    writer = LayoutWriter(tmp_path / "layout")
+    noise = small_tar(tmp_path / "t.tar", {"noise": os.urandom(8_000_000)})
+    writer.image([writer.layer(noise, "none")])
+    source = registry.push(writer.directory, "cut/source")
+    engine.pull(source)
+    with serving(tmp_path / "other") as other, cutting(other.host, after=5_000_000) as (host, sent):
+        engine.tag(source, f"{host}/it:1")
+        engine.push(f"{host}/it:1")
+        assert raw_manifest(f"{other.host}/it:1") == raw_manifest(source)
+    assert sent[0] >= 5_000_000
+    assert sent[1] >= 8_000_000 - 5_000_000
+
+
+@contextmanager
+def cutting(target: str, after: int) -> Iterator[tuple[str, list[int]]]:
+    """Pass connections on to a server; cut the first one that carries more bytes than ``after``.
+
+    Gives the address, and how many bytes went there before and after the cut.
+    """
+    sent, ended = [0, 0], threading.Event()
+    host, _, port = target.partition(":")
+
+    def carry(source: socket.socket, sink: socket.socket, *, counted: bool) -> None:
+        own = 0
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+                own += len(data)
+                if counted:
+                    sent[bool(sent[0] >= after)] += len(data)
+                    if own > after > sent[1] and sent[0] - len(data) < after:
+                        break
+        for each in (source, sink):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def accept() -> None:
+        while not ended.is_set():
+            try:
+                client = listener.accept()[0]
+            except OSError:
+                return
+            server = socket.create_connection((host, int(port)))
+            open_ones.extend((client, server))
+            threading.Thread(target=carry, args=(client, server), kwargs={"counted": True}).start()
+            threading.Thread(target=carry, args=(server, client), kwargs={"counted": False}).start()
+
+    open_ones: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}", sent
+        finally:
+            ended.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for each in open_ones:
+                each.close()
 
 
 def test_a_registry_that_wants_a_password(

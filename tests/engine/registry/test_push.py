@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -45,6 +46,12 @@ def layout(tmp_path):
 @pytest.fixture
 def store(layout):
     return Store(layout)
+
+
+@pytest.fixture
+def patience(patience):
+    """More of it than for pulls: an attempt too many is not what these tests count."""
+    return replace(patience, read_timeout_s=4.0, answer_timeout_s=5.0)
 
 
 @pytest.fixture
