@@ -287,7 +287,8 @@ class Engine:
     def tag(self, source: str, target: str) -> Image:
         """Give an image one more name, which may have been another's; return it.
 
-        Raises ImageNotFound, InvalidInput for a name with a digest, or ``host``.
+        Raises ImageNotFound, Unsupported for the host image, InvalidInput for a name with a
+        digest, or ``host``.
         """
         from .commit import parse_target  # noqa: PLC0415 - as seldom as a pull
 

@@ -68,8 +68,9 @@ def push(
     trust = Trust(registries or Registries())
     with closing(Transport(patience or _PATIENCE, trust)) as transport, store.referencing():
         image = _named(store, reference)
-        image = _Packing(transport, store, report, compression).pack(image, reference)
-        raw, manifest = store.images.manifest(image.manifest)
+        packed = _Packing(transport, store, report, compression).pack(image)
+        store.images.supersede(reference, image.manifest, packed)
+        raw, manifest = store.images.manifest(packed)
         layers = dict(zip(image.layers, manifest.layers, strict=True))
         sources = _sources(store, reference, layers.values())
         repository = Repository(
@@ -82,10 +83,10 @@ def push(
         uploader = Uploader(repository)
         _Sending(transport, uploader, store, report, sources).send(layers, manifest.config)
         uploader.manifest(raw, manifest.media_type, reference.tag or DEFAULT_TAG)
-        image = store.images.add(reference, image.manifest, served=True)
-    _log.info("pushed %s: %s", reference, image.manifest)
+        store.images.supersede(reference, packed, packed, served=True)
+    _log.info("pushed %s: %s", reference, packed)
     report.whole("done")
-    return image
+    return replace(image, manifest=packed)
 
 
 def _named(store: Store, reference: Reference) -> Image:
@@ -124,13 +125,13 @@ class _Packing:
     report: Report
     compression: Compression
 
-    def pack(self, image: Image, reference: Reference) -> Image:
-        """Return the image, whose layers now all have what is to be sent of them."""
+    def pack(self, image: Image) -> Digest:
+        """Return the manifest of the image by which all its layers can be sent."""
         raw, manifest = self.store.images.manifest(image.manifest)
         layers = dict(zip(image.layers, manifest.layers, strict=True))
         lacking = {diffid: layer for diffid, layer in layers.items() if self._lacks(diffid, layer)}
         if not lacking:
-            return image
+            return image.manifest
         known = self.store.images.packed()
         with pool(self.transport, _PACKINGS, "pack") as threads:
             making = {
@@ -142,7 +143,7 @@ class _Packing:
         document = repacked(manifest, raw, [found[diffid] for diffid in image.layers])
         digest = Digest.of(document)
         self.store.blobs.keep(digest, document)
-        return self.store.images.add(reference, digest)
+        return digest
 
     def _lacks(self, diffid: Digest, layer: Descriptor) -> bool:
         if self.store.blobs.has(layer.digest) or _is_elsewhere(layer):

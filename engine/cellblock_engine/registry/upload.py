@@ -57,8 +57,12 @@ class Uploader:
         Returns None where it now has, else where the blob can be sent to. Raises as :meth:`has`.
         """
         query = urlencode({"mount": str(digest), "from": source})
-        with self._start(f"{self._uploads}?{query}", (201, 202)) as response:
-            return None if response.status == 201 else self._next(response)
+        with self._repository.open(f"{self._uploads}?{query}", {}, method="POST") as response:
+            if response.status == 201:
+                return None
+            if response.status == 202:
+                return self._next(response)
+        return self._begin()  # leave to read there may be all that lacks
 
     def blob(self, descriptor: Descriptor, read: Read, location: str | None = None) -> None:
         """Send a blob, to the upload at ``location`` where one was begun.
@@ -113,15 +117,10 @@ class Uploader:
 
     def _begin(self) -> str:
         """Return where a new upload goes."""
-        with self._start(self._uploads, (202,)) as response:
+        with self._repository.open(self._uploads, {}, method="POST") as response:
+            if response.status != 202:
+                raise self._refused(response)
             return self._next(response)
-
-    def _start(self, url: str, expected: tuple[int, ...]) -> Response:
-        response = self._repository.open(url, {}, method="POST")
-        if response.status in expected:
-            return response
-        with response:
-            raise self._refused(response)
 
     def _append(self, location: str, offset: int, size: int, read: Read) -> tuple[str, int]:
         """Send the rest from ``offset`` on; return where to go on, and what has arrived."""

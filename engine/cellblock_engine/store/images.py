@@ -58,6 +58,16 @@ class Images:
         self._publish(reference, manifest, served=served)
         return _image(image_id, document, size_bytes, manifest, (reference,))
 
+    def supersede(
+        self, reference: Reference, old: Digest, new: Digest, *, served: bool = False
+    ) -> None:
+        """Let ``reference`` name the manifest ``new``, unless it names ``old`` no more.
+
+        ``new`` is of the same image. To be called within :meth:`Store.referencing`.
+        """
+        if self._references().get(reference) == old:
+            self._publish(reference, new, served=served)
+
     def tag(self, source: str, target: Reference) -> Image:
         """Let ``target`` name an image too; return that with all its references.
 

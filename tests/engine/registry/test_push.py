@@ -160,6 +160,45 @@ def test_what_was_pulled_beside_it_is_mounted(fake, store, parts, patience):
     assert uploads.count("POST") == 4  # an upload that a mount became is used
 
 
+@pytest.mark.parametrize("status", [401, 403, 404, 405])
+def test_a_mount_that_is_refused_is_an_upload(fake, store, parts, patience, status):
+    source = Reference.parse(fake.serve(parts))
+    uploads = accept(fake)
+    pull(source, store, patience=patience)
+    target = Reference.parse(f"{fake.host}/to/here:1")
+    with store.referencing():
+        store.images.tag(str(source), target)
+
+    def refuse(request):
+        if "mount=" in request.path:
+            request.answer(status, WWW_Authenticate='Basic realm="x"')
+            return True
+        return False
+
+    uploads.misbehave["POST"] = refuse
+    push(target, store, patience=patience, keyring=lambda host: Credentials("anna", "secret"))
+    assert_there(uploads, parts)
+
+
+def test_a_name_that_moves_meanwhile_stays_where_it_went(
+    fake, store, patience, tagged, target, uploads
+):
+    image = derived(store, tagged, target)
+    newer = pull(Reference.parse(fake.serve(an_image(), "newer")), store, patience=patience)
+
+    def progress(event):
+        if event.phase == moment and store.images.resolve(str(target)).id != newer.id:
+            store.images.tag(str(newer.id), target)
+
+    for moment in ("packing", "uploading"):  # noqa: B007 - progress reads it
+        store.images.add(target, image.manifest)
+        uploads.blobs.clear()
+        pushed = push(target, store, patience=patience, progress=progress)
+        assert pushed.id == image.id
+        assert Digest.of(uploads.manifests["to/here", "1"][0]) == pushed.manifest
+        assert store.images.resolve(str(target)).id == newer.id
+
+
 def test_names_that_no_registry_knows_are_not_told(store, patience, send, uploads, tagged, other):
     secret = Reference.parse(f"{other.host}/secret/project")
     with store.referencing():
