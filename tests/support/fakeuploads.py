@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -61,7 +62,7 @@ class Uploads:
             self.blobs[name, str(digest)] = b"mounted"
             request.answer(201, Location=f"/v2/{name}/blobs/{digest}")
             return
-        session = str(len(self.sessions) + 1)
+        session = secrets.token_hex(8)
         self.sessions[session] = bytearray()
         request.answer(202, Location=f"/v2/{name}/blobs/uploads/{session}?state=a%2Fb")
 

@@ -6,6 +6,7 @@ import _thread
 import gzip
 import json
 import os
+import secrets
 import signal
 import threading
 import time
@@ -435,7 +436,7 @@ def test_an_upload_on_another_host_gets_no_credentials(send, uploads, fake, part
         if request.headers.get("Authorization") is None:
             request.answer(401, WWW_Authenticate='Basic realm="x"')
             return True
-        elsewhere.sessions[name := str(len(elsewhere.sessions))] = bytearray()
+        elsewhere.sessions[name := secrets.token_hex(8)] = bytearray()
         request.answer(202, Location=f"{fake.url}/v2/to/here/blobs/uploads/{name}")
         return True
 
