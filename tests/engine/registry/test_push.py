@@ -201,7 +201,7 @@ def test_a_name_that_moves_meanwhile_stays_where_it_went(
 
 
 def test_names_that_no_registry_knows_are_not_told(store, patience, send, uploads, tagged, other):
-    secret = Reference.parse(f"{other.host}/secret/project")
+    secret = Reference.parse(f"{other.host}/z/secret")
     with store.referencing():
         store.images.tag(str(tagged.id), secret)
     send()
@@ -360,6 +360,7 @@ def test_an_answer_that_is_lost_is_not_missed(send, uploads, parts):
     uploads.misbehave["PUT"] = late
     send()
     assert_there(uploads, parts)
+    assert uploads.count("POST") == 4
 
 
 def absurd(answer):
