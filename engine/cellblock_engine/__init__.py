@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from .runtime.attached import Attached, Exit
     from .settings import KernelDefaults, Registries, RunDefaults, Settings
     from .signals import parse_signal
+    from .stats import Stats
     from .units import format_bytes
     from .volumes import Bind, Tmpfs, parse_mount, parse_tmpfs, parse_volume
 
@@ -110,6 +111,7 @@ _HOMES = {
     "runtime.attached": ("Attached", "Exit"),
     "settings": ("KernelDefaults", "Registries", "RunDefaults", "Settings"),
     "signals": ("parse_signal",),
+    "stats": ("Stats",),
     "units": ("format_bytes",),
     "volumes": ("Bind", "Tmpfs", "parse_mount", "parse_tmpfs", "parse_volume"),
 }
@@ -170,6 +172,7 @@ __all__ = [
     "RunRequest",
     "Settings",
     "StartFailed",
+    "Stats",
     "StoreError",
     "StoreFull",
     "TimedOut",

@@ -11,16 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import Conflict, InvalidInput, Unsupported
+from .errors import Conflict, InvalidInput, LimitNotEnforceable, Unsupported
 from .image import Image
 from .layout import Layout
 from .limits import Limits
-from .linux.cgroups import Limits as KernelLimits
+from .linux import cgroups
 from .oci.config import ImageConfig
 from .oci.digest import Digest
 from .privileges import held_capabilities
 from .request import HOST_IMAGE, Channel, ExecRequest, RunRequest
+from .runtime.figures import processor_count
 from .runtime.spec import (
+    PROXY_PORT,
     BindSpec,
     FileSpec,
     OverlaySpec,
@@ -93,10 +95,12 @@ def find_trees(layout: Layout, store: Store, config: ContainerConfig) -> tuple[T
 def configure(request: RunRequest, base: Base, identifier: str, name: str) -> ContainerConfig:
     """Return the container's config: the request's words over the image's. Raises InvalidInput."""
     config = base.config
-    env = dict(entry.partition("=")[::2] for entry in config.env)
+    env = _by_name(config.env)
     env.setdefault("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
     hostname = request.hostname or identifier[:12]
     env["HOSTNAME"] = hostname
+    if request.allow_hosts:
+        env.update(_proxy_env(request.env))
     env.update(request.env)
     return ContainerConfig(
         id=identifier,
@@ -128,6 +132,7 @@ def configure(request: RunRequest, base: Base, identifier: str, name: str) -> Co
         trees=tuple(tree.target for tree in base.trees),
         interactive=request.interactive,
         storage_bytes=request.storage_bytes,
+        allow_hosts=request.allow_hosts,
         memory_swap_bytes=request.limits.memory_swap_bytes,
         cpuset_cpus=request.limits.cpuset_cpus,
     )
@@ -159,15 +164,38 @@ def refuse_moved(layout: Layout, config: ContainerConfig) -> None:
             )
 
 
-def kernel_limits(limits: Limits) -> KernelLimits:
+def kernel_limits(limits: Limits) -> cgroups.Limits:
     """Return the limits as control groups take them."""
-    return KernelLimits(
+    return cgroups.Limits(
         limits.memory_bytes,
         limits.cpus,
         limits.pids,
         limits.memory_swap_bytes,
         limits.cpuset_cpus,
     )
+
+
+def refuse_unenforceable(limits: Limits) -> None:
+    """Raise LimitNotEnforceable for limits that cannot be had for this process's containers."""
+    refuse_missing_processors(limits)
+    wanted = kernel_limits(limits)
+    if limits and (reason := cgroups.discover(os.getpid()).refused(wanted)):
+        raise LimitNotEnforceable(reason)
+
+
+def refuse_missing_processors(limits: Limits) -> None:
+    """Raise LimitNotEnforceable for more processors than this machine has."""
+    processors = os.cpu_count()
+    if limits.cpus is not None and processors is not None and limits.cpus > processors:
+        raise LimitNotEnforceable(
+            f"cpus limit {limits.cpus:g} is more than the {processors} "
+            f"processor{'s' * (processors != 1)} of this machine"
+        )
+
+
+def changed_limits(limits: Limits, given: Limits) -> Limits:
+    """Return ``limits`` with what is ``given`` over them. Raises InvalidInput."""
+    return Limits(*kernel_limits(given).over(kernel_limits(limits)))
 
 
 def network_files(config: ContainerConfig) -> dict[str, str]:
@@ -209,6 +237,7 @@ def start_spec(
         id_ranges=os.fspath(layout.id_ranges) if os.geteuid() == 0 else None,
         hostname=config.hostname,
         own_network=config.network == "none",
+        allow_hosts=config.allow_hosts,
         overlays=tuple(
             OverlaySpec(
                 tree.target,
@@ -231,7 +260,7 @@ def start_spec(
         again=again,
         process=ProcessSpec(
             config.argv,
-            config.env,
+            _env(config),
             config.workdir,
             config.user,
             channels,
@@ -245,7 +274,7 @@ def exec_spec(config: ContainerConfig, request: ExecRequest) -> ProcessSpec:
     """Return a further command: the request's words over the container's."""
     return ProcessSpec(
         request.argv,
-        merged(config.env, request.env),
+        merged(_env(config), request.env),
         request.workdir or config.workdir,
         config.user if request.user is None else request.user,
         request.channels,
@@ -256,8 +285,35 @@ def exec_spec(config: ContainerConfig, request: ExecRequest) -> ProcessSpec:
 
 def merged(entries: tuple[str, ...], env: Mapping[str, str]) -> tuple[str, ...]:
     """Return ``NAME=VALUE`` entries with ``env`` over them."""
-    both = dict(entry.partition("=")[::2] for entry in entries) | dict(env)
-    return tuple(f"{key}={value}" for key, value in both.items())
+    return tuple(f"{key}={value}" for key, value in (_by_name(entries) | dict(env)).items())
+
+
+def _by_name(entries: tuple[str, ...]) -> dict[str, str]:
+    return dict(entry.partition("=")[::2] for entry in entries)
+
+
+def _env(config: ContainerConfig) -> tuple[str, ...]:
+    """Return its environment; Python 3.13 looks nowhere else for a part of the processors."""
+    count = processor_count(kernel_limits(config.limits))
+    if count is None:
+        return config.env
+    return merged((f"PYTHON_CPU_COUNT={count}",), _by_name(config.env))
+
+
+def _proxy_env(given: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that lead programs to the proxy, but those that the caller has set.
+
+    Some programs read them in capitals only, some in small letters only; small ones go first.
+    """
+    proxy = f"http://127.0.0.1:{PROXY_PORT}"
+    wanted = {"HTTPS_PROXY": proxy, "HTTP_PROXY": proxy, "NO_PROXY": "localhost,127.0.0.1"}
+    named = {name.upper() for name in given}
+    return {
+        each: value
+        for name, value in wanted.items()
+        if name not in named
+        for each in (name, name.lower())
+    }
 
 
 def _ulimits(config: ContainerConfig) -> tuple[tuple[str, int, int], ...]:

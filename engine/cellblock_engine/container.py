@@ -13,17 +13,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from .assembly import exec_spec
-from .errors import Conflict, ContainerNotFound, TimedOut, Verdict
+from . import assembly
+from .errors import Conflict, ContainerNotFound, InvalidInput, TimedOut, Verdict
 from .layout import Layout
 from .limits import Limits
 from .privileges import Ulimit
 from .request import ExecRequest
 from .runtime import logs, state, wire
+from .runtime.amendment import amended
 from .runtime.attached import Attached, Exit, NotStartedInTime, Pipes, await_exit
+from .runtime.questions import ask
 from .runtime.spec import dump
 from .runtime.sweep import settle
 from .runtime.verdicts import verdict_of
+from .stats import Stats, stats_of
 from .store.containers import ContainerConfig, Containers
 from .volumes import DEFAULT_SHM_BYTES, Bind, Tmpfs
 
@@ -35,6 +38,10 @@ _LOOK_AGAIN_S = 0.01
 _SHORTEST_S = 0.001
 _GONE = (BrokenPipeError, ConnectionResetError)  # a monitor that ended after it was connected to
 _KILLED_STATUS = 128 + signal.SIGKILL
+_NO_FURTHER = (
+    "cannot run a further command; start it again, or make one whose own command stays, as sleep "
+    "infinity does"
+)
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,7 @@ class ContainerInfo:
     capabilities: tuple[str, ...] = ()
     interactive: bool = False
     storage_bytes: int | None = None
+    allow_hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,39 @@ class Container:
 
     def inspect(self) -> ContainerInfo:
         """Return what is known of it now."""
-        return describe(self._config, self._directory)
+        return describe(self._containers.current(self._config), self._directory)
+
+    def stats(self) -> Stats:
+        """Return what it uses now. Raises Conflict, ContainerNotFound when it does not run."""
+        answer = self._ask({"op": "stats"}, "cannot tell what it uses")
+        if answer is None:
+            raise self._not_running("uses nothing")
+        return stats_of(answer)
+
+    def update(self, limits: Limits) -> Limits:
+        """Change the limits that are given, for its next starts and, while it runs, at once.
+
+        All of them change or none does, and no process is killed for it. Returns the limits it
+        has then. Raises LimitNotEnforceable, also for memory in use that the kernel cannot take
+        back; InvalidInput, Conflict, ContainerNotFound, StoreFull.
+        """
+        if limits.cpuset_cpus is not None:
+            raise InvalidInput("cpuset-cpus cannot be changed: make the container anew with it")
+        if not limits:
+            raise InvalidInput("nothing to change: give a limit on memory, cpus or pids")
+        assembly.refuse_missing_processors(limits)
+        request = {"op": "update", "limits": assembly.kernel_limits(limits)}
+        deadline = time.monotonic() + _LAST_WORDS_S
+        while time.monotonic() < deadline:
+            present = self._containers.current(self._config).limits
+            assembly.changed_limits(present, limits)  # refuses what cannot be meant
+            answer = self._ask(request, "cannot be updated")
+            changed = Limits(*answer["limits"]) if answer else self._updated_at_rest(limits)
+            if changed is not None:
+                self._config = self._containers.current(self._config)
+                return changed
+            time.sleep(_LOOK_AGAIN_S)  # its start, or its end, is not complete
+        raise self._restless()
 
     def wait(self, timeout_s: float | None = None) -> Exit:
         """Return how its command ended, once it has. Raises TimeoutError, Conflict."""
@@ -198,24 +238,18 @@ class Container:
         return self._spawn_exec(request, _LAST_WORDS_S)
 
     def _spawn_exec(self, request: ExecRequest, start_within_s: float) -> Attached:
+        if not request.argv:
+            raise InvalidInput("nothing to execute: give a command")
         sock = self._open_connection()
         if sock is None:
-            raise self._not_running("cannot run a further command")
+            raise self._not_running(_NO_FURTHER)
         try:
             pipes = Pipes(interactive=request.interactive, channels=request.channels)
             try:
-                wire.send(
-                    sock,
-                    {
-                        "op": "exec",
-                        "process": dump(exec_spec(self._config, request)),
-                        "fds": [name for name, _ in pipes.far],
-                    },
-                    [fd for _, fd in pipes.far],
-                )
+                self._send_exec(sock, request, pipes)
             except _GONE:
                 pipes.close()
-                raise self._not_running("cannot run a further command") from None
+                raise self._not_running(_NO_FURTHER) from None
             except BaseException:
                 pipes.close()
                 raise
@@ -224,6 +258,19 @@ class Container:
             raise
         sock.settimeout(start_within_s)
         return Attached(sock, pipes)
+
+    def _send_exec(self, sock: socket.socket, request: ExecRequest, pipes: Pipes) -> None:
+        pidfd = os.pidfd_open(os.getpid())
+        try:
+            named = [("client", pidfd), *pipes.far]
+            message = {
+                "op": "exec",
+                "process": dump(assembly.exec_spec(self._config, request)),
+                "fds": [name for name, _ in named],
+            }
+            wire.send(sock, message, [fd for _, fd in named])
+        finally:
+            os.close(pidfd)
 
     def logs(self) -> Iterator[LogRecord]:
         """Yield what its first command wrote, oldest first (the last 16 to 32 MiB of it).
@@ -290,13 +337,37 @@ class Container:
             if state.read(directory).status == "running":
                 when_running()
             elif time.monotonic() > deadline:
-                raise Conflict(f"container {self.name} does not come to rest: try again")
+                raise self._restless()
             else:
                 time.sleep(_LOOK_AGAIN_S)  # its start, or its end, is not complete
 
     def _check_there(self) -> None:
         if not self._directory.exists():
             raise ContainerNotFound(f"container {self.name} was removed meanwhile")
+
+    def _updated_at_rest(self, limits: Limits) -> Limits | None:
+        """Change its config unless a monitor or a process has it, None then."""
+        directory = os.fspath(self._directory)
+        try:
+            lock = state.hold_lock(directory)
+        except BlockingIOError:
+            return None
+        except FileNotFoundError:
+            raise self._not_running("cannot be updated") from None
+        try:
+            changed = assembly.changed_limits(self._containers.current(self._config).limits, limits)
+            assembly.refuse_unenforceable(changed)
+            with amended(directory, assembly.kernel_limits(changed)):
+                return changed
+        finally:
+            os.close(lock)
+
+    def _ask(self, request: dict[str, Any], failing: str) -> dict[str, Any] | None:
+        path = os.fspath(self._layout.monitor_socket(self.id))
+        return ask(path, request, f"container {self.name} {failing}")
+
+    def _restless(self) -> Conflict:
+        return Conflict(f"container {self.name} does not come to rest: try again")
 
     def _open_connection(self) -> socket.socket | None:
         """Return a connection to its monitor, None when that has ended."""
@@ -385,6 +456,7 @@ def describe(config: ContainerConfig, directory: Path) -> ContainerInfo:
         capabilities=config.capabilities,
         interactive=config.interactive,
         storage_bytes=config.storage_bytes,
+        allow_hosts=config.allow_hosts,
     )
 
 

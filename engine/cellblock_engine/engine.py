@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +24,8 @@ from .container import (
 from .errors import (
     CellblockError,
     Conflict,
+    ImageNotFound,
     InvalidInput,
-    LimitNotEnforceable,
     StoreFull,
     Unsupported,
 )
@@ -42,6 +42,7 @@ from .removal import Removal
 from .request import HOST_IMAGE, Channel, RunRequest
 from .runtime import launcher, state
 from .runtime.attached import Pipes, await_start
+from .runtime.streams import INWARD, pipe_for_container
 from .settings import Settings
 from .store import Store
 from .store.containers import ContainerConfig, Containers
@@ -300,6 +301,18 @@ class Engine:
         with self._store.referencing():
             return self._store.images.tag(source, reference)
 
+    def derived_image(self, base: Image, recipe: str) -> Image | None:
+        """Return what was made of ``base`` by ``recipe`` and noted, if it is still in the store."""
+        derived = self._store.derivations.find(base.id, recipe)
+        try:
+            return None if derived is None else self._store.images.resolve(str(derived))
+        except ImageNotFound:
+            return None
+
+    def note_derived(self, base: Image, recipe: str, derived: Image) -> None:
+        """Let :meth:`derived_image` find ``derived``. Raises OSError."""
+        self._store.derivations.note(base.id, recipe, derived.id)
+
     def remove_image(self, name: str, *, force: bool = False) -> RemovedImage:
         """Remove a reference, and what nothing else needs of it.
 
@@ -392,10 +405,14 @@ class Engine:
         """Start a container that outlives this process; its output goes to its log.
 
         A name, id or unique start of an id is that of a container that was created or has ended:
-        what was written in it is still there, and its log goes on. Raises as :meth:`run` does.
+        what was written in it is still there, and its log goes on. The standard input of an
+        ``interactive`` one stays open, though nothing comes: a shell waits there for as long as
+        it is let. Raises as :meth:`run` does.
         """
         wanted = request if isinstance(request, RunRequest) else self._containers.find(request)
-        container, sock = self._launch(wanted, [], foreground=False)
+        with ExitStack() as sent:
+            streams = _silence(sent) if wanted.interactive else []
+            container, sock = self._launch(wanted, streams, foreground=False)
         with sock:
             await_start(sock)
         return container
@@ -407,7 +424,7 @@ class Engine:
         """
         from .explanation import explain  # noqa: PLC0415 - starts do without it
 
-        self._refuse_unenforceable(request.limits)
+        assembly.refuse_unenforceable(request.limits)
         request = replace(request, binds=assembly.found_binds(self._layout, request.binds))
         with self._store.referencing():
             base = assembly.find_base(self._layout, self._store, request.image)
@@ -421,7 +438,7 @@ class Engine:
             foreground=True,
             again=False,
         )
-        return explain(spec, request.image, cgroups.discover(os.getpid()).missing())
+        return explain(spec, request.image, cgroups.discover(os.getpid()))
 
     def containers(self) -> tuple[ContainerInfo, ...]:
         """Return all containers, running or not, the newest first."""
@@ -514,7 +531,7 @@ class Engine:
         return replace(config, env=assembly.merged(config.env, env))
 
     def _make(self, request: RunRequest) -> _Made:
-        self._refuse_unenforceable(request.limits)
+        assembly.refuse_unenforceable(request.limits)
         request = replace(request, binds=assembly.found_binds(self._layout, request.binds))
         with self._store.referencing():
             base = assembly.find_base(self._layout, self._store, request.image)
@@ -538,22 +555,19 @@ class Engine:
                 f"container {config.name} was made by a newer cellblock with settings unknown here "
                 f"({', '.join(config.unknown)}): start it with that version, or make it anew"
             )
-        self._refuse_unenforceable(config.limits)
+        assembly.refuse_unenforceable(config.limits)
         assembly.refuse_moved(self._layout, config)
         with self._store.referencing():
             trees = assembly.find_trees(self._layout, self._store, config)
         return config, trees, directory
 
-    def _refuse_unenforceable(self, limits: Limits) -> None:
-        processors = os.cpu_count()
-        if limits.cpus is not None and processors is not None and limits.cpus > processors:
-            raise LimitNotEnforceable(
-                f"cpus limit {limits.cpus:g} is more than the {processors} "
-                f"processor{'s' * (processors != 1)} of this machine"
-            )
-        wanted = assembly.kernel_limits(limits)
-        if limits and (reason := cgroups.discover(os.getpid()).refused(wanted)):
-            raise LimitNotEnforceable(reason)
-
     def _held(self, config: ContainerConfig) -> Container:
         return Container(self._layout, self._containers, config)
+
+
+def _silence(stack: ExitStack) -> list[tuple[str, int]]:
+    """Return an input that never ends: the monitor holds the other end for as long as it lives."""
+    read_end, write_end = pipe_for_container(INWARD)
+    stack.callback(os.close, read_end)
+    stack.callback(os.close, write_end)
+    return [("stdin", read_end), ("silence", write_end)]

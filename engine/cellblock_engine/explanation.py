@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .linux import landlock
+from .linux.cgroups import Controllers
 from .runtime import rootfs
-from .runtime.sandbox import DEFAULT_PIDS
+from .runtime.sandbox import DEFAULT_PIDS, group_name
 from .runtime.spec import StartSpec
 from .units import format_bytes
 
@@ -31,10 +32,12 @@ class Explanation:
         return tuple(found)
 
 
-def explain(spec: StartSpec, image: str, missing: Mapping[str, str]) -> Explanation:
-    """Return the plan of a start; ``missing`` are the limits that cannot be had, and why."""
+def explain(spec: StartSpec, image: str, controllers: Controllers) -> Explanation:
+    """Return the plan of a start for whom these ``controllers`` are."""
+    missing = controllers.missing()
+    groups = controllers.shown(group_name(spec), spec.limits)
     single_id = spec.id_ranges is None
-    mounts = (*rootfs.plan(spec), *rootfs.attachments(spec))
+    mounts = (*rootfs.plan(spec, groups), *rootfs.attachments(spec))
     return Explanation(
         {
             "command": (
@@ -57,6 +60,8 @@ def _namespaces(spec: StartSpec) -> tuple[str, ...]:
     else:
         ids = "user: ids 0 to 65535 are a range outside that nobody else uses"
     network = "net: only a loopback" if spec.own_network else "net: the host's, not its own"
+    if spec.allow_hosts:
+        network += f", and on it a proxy to {' '.join(spec.allow_hosts)}"
     return (ids, "mnt, pid, ipc, cgroup: its own", f"uts: its own, {spec.hostname}", network)
 
 

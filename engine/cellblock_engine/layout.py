@@ -65,6 +65,11 @@ class Layout:
         return self.home / "references"
 
     @property
+    def derivations(self) -> Path:
+        """One JSON file for each image that was made of another by a recipe."""
+        return self.home / "derivations"
+
+    @property
     def containers(self) -> Path:
         """One directory per container."""
         return self.home / "containers"

@@ -31,7 +31,10 @@ class RunRequest:
     command. ``entrypoint`` replaces the image's (``""`` removes it). ``channels`` are extra
     pipes, which the command finds as descriptors 3, 4 and so on. With ``read_only`` the image's
     tree cannot be written; ``shm_bytes`` is the size of /dev/shm; ``storage_bytes`` is how much
-    can be written to the image's tree, which then is kept in memory. Raises InvalidInput.
+    can be written to the image's tree, which then is kept in memory. ``allow_hosts`` are those
+    that a container without a network reaches all the same, by a proxy: ``pypi.org``,
+    ``*.example.org:8443``, ``mirror.lan:8080/private`` (:mod:`.network.allowlist`). Raises
+    InvalidInput.
     """
 
     image: str = HOST_IMAGE
@@ -57,6 +60,7 @@ class RunRequest:
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
     storage_bytes: int | None = None
+    allow_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what could not be meant, before anything is made."""
@@ -79,9 +83,22 @@ class RunRequest:
             raise InvalidInput(f"shm size {self.shm_bytes} is too small: at least 4k")
         if self.storage_bytes is not None:
             self._check_storage(self.storage_bytes)
+        if self.allow_hosts:
+            self._check_hosts()
         held_capabilities(self.cap_add, self.cap_drop)
         check_targets((*self.binds, *self.tmpfs))
         check_process(self.argv, self.env, self.workdir)
+
+    def _check_hosts(self) -> None:
+        from .network.allowlist import parse_allowed_host  # noqa: PLC0415 - seldom asked for
+
+        if self.network != "none":
+            raise InvalidInput(
+                f"allowed hosts are for containers without a network, and --network {self.network} "
+                "was asked for: leave out one of the two"
+            )
+        for host in self.allow_hosts:
+            parse_allowed_host(host)
 
     def _check_storage(self, storage_bytes: int) -> None:
         if storage_bytes < SMALLEST_STORAGE_BYTES:
@@ -95,9 +112,12 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class ExecRequest:
-    """A further command for a running container; what is None is as its first command had it."""
+    """A further command for a running container; what is None is as its first command had it.
 
-    argv: tuple[str, ...]
+    An empty ``argv`` is for somebody else to replace. Raises InvalidInput.
+    """
+
+    argv: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     workdir: str | None = None
     user: str | None = None
@@ -106,8 +126,6 @@ class ExecRequest:
 
     def __post_init__(self) -> None:
         """Refuse what could not be meant."""
-        if not self.argv:
-            raise InvalidInput("nothing to execute: give a command")
         check_process(self.argv, self.env, self.workdir)
 
 

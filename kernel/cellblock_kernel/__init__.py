@@ -9,11 +9,18 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .cells.cell import CellResult, run_cell, run_script
+    from .cells.cell import CellResult, run_cell, run_script, run_script_in
     from .cells.events import Clear, Display, Error, Event, InputRequest, Result, Stream
-    from .cells.running import OutputLimits
-    from .cells.text import TextCleaner, clean
-    from .errors import CellFailed, CellInterrupted, OutputRefused, VariableRefused
+    from .cells.output import OutputLimits
+    from .cells.session import Session, Sessions
+    from .errors import (
+        CellFailed,
+        CellInterrupted,
+        InterpreterLost,
+        OutputRefused,
+        PreparationFailed,
+        VariableRefused,
+    )
     from .gate.options import KernelOptions
     from .kernelspecs.folders import (
         Kernelspec,
@@ -21,7 +28,10 @@ if TYPE_CHECKING:
         remove_kernelspec,
         remove_kernelspecs_of,
     )
-    from .kernelspecs.installation import install_kernelspec
+    from .kernelspecs.installation import install_kernelspecs
+    from .kernelspecs.preparation import Preparation
+    from .outputs.bundles import Losses, reduce_bundle, reduce_metadata, trusted_bundle
+    from .outputs.text import TextCleaner, clean
 
 __all__ = [
     "CellFailed",
@@ -32,29 +42,46 @@ __all__ = [
     "Error",
     "Event",
     "InputRequest",
+    "InterpreterLost",
     "KernelOptions",
     "Kernelspec",
+    "Losses",
     "OutputLimits",
     "OutputRefused",
+    "Preparation",
+    "PreparationFailed",
     "Result",
+    "Session",
+    "Sessions",
     "Stream",
     "TextCleaner",
     "VariableRefused",
     "clean",
-    "install_kernelspec",
+    "install_kernelspecs",
     "installed_kernelspecs",
+    "reduce_bundle",
+    "reduce_metadata",
     "remove_kernelspec",
     "remove_kernelspecs_of",
     "run_cell",
     "run_script",
+    "run_script_in",
+    "trusted_bundle",
 ]
 
 _HOMES = {
-    ".cells.cell": ("CellResult", "run_cell", "run_script"),
+    ".cells.cell": ("CellResult", "run_cell", "run_script", "run_script_in"),
     ".cells.events": ("Clear", "Display", "Error", "Event", "InputRequest", "Result", "Stream"),
-    ".cells.running": ("OutputLimits",),
-    ".cells.text": ("TextCleaner", "clean"),
-    ".errors": ("CellFailed", "CellInterrupted", "OutputRefused", "VariableRefused"),
+    ".cells.output": ("OutputLimits",),
+    ".cells.session": ("Session", "Sessions"),
+    ".errors": (
+        "CellFailed",
+        "CellInterrupted",
+        "InterpreterLost",
+        "OutputRefused",
+        "PreparationFailed",
+        "VariableRefused",
+    ),
     ".gate.options": ("KernelOptions",),
     ".kernelspecs.folders": (
         "Kernelspec",
@@ -62,7 +89,10 @@ _HOMES = {
         "remove_kernelspecs_of",
         "remove_kernelspec",
     ),
-    ".kernelspecs.installation": ("install_kernelspec",),
+    ".kernelspecs.installation": ("install_kernelspecs",),
+    ".kernelspecs.preparation": ("Preparation",),
+    ".outputs.bundles": ("Losses", "reduce_bundle", "reduce_metadata", "trusted_bundle"),
+    ".outputs.text": ("TextCleaner", "clean"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -4,7 +4,9 @@
 
     CellblockError
     |-- CellFailed        the cell itself failed; its traceback has been shown
+    |-- InterpreterLost   what cells of a running container share has ended, variables and all
     |-- OutputRefused     what the cell sent is no output, or too much of it
+    |-- PreparationFailed an image cannot be given ipykernel
     `-- VariableRefused   a variable has no safe form, is missing or too large; none was bound
     KeyboardInterrupt
     `-- CellInterrupted   the user's interrupt ended the cell
@@ -36,8 +38,12 @@ class CellFailed(CellblockError):
         return [f"CellFailed: {self}"]
 
 
+class InterpreterLost(CellblockError):
+    """The interpreter that cells in a running container share has ended, by itself or with it."""
+
+
 class OutputRefused(CellblockError):
-    """The cell's output broke the protocol or passed its cap; the container was ended."""
+    """The cell's output broke the protocol or passed its cap; what ran the cell was ended."""
 
 
 class VariableRefused(CellblockError):
@@ -45,7 +51,7 @@ class VariableRefused(CellblockError):
 
 
 class CellInterrupted(KeyboardInterrupt):
-    """The user's interrupt ended the cell, and no container of it is left."""
+    """The user's interrupt ended the cell, and what runs it is left only if cells share it."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"CellInterrupted: {self}"]
@@ -53,3 +59,7 @@ class CellInterrupted(KeyboardInterrupt):
 
 class KernelNotReady(CellblockError):
     """A kernel's container ended, or did something else, before the kernel could be talked to."""
+
+
+class PreparationFailed(CellblockError):
+    """An image could not be given what a kernel needs; nothing of the attempt is left."""

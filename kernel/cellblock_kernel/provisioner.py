@@ -22,12 +22,13 @@ from cellblock_engine import ContainerNotFound, Engine, Settings
 
 from .gate import room
 from .gate.options import CONNECTION_FILE, MODULE, PROVISIONED, KernelOptions, command
-from .gate.reports import KILL, MAX_REPORT_BYTES, Report
+from .gate.reports import KILL, MAX_REPORT_BYTES, SWAP, Report, word
 from .process import AdoptedProcess
 
 _Result = TypeVar("_Result")
 
 _READY_S = 10.0
+_SWAPPED_S = 90.0
 _KILLED_S = 3.0
 _TICK_S = 0.02
 
@@ -41,6 +42,7 @@ class CellblockProvisioner(LocalProvisioner):
     _room: room.Room | None = None
     _container: str | None = None
     _words: socket.socket | None = None
+    _said = b""
     _keep = False
     _listens = False
 
@@ -79,7 +81,7 @@ class CellblockProvisioner(LocalProvisioner):
         """
         ours, theirs = socket.socketpair()
         ours.settimeout(0)
-        self._words = ours
+        self._words, self._said = ours, b""
         self._listens = False
         try:
             with theirs:
@@ -112,7 +114,7 @@ class CellblockProvisioner(LocalProvisioner):
             return
         if self._words is not None:
             with suppress(OSError):
-                self._words.send(KILL)
+                self._words.send(word(KILL))
             for _ in range(int(_KILLED_S / _TICK_S)):
                 if self.process.poll() is not None:
                     return
@@ -120,11 +122,32 @@ class CellblockProvisioner(LocalProvisioner):
         with suppress(ProcessLookupError):
             self.process.kill()
 
+    async def swap(self, container: str) -> None:
+        """Let the kernel of a container that was made for this room take this one's place.
+
+        Front ends keep their sockets, and what they wait for is answered. Called by what restores
+        containers. Raises RuntimeError with one line where that kernel does not start; then the
+        one that ran still does.
+        """
+        sock = self._words
+        if sock is None:
+            raise RuntimeError("only the process that started a kernel can swap its container")
+        self._catch_up()
+        await asyncio.get_running_loop().sock_sendall(sock, word(SWAP, container))
+        try:
+            async with asyncio.timeout(_SWAPPED_S):
+                await self._await_report(sock, container)
+        except TimeoutError:
+            raise RuntimeError(
+                f"the kernel's container was not swapped within {_SWAPPED_S:g} s"
+            ) from None
+
     async def cleanup(self, restart: bool = False) -> None:  # noqa: FBT001, FBT002 - its base's
         """Remove container and room, unless a restart follows.
 
         Called by ``KernelManager.cleanup_resources()``, when the gate has ended.
         """
+        self._catch_up()
         if self._words is not None:
             self._words.close()
             self._words = None
@@ -142,6 +165,7 @@ class CellblockProvisioner(LocalProvisioner):
 
         Called by applications that persist kernels, through ``KernelManager.provisioner``.
         """
+        self._catch_up()
         info: dict[str, Any] = await super().get_provisioner_info()
         return info | {
             "container": self._container,
@@ -200,27 +224,43 @@ class CellblockProvisioner(LocalProvisioner):
 
     async def _await_ready(self, sock: socket.socket) -> None:
         """Return when the kernel has started, or may yet. Raises RuntimeError if it does not."""
-        loop = asyncio.get_running_loop()
-        text = b""
         try:
             async with asyncio.timeout(_READY_S):
-                while chunk := await loop.sock_recv(sock, MAX_REPORT_BYTES):
-                    *lines, text = (text + chunk).split(b"\n")
-                    for line in lines:
-                        report = Report.decode(line)
-                        self._container = report.container or self._container
-                        self._listens = True
-                        if report.failure is not None:
-                            raise RuntimeError(report.failure)
-                        if report.ready:
-                            return
+                await self._await_report(sock)
         except TimeoutError:
-            if self._container is not None:
-                return
-            raise RuntimeError(
-                f"the kernel's container did not start within {_READY_S:g} s"
-            ) from None
+            if self._container is None:
+                raise RuntimeError(
+                    f"the kernel's container did not start within {_READY_S:g} s"
+                ) from None
+
+    async def _await_report(self, sock: socket.socket, container: str | None = None) -> None:
+        """Return when a kernel is ready, in ``container`` if that is given.
+
+        Raises RuntimeError when none will be.
+        """
+        loop = asyncio.get_running_loop()
+        while chunk := await loop.sock_recv(sock, MAX_REPORT_BYTES):
+            for report in self._take(chunk):
+                if report.failure is not None:
+                    raise RuntimeError(report.failure)
+                if report.ready and container in (None, report.container):
+                    return
         raise RuntimeError("the kernel's gate ended without a word; the server's log may tell more")
+
+    def _take(self, chunk: bytes) -> list[Report]:
+        """Return the reports that are complete; the container is the one they name last."""
+        *lines, self._said = (self._said + chunk).split(b"\n")
+        reports = [Report.decode(line) for line in lines]
+        for report in reports:
+            self._container = report.container or self._container
+            self._listens = True
+        return reports
+
+    def _catch_up(self) -> None:
+        """Learn what the gate has said since: of a swap that others asked it for."""
+        with suppress(BlockingIOError, ConnectionResetError):
+            while self._words is not None and (chunk := self._words.recv(MAX_REPORT_BYTES)):
+                self._take(chunk)
 
 
 def _new_room() -> room.Room:

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         RunRequest,
         Settings,
         StartFailed,
+        Stats,
         StoreError,
         StoreFull,
         TimedOut,
@@ -83,7 +84,7 @@ if TYPE_CHECKING:
         parse_ulimit,
         parse_volume,
     )
-    from cellblock_kernel import CellFailed, CellInterrupted, OutputRefused
+    from cellblock_kernel import CellFailed, CellInterrupted, InterpreterLost, OutputRefused
 
     __version__: str
 
@@ -116,6 +117,7 @@ __all__ = [
     "Image",
     "ImageConfig",
     "ImageNotFound",
+    "InterpreterLost",
     "InvalidAnswer",
     "InvalidDigest",
     "InvalidInput",
@@ -145,6 +147,7 @@ __all__ = [
     "RunRequest",
     "Settings",
     "StartFailed",
+    "Stats",
     "StoreError",
     "StoreFull",
     "TimedOut",
@@ -167,7 +170,7 @@ __all__ = [
     "unload_ipython_extension",
 ]
 
-_OF_CELLS = ("CellFailed", "CellInterrupted", "OutputRefused")
+_OF_CELLS = ("CellFailed", "CellInterrupted", "InterpreterLost", "OutputRefused")
 
 
 def load_ipython_extension(ipython: InteractiveShell) -> None:

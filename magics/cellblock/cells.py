@@ -1,8 +1,8 @@
-"""A cell of a notebook, run in a container of its own and shown as its outputs come.
+"""A cell of a notebook, run in a container and shown as its outputs come.
 
 What comes from inside is not trusted: text goes to the cell's streams, and what is displayed is
-published as data that ``bundles.py`` reduced. Nothing is handed to IPython's display classes,
-which read files and run scripts for whoever names them.
+published as data that was reduced (``outputs/bundles.py``). Nothing is handed to IPython's display
+classes, which read files and run scripts for whoever names them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import getpass
 import sys
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
 from cellblock_engine import InvalidInput
@@ -21,31 +23,74 @@ from cellblock_kernel import (
     Error,
     Event,
     InputRequest,
+    Losses,
     Result,
     Stream,
+    reduce_bundle,
+    reduce_metadata,
     run_script,
+    run_script_in,
+    trusted_bundle,
 )
 from cellblock_kernel import run_cell as run_in_container
 
-from .bundles import Losses, reduce_bundle, reduce_metadata, trusted_bundle
 from .verbs.cell import CellOptions
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from cellblock_engine import Engine, RunRequest
+    from cellblock_engine import Container, Engine, ExecRequest, RunRequest
+    from cellblock_kernel import Session
 
 _MAX_NAMES = 10_000
+_REMEDY = "--trust-output shows all that the cell sends"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a cell runs: what runs a text of Python there, and one for another interpreter.
+
+    ``python`` is called as ``run_cell`` of the kernel room is from the source on, ``script`` as
+    ``run_script`` from the interpreter on. ``displays`` are the displays of cells there that can
+    be updated: their names inside, and here.
+    """
+
+    python: Callable[..., CellResult]
+    script: Callable[..., CellResult]
+    displays: dict[str, str] = field(default_factory=dict)
+
+
+def new_container(engine: Engine, request: RunRequest) -> Place:
+    """Return a container of the cell's own."""
+    return Place(partial(run_in_container, engine, request), partial(run_script, engine, request))
+
+
+def running_container(
+    container: Container,
+    request: ExecRequest,
+    session: Callable[[], Session],
+    displays: dict[str, str],
+    *,
+    name: str,
+    timeout_s: float | None,
+) -> Place:
+    """Return a running container: Python cells share the session and displays, others nothing.
+
+    ``name`` is the cell's, in tracebacks of this and later cells.
+    """
+    return Place(
+        lambda source, on_event, **options: session().run(
+            source, on_event, name=name, timeout_s=timeout_s, **options
+        ),
+        partial(run_script_in, container, request, timeout_s=timeout_s),
+        displays,
+    )
 
 
 def run_cell(
-    engine: Engine,
-    request: RunRequest,
-    source: str,
-    shell: InteractiveShell,
-    options: CellOptions | None = None,
+    place: Place, source: str, shell: InteractiveShell, options: CellOptions | None = None
 ) -> CellResult:
-    """Run a cell's text in a new container, show its outputs in order, return how it ended.
+    """Run a cell's text in its place, show its outputs in order, return how it ended.
 
     The text is Python's, or that of the interpreter which the options or its first line name.
     Raises what :func:`cellblock_kernel.run_cell` raises; the traceback of a cell that failed has
@@ -56,19 +101,13 @@ def run_cell(
     options = options or CellOptions()
     interpreter = options.interpreter_of(source)
     given = _given(shell, options.given)
-    screen = _Screen(shell, options)
+    screen = _Screen(shell, options, place.displays)
     try:
         if interpreter:
-            result = run_script(engine, request, interpreter, source, screen.show)
+            result = place.script(interpreter, source, screen.show)
         else:
-            result = run_in_container(
-                engine,
-                request,
-                source,
-                screen.show,
-                given=given,
-                wanted=options.wanted,
-                ask=screen.ask,
+            result = place.python(
+                source, screen.show, given=given, wanted=options.wanted, ask=screen.ask
             )
     finally:
         screen.finish()
@@ -95,11 +134,13 @@ def _given(shell: InteractiveShell, names: Iterable[str]) -> dict[str, object]:
 class _Screen:
     """The outputs of the notebook's current cell."""
 
-    def __init__(self, shell: InteractiveShell, options: CellOptions) -> None:
+    def __init__(
+        self, shell: InteractiveShell, options: CellOptions, names: dict[str, str]
+    ) -> None:
         self._shell = shell
         self._options = options
         self._losses = Losses()
-        self._names: dict[str, str] = {}
+        self._names = names
         self._last: TextIO | None = None
 
     def show(self, event: Event) -> None:
@@ -127,7 +168,7 @@ class _Screen:
 
     def finish(self) -> None:
         """Say what could not be shown, and let all be seen before what follows."""
-        for line in self._losses.lines():
+        for line in self._losses.lines(_REMEDY):
             self._write(sys.stderr, line)
         self.flush()
 

@@ -20,9 +20,9 @@ from .verbs.declaration import Call, HelpRequested
 from .verbs.group import find, listed
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+    from cellblock_engine import Engine
 
-    from cellblock_engine import Engine, Progress
+    from .progress import Shown, Work
 
 _PROG = "cellblock"
 _SIGINT_STATUS = 128 + 2
@@ -95,10 +95,10 @@ def _open_engine() -> Engine:
     return Engine.open()
 
 
-def _progress() -> AbstractContextManager[Progress]:
+def _progress(work: Work | None = None) -> Shown:
     from .progress import terminal  # noqa: PLC0415 - most verbs pull nothing
 
-    return terminal(sys.stderr)
+    return terminal(sys.stderr, work)
 
 
 def _silence_stdout() -> None:

@@ -81,7 +81,7 @@ def _operand(verb: Verb, words: list[str], form: Form) -> Argument | None:
         for before, word in zip(["", *words], words, strict=False)
     )
     operands = [argument for argument in arguments if not argument.is_flag]
-    if operands and operands[-1].takes == "some":
+    if operands and operands[-1].takes in ("any", "some"):
         given = min(given, len(operands) - 1)
     return operands[given] if given < len(operands) else None
 

@@ -19,7 +19,7 @@ from .documents import flat
 from .tables import Table, View, plain, size, utc_now
 
 _BYTES = "_bytes"
-_LIMIT = "_limit_bytes"  # written and shown in powers of 1024; sizes are in powers of 1000
+_MEMORY = "memory"  # written and shown in powers of 1024; sizes are in powers of 1000
 _TIME = "datetime64[us, UTC]"
 _TYPES: Mapping[object, str] = {
     int: "int64",
@@ -96,10 +96,8 @@ def _words(name: str, dtype: object, view: View) -> Callable[[Any], str]:
     def words(value: Any) -> str:  # noqa: ANN401 - whatever the column holds
         if pd.api.types.is_scalar(value) and pd.isna(value):
             return ""
-        if integers and name.endswith(_LIMIT):
-            return format_bytes(int(value))
         if integers and name.endswith(_BYTES):
-            return size(int(value))
+            return (format_bytes if name.startswith(_MEMORY) else size)(int(value))
         if isinstance(dtype, pd.DatetimeTZDtype):
             return view.ago(value)
         if isinstance(dtype, pd.StringDtype) and name.endswith("_id"):

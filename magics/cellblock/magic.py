@@ -11,6 +11,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,19 +28,21 @@ from .verbs import CELL_VERBS, VERBS
 from .verbs.cell import cell_options
 from .verbs.declaration import Call, Form, HelpRequested
 from .verbs.group import Found, find, listed
-from .verbs.run import ensure_image, execute_script, run_request
+from .verbs.run import ensure_image, exec_request, run_request, time_limit
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from IPython.core.interactiveshell import InteractiveShell
 
-    from cellblock_engine import Progress
+    from cellblock_kernel import Sessions
+
+    from .cells import Place
+    from .progress import Shown, Work
 
 _MAGIC = r"%{1,2}container"
 _NEXT_STEPS = """\
 Next:
   %%container run             on top of a cell: run it isolated, with this Python's packages
+  %container run -d --name lab host    then %%container exec lab: cells that share variables
   %container run host ls /    run a command; %container ps -a shows what ran
   %container pull IMAGE       get an image; %container images lists those that are here
 %container --help lists all verbs; %container run --help tells what a container may use."""
@@ -54,6 +57,8 @@ class ContainerMagics(Magics):
         self._shell = shell
         self._open_engine = open_engine
         self._engine: Engine | None = None
+        self._sessions: Sessions | None = None
+        self._displays: defaultdict[str, dict[str, str]] = defaultdict(dict)
 
     def engine(self) -> Engine:
         """Return the engine, opened at its first use."""
@@ -62,7 +67,10 @@ class ContainerMagics(Magics):
         return self._engine
 
     def close(self) -> None:
-        """Close the engine; the next use opens it again."""
+        """End the interpreters of cells and close the engine; the next use opens it again."""
+        sessions, self._sessions = self._sessions, None
+        if sessions is not None:
+            sessions.close()
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
@@ -73,7 +81,7 @@ class ContainerMagics(Magics):
 
         %container VERB ...        do one of the verbs; %container --help lists them
         %%container run [IMAGE]    run the cell's Python in a new container (host by default)
-        %%container exec CONTAINER run the cell's text with a container's shell
+        %%container exec NAME      run it in a running container; cells there share variables
 
         Lists are DataFrames: df = %container images
         """
@@ -96,31 +104,49 @@ class ContainerMagics(Magics):
         call = self._call(verb.parse(found.rest, prog=found.prog, form=form))
         if cell is None:
             return render(verb.action(call))
-        if verb.name == "exec":
-            return render(execute_script(call, cell))
-        self._run_cell(call, cell)
-        return None
-
-    def _run_cell(self, call: Call, cell: str) -> None:
         from .cells import run_cell  # noqa: PLC0415 - what only cells need
 
-        request = run_request(call)
         options = cell_options(call)
+        place = self._running_place(call) if verb.name == "exec" else self._new_place(call)
+        run_cell(place, cell, self._shell, options)
+        return None
+
+    def _new_place(self, call: Call) -> Place:
+        from .cells import new_container  # noqa: PLC0415 - as does this
+
+        request = run_request(call)
         ensure_image(call, request.image)
-        run_cell(call.engine, request, cell, self._shell, options)
+        return new_container(call.engine, request)
+
+    def _running_place(self, call: Call) -> Place:
+        from cellblock_kernel import Sessions  # noqa: PLC0415 - as does this
+
+        from .cells import running_container  # noqa: PLC0415 - as does this
+
+        if self._sessions is None:
+            self._sessions = Sessions()
+        container, request = call.engine.container(call.arguments.container), exec_request(call)
+        return running_container(
+            container,
+            request,
+            partial(self._sessions.of, container, request, fresh=call.arguments.fresh),
+            self._displays[container.id],
+            name=f"<cell {self._shell.displayhook.prompt_count}>",
+            timeout_s=time_limit(call),
+        )
 
     def _call(self, arguments: argparse.Namespace) -> Call:
         return Call(self.engine(), arguments, self._progress, os.environ, FrontEnd())
 
-    def _progress(self) -> AbstractContextManager[Progress]:
+    def _progress(self, work: Work | None = None) -> Shown:
         from .progress import headless, notebook, terminal  # noqa: PLC0415 - most pull nothing
 
         kernel = getattr(self._shell, "kernel", None)
         if kernel is None:
-            return terminal(sys.stderr)
+            return terminal(sys.stderr, work)
         # nbclient and papermill, which nobody watches and which draw no widgets, allow no stdin
         watched = kernel.get_parent("shell").get("content", {}).get("allow_stdin", False)
-        return notebook() if watched else headless()
+        return notebook(work) if watched else headless(work)
 
     def _whereabouts(self) -> str:
         """Return where you are, and what you could do next."""

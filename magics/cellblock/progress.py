@@ -1,8 +1,9 @@
-"""Progress of a pull or push: bars on a terminal, plain lines in a pipe, widgets in a notebook.
+"""Progress of long work: bars on a terminal, plain lines in a pipe, widgets in a notebook.
 
-Events are folded into a :class:`Transfer` (plain facts), which each view draws in its own way; at
-the end every view leaves one line of text. Views may be called from any thread. rich, ipywidgets
-and IPython are imported by the view that needs them only.
+Events are folded into a :class:`Work` (plain facts: a transfer, or an image made ready for
+kernels), which each view draws in its own way; at the end every view leaves one line of text. Views
+may be called from any thread. rich, ipywidgets and IPython are imported by the view that needs
+them only.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from .tables import counted, plain, size
 
 if TYPE_CHECKING:
-    from cellblock_engine import Digest, Progress, TransferEvent
+    from cellblock_engine import Digest, TransferEvent
+    from cellblock_kernel import Preparation
 
 _REFRESH_S = 0.1
 _LINE_EVERY_S = 5.0
@@ -35,11 +37,41 @@ _WORDS = {
     "done": "Done",
 }
 _ENDS = ("done", "exists", "mounted")
+_STEPS = {
+    "installing": "installing ipykernel",
+    "committing": "keeping what was installed",
+    "trying": "trying it",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of some work, as a bar shows it; ``done`` is 0 to 1."""
+
+    name: str
+    doing: str
+    done: float
+    amount: str
+
+
+class Work(Protocol):
+    """What is known of some work so far."""
+
+    finished: bool
+
+    def take(self, event: Any) -> None:  # noqa: ANN401 - each work has events of its own
+        """Fold one event in."""
+
+    def line(self) -> str:
+        """Return the state as one line."""
+
+    def parts(self) -> Mapping[object, Part]:
+        """Return the parts that are known so far."""
 
 
 @dataclass
 class Transfer:
-    """What is known of a transfer so far.
+    """What is known of a pull or push so far.
 
     A layer counts twice: downloading, then extracting; or packing, then uploading, where its blob
     is not there yet.
@@ -74,6 +106,8 @@ class Transfer:
 
     def line(self) -> str:
         """Return the state as one line."""
+        if not self.reference:
+            return "resolving"
         name = plain(self.reference)
         if not self.layers:
             return f"{name}: {'up to date' if self.finished else 'resolving'}"
@@ -88,6 +122,15 @@ class Transfer:
             f"{name}: {done} of {counted(len(self.layers), 'layer')}, "
             f"{self.fraction():.0%} of {total}"
         )
+
+    def parts(self) -> Mapping[object, Part]:
+        """Return the layers."""
+        return {
+            layer: Part(
+                layer.short, _WORDS[event.phase], self.layer_fraction(layer), _amount(event)
+            )
+            for layer, event in self.layers.items()
+        }
 
     def layer_fraction(self, layer: Digest) -> float:
         """Return how much of one layer is done, 0 to 1."""
@@ -107,19 +150,50 @@ class Transfer:
         return 0.0
 
 
+@dataclass
+class Preparing:
+    """What is known so far of an image that is made ready for kernels."""
+
+    started: float = field(default_factory=time.monotonic)
+    step: Preparation | None = None
+    finished: bool = False
+
+    def take(self, event: Preparation) -> None:
+        """Note the step that begins."""
+        self.step = event
+        self.finished = event.phase == "done"
+
+    def line(self) -> str:
+        """Return the state as one line."""
+        if self.step is None:
+            return "preparing"
+        if self.finished:
+            took = time.monotonic() - self.started
+            return f"{plain(self.step.image)}: ipykernel installed, once for all, in {took:.1f} s"
+        return f"{plain(self.step.image)}: {_STEPS[self.step.phase]}"
+
+    def parts(self) -> Mapping[object, Part]:
+        """Return the steps as one part."""
+        if self.step is None or self.finished:
+            return {}
+        at = list(_STEPS).index(self.step.phase)
+        doing = self.step.phase.capitalize()
+        return {"": Part("ipykernel", doing, at / len(_STEPS), f"{at + 1} of {len(_STEPS)}")}
+
+
 class _View(ABC):
     """Fold events in, and draw at most ten times a second, one thread at a time."""
 
     interval_s = _REFRESH_S
 
-    def __init__(self) -> None:
-        self.transfer = Transfer()
+    def __init__(self, work: Work) -> None:
+        self.work = work
         self._lock = threading.Lock()
         self._next = 0.0
 
-    def __call__(self, event: TransferEvent) -> None:
+    def __call__(self, event: Any) -> None:  # noqa: ANN401 - its work knows what it is
         with self._lock:
-            self.transfer.take(event)
+            self.work.take(event)
             now = time.monotonic()
             if now >= self._next:
                 self._next = now + self.interval_s
@@ -131,7 +205,7 @@ class _View(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Leave one line, or nothing if the transfer did not get to its end."""
+        """Leave one line, or nothing if the work did not get to its end."""
 
 
 class _Lines(_View):
@@ -139,26 +213,26 @@ class _Lines(_View):
 
     interval_s = _LINE_EVERY_S
 
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__()
+    def __init__(self, work: Work, stream: TextIO) -> None:
+        super().__init__(work)
         self._stream = stream
 
     def draw(self) -> None:
-        print(self.transfer.line(), file=self._stream, flush=True)
+        print(self.work.line(), file=self._stream, flush=True)
 
     def close(self) -> None:
-        if self.transfer.finished:
+        if self.work.finished:
             self.draw()
 
 
 class _Bars(_View):
-    """A bar for each layer, on a terminal."""
+    """A bar for each part, on a terminal."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, work: Work, stream: TextIO) -> None:
         from rich.console import Console  # noqa: PLC0415
         from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
 
-        super().__init__()
+        super().__init__(work)
         self._console = Console(file=stream)
         self._bars = Progress(
             TextColumn("{task.fields[name]}", markup=False),
@@ -168,24 +242,24 @@ class _Bars(_View):
             console=self._console,
             transient=True,
         )
-        self._tasks: dict[Digest, Any] = {}
+        self._tasks: dict[object, Any] = {}
         self._bars.start()
 
     def draw(self) -> None:
-        for layer, event in self.transfer.layers.items():
-            if layer not in self._tasks:
-                self._tasks[layer] = self._bars.add_task("", name=layer.short, amount="", total=1.0)
+        for key, part in self.work.parts().items():
+            if key not in self._tasks:
+                self._tasks[key] = self._bars.add_task("", name=part.name, amount="", total=1.0)
             self._bars.update(
-                self._tasks[layer],
-                description=_WORDS[event.phase],
-                completed=self.transfer.layer_fraction(layer),
-                amount=_amount(event),
+                self._tasks[key],
+                description=part.doing,
+                completed=part.done,
+                amount=part.amount,
             )
 
     def close(self) -> None:
         self._bars.stop()
-        if self.transfer.finished:
-            self._console.print(self.transfer.line(), markup=False, highlight=False, soft_wrap=True)
+        if self.work.finished:
+            self._console.print(self.work.line(), markup=False, highlight=False, soft_wrap=True)
 
 
 def _amount(event: TransferEvent) -> str:
@@ -212,46 +286,46 @@ class _Place:
 class _Text(_View):
     """One line of output that is updated in place, for front ends without widgets."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._place = _Place("resolving")
+    def __init__(self, work: Work) -> None:
+        super().__init__(work)
+        self._place = _Place(work.line())
 
     def draw(self) -> None:
-        self._place.say(self.transfer.line())
+        self._place.say(self.work.line())
 
     def close(self) -> None:
-        self._place.say(self.transfer.line() if self.transfer.finished else "")
+        self._place.say(self.work.line() if self.work.finished else "")
 
 
 class _Widgets(_View):
-    """A bar for each layer as ipywidgets, which close into one line of text.
+    """A bar for each part as ipywidgets, which close into one line of text.
 
     A widget in a saved notebook reopens broken, hence the text. A front end without widgets shows
     the text that goes with them.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, work: Work) -> None:
+        super().__init__(work)
         self._ipywidgets: Any = import_module("ipywidgets")
         self._box = self._ipywidgets.VBox()
-        self._bars: dict[Digest, tuple[Any, Any]] = {}
-        self._place = _Place("resolving", self._box._repr_mimebundle_())
+        self._bars: dict[object, tuple[Any, Any]] = {}
+        self._place = _Place(work.line(), self._box._repr_mimebundle_())
 
     def draw(self) -> None:
-        for layer, event in self.transfer.layers.items():
-            bar, label = self._bars.get(layer) or self._add(layer)
-            bar.value = self.transfer.layer_fraction(layer)
-            label.value = f"{_WORDS[event.phase]} {_amount(event)}"
+        for key, part in self.work.parts().items():
+            bar, label = self._bars.get(key) or self._add(key, part.name)
+            bar.value = part.done
+            label.value = f"{part.doing} {part.amount}"
 
-    def _add(self, layer: Digest) -> tuple[Any, Any]:
-        bar = self._ipywidgets.FloatProgress(0.0, min=0.0, max=1.0, description=layer.short)
+    def _add(self, key: object, name: str) -> tuple[Any, Any]:
+        bar = self._ipywidgets.FloatProgress(0.0, min=0.0, max=1.0, description=name)
         label = self._ipywidgets.Label()
-        self._bars[layer] = bar, label
+        self._bars[key] = bar, label
         self._box.children = (*self._box.children, self._ipywidgets.HBox([bar, label]))
         return bar, label
 
     def close(self) -> None:
-        self._place.say(self.transfer.line() if self.transfer.finished else "")
+        self._place.say(self.work.line() if self.work.finished else "")
         for widget in (self._box, *self._box.children, *self._parts()):
             widget.layout.close()
             widget.close()
@@ -263,25 +337,30 @@ class _Widgets(_View):
                 yield widget
 
 
+Shown = AbstractContextManager[Callable[[Any], None]]
+"""Takes the events of a work, from any thread, until the block ends."""
+
+
 @contextmanager
-def _shown(view: _View) -> Iterator[Progress]:
-    """Give a view to a transfer, and close it at the end of the block."""
+def _shown(view: _View) -> Iterator[Callable[[Any], None]]:
+    """Give a view to some work, and close it at the end of the block."""
     try:
         yield view
     finally:
         view.close()
 
 
-def terminal(stream: TextIO) -> AbstractContextManager[Progress]:
-    """Show a transfer with bars on a terminal, in lines in a pipe."""
-    return _shown(_Bars(stream) if stream.isatty() else _Lines(stream))
+def terminal(stream: TextIO, work: Work | None = None) -> Shown:
+    """Show work, by default a pull, with bars on a terminal, in lines in a pipe."""
+    work = work or Transfer()
+    return _shown(_Bars(work, stream) if stream.isatty() else _Lines(work, stream))
 
 
-def notebook() -> AbstractContextManager[Progress]:
-    """Show a transfer with widgets, in the cell that an IPython kernel executes."""
-    return _shown(_Widgets())
+def notebook(work: Work | None = None) -> Shown:
+    """Show work with widgets, in the cell that an IPython kernel executes."""
+    return _shown(_Widgets(work or Transfer()))
 
 
-def headless() -> AbstractContextManager[Progress]:
-    """Show a transfer as one line that changes, in the outputs of a cell that nobody watches."""
-    return _shown(_Text())
+def headless(work: Work | None = None) -> Shown:
+    """Show work as one line that changes, in the outputs of a cell that nobody watches."""
+    return _shown(_Text(work or Transfer()))

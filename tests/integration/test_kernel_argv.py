@@ -45,7 +45,7 @@ def launched(site, name="plain", prefix=(), **kwargs):
     )
     client = BlockingKernelClient()
     client.load_connection_file(file)
-    client.start_channels()
+    client.start_channels(hb=False)  # on a busy machine a start takes longer than a heartbeat
     try:
         yield process, client
     finally:
@@ -66,7 +66,7 @@ def test_execute_interrupt_and_a_polite_end(site):
     with launched(site) as (process, kc):
         kc.wait_for_ready(timeout=30)
         assert run(kc, "import os; print(os.getcwd())") == f"{site.folder}\n"
-        kc.execute("import time; time.sleep(30)")
+        kc.execute("import time; time.sleep(30)", stop_on_error=False)
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         assert kc.get_shell_msg(timeout=10)["content"]["ename"] == "KeyboardInterrupt"
@@ -167,3 +167,17 @@ def test_a_port_that_is_taken_is_one_line(site):
         assert second.returncode == 125
         (line,) = second.stderr.splitlines()
         assert "Address already in use" in line
+
+
+def test_a_host_cell_and_its_interrupt(site):
+    with launched(site) as (process, kc):
+        kc.wait_for_ready(timeout=30)
+        assert "memory:" in run(kc, "%container limits")
+        asked = kc.execute("\n".join(["%container stats"] * 90))
+        while kc.get_iopub_msg(timeout=30)["msg_type"] != "display_data":
+            pass
+        process.send_signal(signal.SIGINT)
+        reply = kc.get_shell_msg(timeout=10)
+        assert reply["parent_header"]["msg_id"] == asked
+        assert reply["content"]["ename"] == "KeyboardInterrupt"
+        assert run(kc, "print(1)") == "1\n"

@@ -1,4 +1,7 @@
-"""What a cell can do in a kernel in a container: all that it can in a local one."""
+"""What a cell can do in a kernel in a container: all that it can in a local one.
+
+In one that is not trusted too, but for what would act on the page.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,17 @@ from support.kernels import run
 def site(root, tmp_path_factory):
     with kernels.site(tmp_path_factory.mktemp("fidelity")) as made:
         made.install("plain")
+        made.install("untrusted", untrusted=True)
         yield made
         made.assert_gone()
 
 
-@pytest.fixture(scope="module")
-def kernel(site):
-    with site.kernel("plain") as (km, kc):
+ONLY_TRUSTED = pytest.mark.parametrize("kernel", ["plain"], indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module", params=["plain", "untrusted"])
+def kernel(site, request):
+    with site.kernel(request.param) as (km, kc):
         yield km, kc
 
 
@@ -108,6 +115,7 @@ def test_completion_and_inspection(kernel):
     assert "int" in reply["content"]["data"]["text/plain"]
 
 
+@ONLY_TRUSTED
 def test_rich_output(kernel):
     _, kc = kernel
     bundle = {"text/plain": "p", "text/html": "<b>h</b>", "application/x-own+json": {"a": [1]}}
@@ -123,6 +131,14 @@ def test_fifty_megabytes(kernel):
     assert len(text) == (50 << 20) + 1
 
 
+def test_a_thread_is_heard_after_its_cell(kernel):
+    _, kc = kernel
+    told = run(kc, "import threading; threading.Timer(0.5, print, ['late']).start()")
+    assert told == ""
+    assert kc.get_iopub_msg(timeout=10)["content"]["text"].strip() == "late"
+
+
+@ONLY_TRUSTED
 def test_a_widget_speaks_both_ways(kernel):
     _, kc = kernel
     _, found = messages(kc, "import ipywidgets; w = ipywidgets.IntSlider(3); w")
@@ -137,6 +153,7 @@ def test_a_widget_speaks_both_ways(kernel):
     assert run(kc, "print(w.value)") == "7\n"
 
 
+@ONLY_TRUSTED
 def test_binary_buffers_arrive_whole(kernel):
     _, kc = kernel
     code = "from comm import create_comm; create_comm(target_name='t', buffers=[b'\\0\\xff' * 9])"
@@ -166,6 +183,7 @@ def test_a_subshell_answers_while_a_cell_runs(kernel):
     )
 
 
+@ONLY_TRUSTED
 def test_the_debugger_attaches_and_stops_at_a_breakpoint(kernel):
     _, kc = kernel
     seq = iter(range(1, 100))

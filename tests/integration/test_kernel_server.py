@@ -184,6 +184,25 @@ def test_a_kernel_that_dies_is_started_again_with_its_files(site):
     site.assert_gone()
 
 
+def test_a_cell_is_told_why_its_kernel_died_and_that_is_started_again(site):
+    with serving(site, "--AsyncIOLoopKernelRestarter.time_to_dead=0.2") as server:
+        kernel = server.start()
+        with server.channels(kernel) as channels:
+            asked = send(channels, "import os; os.kill(os.getpid(), 9)")
+            told = None
+            while told is None:
+                message = json.loads(channels.recv())
+                assert message["msg_type"] != "execute_reply"  # none is made up
+                if message["msg_type"] == "error":
+                    assert message["parent_header"]["msg_id"] == asked
+                    told = message["content"]["evalue"]
+        assert told == "the kernel ended: by SIGKILL (exit status 137)"
+        with server.channels(kernel) as channels:
+            assert execute(channels, "print(1)")[0] == "1\n"
+        assert server.ask("DELETE", f"kernels/{kernel}")[0] == 204
+    site.assert_gone()
+
+
 def test_an_idle_kernel_is_culled_and_nothing_of_it_is_left(site):
     flags = ("cull_idle_timeout=1", "cull_interval=1", "cull_connected=True")
     with serving(site, *(f"--MappingKernelManager.{flag}" for flag in flags)) as server:

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from cellblock_engine import Engine, Removal, RunRequest, errors
+from cellblock_engine import Engine, Limits, Removal, RunRequest, errors
+from cellblock_engine.assembly import kernel_limits
 from cellblock_engine.layout import Layout
+from cellblock_engine.linux import cgroups
 from cellblock_engine.runtime import launcher
 from support import leaks
 
@@ -59,6 +61,26 @@ def test_many_runs_in_a_row(base_engine: Engine, base_image: str, unchanged) -> 
         for number in range(RUNS):
             done = base_engine.run(base_image, ["sh", "-c", f"exit {number % 3}"])
             assert done.exit_code == number % 3
+
+    unchanged(work)
+
+
+@pytest.mark.attack(78)
+def test_limits_that_are_told_and_changed(base_engine: Engine, base_image: str, unchanged) -> None:
+    limits = Limits(memory="64m", cpus=0.5, pids=50)
+    if reason := cgroups.discover(os.getpid()).refused(kernel_limits(limits)):
+        pytest.skip(reason)
+    request = RunRequest(
+        image=base_image, argv=("sleep", "60"), limits=limits, removal=Removal.AT_END
+    )
+
+    def work() -> None:
+        for _ in range(RUNS // 5):
+            with base_engine.spawn(request) as attached:
+                attached.container.update(Limits(memory="96m", cpus=1))
+                assert attached.container.stats().memory_limit_bytes == 96 << 20
+                attached.kill()
+                attached.wait(30)
 
     unchanged(work)
 

@@ -231,6 +231,24 @@ def test_streams_and_stdin(cellblock, base_image: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "in", "err\n")
 
 
+def test_an_input_that_nobody_holds_stays_open(base_engine: Engine, base_image: str) -> None:
+    # cat ends when its input does
+    requests = [
+        RunRequest(base_image, ("cat",), interactive=True),
+        RunRequest("host", interactive=True),
+    ]
+    waiting = [base_engine.start(request) for request in requests]
+    ended = base_engine.start(RunRequest(base_image, ("cat",)))
+    assert ended.wait(10).exit_code == 0
+    for container in waiting:
+        with pytest.raises(TimeoutError):
+            container.wait(0.5)
+        container.stop(0)
+        base_engine.start(container.name)
+        with pytest.raises(TimeoutError):
+            container.wait(0.5)
+
+
 def test_without_interactive_stdin_is_empty(cellblock, base_image: str) -> None:
     done = cellblock("run", "--rm", base_image, "cat", stdin="not for you")
     assert (done.returncode, done.stdout) == (0, "")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import cellblock_engine
-from cellblock_engine import Conflict, Engine, RunRequest, StartFailed
+from cellblock_engine import Conflict, Engine, Limits, RunRequest, StartFailed, Unsupported
 from cellblock_engine.runtime import launcher
 from cellblock_engine.runtime.spec import PROTOCOL
 from support import leaks
@@ -149,6 +149,21 @@ def test_what_its_monitor_does_not_understand_is_refused_in_one_line(engine, old
     with pytest.raises(Conflict, match=r"settings unknown here \(rlimits\)"):
         engine.start("box")
     box.remove()
+
+
+def test_a_monitor_that_knows_no_such_question_is_named(engine, old):
+    for word in ("stats", "update"):
+        old.change("runtime/monitor.py", f'case "{word}":', f'case "no-{word}":')
+    old.start("box")
+    box = engine.container("box")
+    said = r"container box cannot .*not understood .*engine and monitor may differ$"
+    with pytest.raises(Unsupported, match=said):
+        box.stats()
+    with pytest.raises(Unsupported, match=said):
+        box.update(Limits(pids=50))
+    assert box.inspect().limits == Limits()
+    box.stop(grace_s=30)
+    assert box.update(Limits(pids=50)) == Limits(pids=50)
 
 
 def test_an_old_spawner_leaves_after_its_containers(engine, old):

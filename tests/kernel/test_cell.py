@@ -6,13 +6,10 @@ import os
 import select
 import signal
 import struct
-import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -39,71 +36,7 @@ from cellblock_kernel import (
 )
 from cellblock_kernel.cells import running
 from cellblock_kernel.cells.cell import RUNNER
-
-
-@dataclass
-class Exit:
-    exit_code: int
-    verdict: Exception | None = None
-
-
-class FakeAttached:
-    """What Engine.spawn returns, around a process of this machine."""
-
-    def __init__(self, argv: list[str], judge) -> None:
-        cell, self._to_cell = os.pipe()
-        self._from_cell, frames = os.pipe()
-        self._raw, raw = zip(os.pipe(), os.pipe(), strict=True)
-        spell = f"import os,sys; os.dup2({cell}, 63); os.dup2({frames}, 64); "
-        spell += f"os.dup2({raw[0]}, 65); os.dup2({raw[1]}, 66); "
-        spell += "[os.dup2(fd + 60, fd) for fd in (3, 4, 5, 6)]; os.closerange(7, 256); "
-        spell += "os.execvp(sys.argv[1], sys.argv[1:])"
-        self.process = subprocess.Popen(
-            [sys.executable, "-ISc", spell, *argv],
-            pass_fds=(cell, frames, *raw),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for fd in (cell, frames, *raw):
-            os.close(fd)
-        self.channels = (self._to_cell, self._from_cell, *self._raw)
-        self.stdin = None
-        self.stdout = self.process.stdout.fileno()
-        self.stderr = self.process.stderr.fileno()
-        self.signals: list[int] = []
-        self.container = SimpleNamespace(id="c0ffee")
-        self._judge = judge
-
-    def wait(self, timeout_s: float | None = None) -> Exit:
-        try:
-            code = self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired as error:
-            raise TimeoutError from error
-        return self._judge(code if code >= 0 else 128 - code)
-
-    def signal(self, signum: int) -> None:
-        self.signals.append(signum)
-        self.process.send_signal(signum)
-
-    def interrupt(self) -> None:
-        self.signal(signal.SIGINT)
-
-    def kill(self) -> None:
-        self.signals.append(signal.SIGKILL)
-        self.process.kill()
-
-    def __enter__(self) -> FakeAttached:
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
-        self.process.stderr.close()
-        for fd in self.channels:
-            os.close(fd)
+from support.local_cells import Exit, FakeAttached
 
 
 class FakeEngine:

@@ -156,6 +156,36 @@ def test_a_promise_of_much_allocates_nothing():
     assert peak < 1 << 20
 
 
+def end(number: object, status: object = 0) -> bytes:
+    return frame({"kind": "end", "number": number, "status": status})
+
+
+def test_a_served_cell_ends_by_its_own_number_and_the_rest_is_the_nexts():
+    buffer = bytearray()
+    decoder = FrameDecoder(1 << 20, number=2, buffer=buffer)
+    assert list(decoder.feed(end(1) + STREAM + end(3, 9))) == [Stream("stdout", "text")]
+    assert decoder.status is None
+    assert list(decoder.feed(end(2, 7) + STREAM + STREAM[:9])) == []
+    assert decoder.status == 7
+    assert list(decoder.feed(b"")) == []
+    following = FrameDecoder(1 << 20, number=3, buffer=buffer)
+    assert list(following.feed(STREAM[9:] + end(3))) == [Stream("stdout", "text")] * 2
+    assert following.status == 0
+    assert buffer == b""
+
+
+@pytest.mark.parametrize("number", [None, "2", 2.0, -2, True, 1 << 40])
+def test_an_end_without_a_number_is_refused(number):
+    with pytest.raises(FrameError):
+        list(FrameDecoder(1 << 20, number=2).feed(end(number)))
+
+
+def test_where_nothing_is_served_an_end_is_an_unknown_kind():
+    decoder = FrameDecoder(1 << 20)
+    assert list(decoder.feed(end(1) + STREAM)) == [Stream("stdout", "text")]
+    assert (decoder.status, decoder.ignored) == (None, {"end"})
+
+
 @given(st.lists(st.binary(max_size=300), max_size=20))
 @pytest.mark.attack(64)
 def test_random_bytes_give_events_or_a_refusal(pieces):
@@ -174,14 +204,16 @@ json_values = st.recursive(
 
 @given(
     st.dictionaries(
-        st.sampled_from(["kind", "name", "parts", "metadata", "ename", "evalue", "protocol"]),
-        json_values | st.sampled_from(["stream", "display", "error", "hello", "stdout"]),
+        st.sampled_from(
+            ["kind", "name", "parts", "metadata", "ename", "evalue", "protocol", "number", "status"]
+        ),
+        json_values | st.sampled_from(["stream", "display", "error", "hello", "stdout", "end", 1]),
     ),
     st.binary(max_size=20),
 )
 def test_random_headers_give_events_or_a_refusal(header, payload):
     with contextlib.suppress(FrameError):
-        decode(frame(header, payload))
+        list(FrameDecoder(1 << 20, number=1).feed(frame(header, payload)))
 
 
 def test_a_cell_of_any_text_can_be_encoded():

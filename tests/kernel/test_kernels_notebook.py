@@ -62,7 +62,7 @@ def test_it_shows_what_it_says(site, monkeypatch):
     with client.setup_kernel():
         for at, cell in shown:
             client.execute_cell(cell, at)
-        isolated, network, environment, greedy, threads, files, visit = (
+        isolated, network, environment, greedy, threads, limits, files, visit = (
             text(cell) for _, cell in shown
         )
         assert os.uname().nodename not in isolated
@@ -75,6 +75,8 @@ def test_it_shows_what_it_says(site, monkeypatch):
         assert greedy == "ended by signal 9\n"
         assert threads.startswith("can't start new thread after ")
         assert 50 < int(threads.split()[-1]) < 128
+        assert limits.split()[:3] == ["memory:", "768", "MiB"]
+        assert limits.split()[-1] == "256"
         assert files == "here: True\nbeside it: []\n"
         made = site.folder / "made-in-the-kernel.txt"
         assert made.read_text() == "written inside, kept outside\n"

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import sys
 from types import SimpleNamespace
 
 import pytest
 
 from cellblock import cells
-from cellblock.bundles import reduce_bundle, reduce_metadata, trusted_bundle
-from cellblock.cells import run_cell
+from cellblock.cells import new_container, run_cell
 from cellblock_engine import RunRequest
 from cellblock_kernel import CellFailed, CellResult, Display, Error, Result, Stream
-
-PNG = b"\x89PNG\r\n\x1a\n rest"
-JPEG = b"\xff\xd8\xff rest"
 
 
 class Notebook:
@@ -65,7 +60,7 @@ def play(monkeypatch, notebook, events, end=ENDED_WELL):
     monkeypatch.setattr(cells, "run_in_container", run_in_container)
     monkeypatch.setattr(sys, "stdout", notebook.stream("stdout"))
     monkeypatch.setattr(sys, "stderr", notebook.stream("stderr"))
-    return run_cell(None, RunRequest(), "source", notebook)
+    return run_cell(new_container(None, RunRequest()), "source", notebook)
 
 
 def test_order_is_kept_between_streams_and_displays(monkeypatch, notebook):
@@ -96,86 +91,3 @@ def test_a_failure_shows_the_traceback_then_raises(monkeypatch, notebook):
         play(monkeypatch, notebook, [Error("ZeroDivisionError", "d", "Traceback...\n")], failure)
     assert raised.value is failure
     assert notebook.outputs == [("stderr", "Traceback...\n")]
-
-
-@pytest.mark.parametrize(
-    ("bundle", "shown"),
-    [
-        ({"text/plain": "x"}, {"text/plain": "x"}),
-        ({"text/plain": "x", "text/html": "<script>y"}, {"text/plain": "x"}),
-        ({"text/html": b"<b>", "a/b": b""}, {"text/plain": "<not shown: a/b, text/html>"}),
-        ({"text/html": "<i onclick=a()>b"}, {"text/html": "<i>b</i>"}),
-        ({"application/json": '{"a": [1]}'}, {"application/json": {"a": [1]}}),
-        ({"text/plain": "x", "application/json": "[" * 10**6}, {"text/plain": "x"}),
-        ({"text/plain": "<M object>", "text/markdown": "*m*\x1b]0;t\x07"}, {"text/plain": "*m*"}),
-        ({"text/plain": "1/x", "text/latex": "$\\frac1x$"}, {"text/plain": "1/x"}),
-        ({}, {"text/plain": "<not shown: nothing>"}),
-        ({"image/png": PNG}, {"image/png": base64.b64encode(PNG).decode()}),
-        (
-            {"image/png": base64.encodebytes(PNG).decode()},
-            {"image/png": base64.b64encode(PNG).decode()},
-        ),
-        ({"image/jpeg": JPEG}, {"image/jpeg": base64.b64encode(JPEG).decode()}),
-        ({"text/plain": "x", "image/png": b"<svg onload=...>"}, {"text/plain": "x"}),
-        ({"text/plain": "x", "image/png": "javascript:alert(1)"}, {"text/plain": "x"}),
-        ({"text/plain": "x", "image/png": "é"}, {"text/plain": "x"}),
-        ({"text/plain": "x", "image/svg+xml": "no <svg>"}, {"text/plain": "x"}),
-        ({"text/plain": "x", "application/javascript": "alert(1)"}, {"text/plain": "x"}),
-        ({"text/plain": b"bytes"}, {"text/plain": "<not shown: text/plain>"}),
-    ],
-)
-@pytest.mark.attack(58)
-def test_only_what_cannot_act_is_shown(bundle, shown):
-    assert reduce_bundle(bundle).data == shown
-
-
-@pytest.mark.parametrize(
-    ("bundle", "lost"),
-    [
-        ({"text/plain": "x"}, []),
-        ({"text/html": "<table class=dataframe>"}, []),
-        ({"text/html": "<p onclick=x()>"}, ["scripts"]),
-        ({"text/html": "<img src='http://e/x'>"}, ["remote images"]),
-        ({"application/vnd.plotly.v1+json": "{}", "text/html": "<script>"}, ["scripts", "Plotly"]),
-        ({"application/vnd.vegalite.v5+json": "{}"}, ["Altair"]),
-        ({"text/plain": "<M>", "text/markdown": "*m*"}, ["Markdown (shown as text)"]),
-        ({"text/latex": "$m$"}, ["LaTeX (shown as text)"]),
-        ({"application/javascript": "a()"}, ["JavaScript"]),
-        ({"a/b": "c"}, ["a/b"]),
-    ],
-)
-def test_what_is_lost_is_named(bundle, lost):
-    assert reduce_bundle(bundle).lost == lost
-
-
-def test_trusted_output_passes_but_for_widgets():
-    shown = trusted_bundle(
-        {
-            "text/html": "<script>",
-            "application/vnd.plotly.v1+json": '{"data": []}',
-            "image/png": PNG,
-            "application/vnd.jupyter.widget-view+json": '{"model_id": "x"}',
-        }
-    )
-    assert shown.data == {
-        "text/html": "<script>",
-        "application/vnd.plotly.v1+json": {"data": []},
-        "image/png": base64.b64encode(PNG).decode(),
-    }
-    assert shown.lost == ["a widget"]
-
-
-@pytest.mark.parametrize(
-    ("metadata", "kept"),
-    [
-        ({}, {}),
-        ({"image/png": {"width": 300, "height": 20}}, {"image/png": {"width": 300, "height": 20}}),
-        ({"image/png": {"width": "1' onload='x"}}, {"image/png": {}}),
-        ({"image/png": {"width": True, "height": 10**9}}, {"image/png": {}}),
-        ({"image/png": ["width"]}, {}),
-        ({"isolated": True, "text/html": {"isolated": True}}, {}),
-    ],
-)
-def test_metadata_is_reduced_to_sizes(metadata, kept):
-    data = {"text/plain": "x", "image/png": "..."}
-    assert reduce_metadata(metadata, data) == kept

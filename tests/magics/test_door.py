@@ -9,7 +9,7 @@ import cellblock
 import cellblock_engine
 import cellblock_kernel
 
-OF_CELLS = {"CellFailed", "CellInterrupted", "OutputRefused"}
+OF_CELLS = {"CellFailed", "CellInterrupted", "InterpreterLost", "OutputRefused"}
 
 
 def test_all_is_complete():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -26,11 +27,12 @@ def data(tmp_path, monkeypatch):
         ("--memory 1k host", "too small"),
         ("--cpus 0 host", "out of range"),
         ("--pids-limit x host", "not a whole number"),
+        ("--timeout soon host", "is not a duration"),
         ("-e =x host", "has no name"),
         ("--user --sys-prefix host", "exclude each other"),
-        ("--untrusted host", "not there yet"),
         ("--name a/b host", "is not valid"),
         ("-v relative host", "volume"),
+        ("--kernel ir host", "image host has no kernel ir: it has python3"),
     ],
 )
 def test_install_refuses_in_one_line(words, message, data, capsys):
@@ -42,10 +44,12 @@ def test_install_refuses_in_one_line(words, message, data, capsys):
 
 
 def test_install_list_execute_remove(data, tmp_path, capsys):
-    assert main("kernel install host --user --name boxed --pids-limit 500".split()) == 0
+    assert (
+        main("kernel install host --user --name boxed --pids-limit 500 --timeout 2m".split()) == 0
+    )
     assert capsys.readouterr().out == f"boxed: {data / 'boxed'}\n"
     assert main(["kernel", "ls"]) == 0
-    assert "pids=500" in capsys.readouterr().out
+    assert "pids=500 timeout=2m" in capsys.readouterr().out
     folder = tmp_path / "work"
     folder.mkdir()
     notebook = folder / "n.ipynb"
@@ -59,3 +63,11 @@ def test_install_list_execute_remove(data, tmp_path, capsys):
     assert (folder / "made").read_text() not in ("", os.uname().nodename)
     assert main(["kernel", "rm", "boxed"]) == 0
     assert not (data / "boxed").exists()
+
+
+def test_an_untrusted_one_has_no_debugger_and_says_what_it_is(data):
+    assert main("kernel install host --user --name wild --untrusted --workspace none".split()) == 0
+    spec = json.loads((data / "wild" / "kernel.json").read_text())
+    assert "--untrusted" in spec["argv"]
+    assert spec["metadata"]["debugger"] is False
+    assert spec["display_name"] == "Python in host (untrusted)"

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-from types import ModuleType
 
 import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 import cellblock
-from cellblock import magic
-from cellblock_engine import CommandNotFound, ImageNotFound, InvalidInput, OutOfMemory
+from cellblock import cells, magic
+from cellblock_engine import (
+    CommandNotFound,
+    ContainerNotFound,
+    ImageNotFound,
+    InvalidInput,
+    OutOfMemory,
+)
 from support.fake_engine import FakeEngine
 
 
@@ -34,7 +38,7 @@ def test_alone_it_says_where_you_are_and_what_next(shell, capsys):
     shell.run_line_magic("container", "")
     lines = capsys.readouterr().out.splitlines()
     assert "store /var/lib/cellblock, 1 image, 2 containers (1 running)" in lines[0]
-    assert len([line for line in lines if line.startswith("  %")]) == 3
+    assert len([line for line in lines if line.startswith("  %")]) == 4
 
 
 def test_lists_are_dataframes(shell):
@@ -99,26 +103,50 @@ def test_help_is_printed(shell, capsys):
     assert capsys.readouterr().out.startswith("usage: %%container run [OPTIONS] [IMAGE]")
 
 
-def test_a_script_runs_in_a_container(shell, capsys):
-    script = "for i in 1 2; do\n echo $WORD $i\ndone\n"
-    shell.run_cell_magic("container", "exec up -e WORD=hi", script)
-    assert capsys.readouterr().out == "hi 1\nhi 2\n"
+@pytest.fixture
+def seen(monkeypatch) -> list:
+    """Return what the magics hand to the runner of cells."""
+    handed: list = []
+    monkeypatch.setattr(cells, "run_cell", lambda *given: handed.append(given))
+    return handed
 
 
-def test_a_cell_goes_to_the_cell_runner(shell, fake, monkeypatch):
-    seen = []
-    cells = ModuleType("cellblock.cells")
-    cells.run_cell = lambda *given: seen.append(given)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "cellblock.cells", cells)
-    monkeypatch.setattr(cellblock, "cells", cells, raising=False)
+def test_a_cell_goes_to_the_cell_runner(shell, fake, seen):
     assert (
         shell.run_cell_magic("container", "run debian:12 -m 64m --trust-output", "1 + 1\n") is None
     )
-    ((ran_by, request, source, where, options),) = seen
-    assert (ran_by, source, where) == (fake, "1 + 1\n", shell)
+    ((place, source, where, options),) = seen
+    assert (source, where) == ("1 + 1\n", shell)
     assert options.trust_output
+    ran_by, request = place.python.args
+    assert ran_by is fake
     assert (request.image, request.limits.memory_bytes) == ("debian:12", 64 << 20)
+    assert place.script.args == place.python.args
     assert fake.image("debian:12")
+
+
+def test_cells_of_a_running_container_share_a_session(shell, seen, monkeypatch):
+    ran: list = []
+
+    def run(session, *_, **options):
+        ran.append((session, options))
+
+    monkeypatch.setattr("cellblock_kernel.Session.run", run)
+    for flags in ("--timeout 2s", "", "-u 5", "--fresh"):
+        shell.run_cell_magic("container", f"exec {flags} up", "1\n")
+        place, source, _, _ = seen.pop()
+        place.python(source, print, wanted=())
+    sessions = [session for session, _ in ran]
+    assert ran[0][1] == {
+        "name": f"<cell {shell.displayhook.prompt_count}>",
+        "timeout_s": 2,
+        "wanted": (),
+    }
+    assert ran[1][1]["timeout_s"] is None
+    assert sessions[2]._request.user == "5"
+    with pytest.raises(ContainerNotFound):
+        shell.run_cell_magic("container", "exec nope", "1\n")
+    magic.unload(shell)
 
 
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")

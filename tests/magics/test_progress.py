@@ -1,4 +1,4 @@
-"""Progress of a transfer on each surface."""
+"""Progress of a pull, and of a preparation, on each surface."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from cellblock import progress
 from cellblock_engine import Digest, TransferEvent
+from cellblock_kernel import Preparation
 
 LAYERS = [Digest.of(bytes([number])) for number in range(3)]
 
@@ -118,6 +119,30 @@ def test_a_failed_pull_leaves_no_claim(stream):
     assert "1 layer (" not in stream.getvalue()
 
 
+PHASES = ("installing", "committing", "trying", "done")
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()], ids=["pipe", "terminal"])
+def test_a_preparation_is_left_with_one_line(stream):
+    with progress.terminal(stream, progress.Preparing()) as report:
+        for phase in PHASES:
+            report(Preparation("img:1", phase))
+    last = stream.getvalue().splitlines()[-1]
+    assert "img:1: ipykernel installed, once for all, in " in last
+
+
+def test_a_preparation_advances_by_steps():
+    work = progress.Preparing()
+    assert (work.line(), work.parts(), work.finished) == ("preparing", {}, False)
+    shown = []
+    for phase in PHASES[:-1]:
+        work.take(Preparation("img\x1b[2J", phase))
+        (part,) = work.parts().values()
+        shown.append((round(part.done, 2), part.amount))
+        assert work.line().isprintable()
+    assert shown == [(0.0, "1 of 3"), (0.33, "2 of 3"), (0.67, "3 of 3")]
+
+
 def test_hostile_references_cannot_steer_the_terminal():
     stream = io.StringIO()
     with progress.terminal(stream) as report:
@@ -167,6 +192,17 @@ def test_a_notebook_is_left_with_one_line_of_text(surface, outputs):
     assert list(last) == ["text/plain"]
     assert last["text/plain"].startswith("img:1: 3 layers (3 new, 3kB) in ")
     assert len(bundles) < 5
+
+
+@pytest.mark.parametrize("surface", ["notebook", "headless"])
+def test_a_notebook_shows_a_preparation_that_failed_as_nothing(surface, outputs):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    InteractiveShell.instance()
+    with getattr(progress, surface)(progress.Preparing()) as report:
+        report(Preparation("img:1", "installing"))
+    (bundles,) = outputs.values()
+    assert bundles[-1] == {"text/plain": ""}
 
 
 def test_widgets_are_closed(outputs):

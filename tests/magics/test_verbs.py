@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 
 from cellblock.frames import frame
+from cellblock.tables import View, text, utc_now
 from cellblock.verbs import VERBS
 from cellblock.verbs.containers import last_lines
 from cellblock.verbs.declaration import Call
 from cellblock.verbs.group import find
 from cellblock.verbs.outcome import Acknowledged, Foreground, Identifiers, Listing, Started
-from cellblock.verbs.run import execute_script, run_request
+from cellblock.verbs.run import exec_request, run_request
 from cellblock_engine import (
     Conflict,
     ContainerNotFound,
+    ExecRequest,
     ImageNotFound,
     InvalidInput,
     Limits,
@@ -26,6 +29,7 @@ from cellblock_engine import (
     Removal,
     RunDefaults,
     Settings,
+    Stats,
 )
 from support.fake_engine import container
 
@@ -88,7 +92,6 @@ def test_run_makes_a_request_of_all_its_flags(fake):
         ("--name a/b", "container name 'a/b' is not valid"),
         ("-e =1", "environment variable '=1' has no name"),
         ("-w srv", "working directory 'srv'"),
-        ("-d -i", "-d and -i exclude each other"),
     ],
 )
 def test_run_refuses_what_cannot_be_meant(fake, flags, message):
@@ -209,11 +212,15 @@ def test_exec_needs_a_command_and_a_container(fake):
     assert do(fake, "exec -i up cat").stdin == "caller"
 
 
-def test_exec_refuses_a_script_that_no_shell_takes(fake):
-    given = call(fake, "exec up", "cell")
-    assert execute_script(given, "x" * 131071)
-    with pytest.raises(InvalidInput, match="longer than 128 KiB"):
-        execute_script(given, "x" * 131072)
+def test_a_cell_of_a_running_container_says_all_but_what_runs_it(fake):
+    request = exec_request(call(fake, "exec -e A=1 -w /srv -u 1:2 up", "cell"))
+    assert request == ExecRequest((), {"A": "1"}, "/srv", "1:2")
+
+
+def test_what_is_detached_without_a_command_keeps_its_input(fake):
+    for flags, command, interactive in (("-d", "", True), ("-d", "true", False), ("-di", "cat", 1)):
+        do(fake, f"run {flags} host {command}")
+        assert fake.requests[-1].interactive is bool(interactive)
 
 
 def test_ps_lists_running_ones_or_all(fake):
@@ -402,3 +409,47 @@ class Says(Answers):
         assert "will be removed" in prompt
         assert "-f" in otherwise
         return self.words
+
+
+def test_stats_are_of_those_named_or_of_all_that_run(fake):
+    for line in ("stats up", "stats"):
+        outcome = do(fake, line)
+        assert isinstance(outcome, Listing)
+        (row,) = outcome.table.rows
+        assert (row.name, row.cpus, row.cpu_seconds) == ("up", 0.5, fake.readings * 0.1)
+        assert (row.memory_bytes, row.memory_limit_bytes, row.pids) == (48 << 20, None, 3)
+    with pytest.raises(Conflict, match="it uses nothing"):
+        do(fake, "stats up gone")
+    with pytest.raises(ContainerNotFound):
+        do(fake, "stats nosuch")
+
+
+def test_stats_are_shown_as_docker_shows_them_and_keep_their_types(fake):
+    fake.boxes[0] = replace(fake.boxes[0], limits=Limits(memory="64m", cpus=0.5))
+    table = do(fake, "stats up").table
+    titles, shown = text(table, View(utc_now())).splitlines()
+    assert re.split(r" {2,}", titles) == [
+        "CONTAINER ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "PIDS",
+    ]  # fmt: skip
+    assert re.split(r" {2,}", shown)[1:] == ["up", "50.00%", "48 MiB / 64 MiB", "75.00%", "3"]
+    data = frame(table)
+    assert (data.memory_bytes[0], data.cpus[0]) == (48 << 20, 0.5)
+    assert "48 MiB" in repr(data[["memory_bytes"]])
+
+
+def test_what_is_not_counted_is_not_made_up(fake, monkeypatch):
+    nothing = Stats(None, None, None, None, None, None, None, 1.0)
+    monkeypatch.setattr("support.fake_engine.Container.stats", lambda self: nothing)
+    shown = text(do(fake, "stats up").table, View(utc_now())).splitlines()[1]
+    assert re.split(r" {2,}", shown)[2:] == ["--", "-- / no limit", "--", "--"]
+
+
+def test_update_changes_what_is_given(fake):
+    line = "update -m 64m --memory-swap 128m --cpus 0.5 --pids-limit 9 up gone"
+    assert do(fake, line) == Acknowledged(("up", "gone"))
+    wanted = Limits(memory="64m", cpus=0.5, pids=9, memory_swap="128m")
+    assert fake.done == [(f"update {wanted}", "up"), (f"update {wanted}", "gone")]
+    with pytest.raises(InvalidInput, match="memory limit '64x' is not a size"):
+        do(fake, "update -m 64x up")
+    with pytest.raises(InvalidInput, match="CONTAINER"):
+        do(fake, "update -m 64m")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,15 @@ def need_user_namespaces() -> None:
         path = Path("/proc/sys") / name
         if path.exists() and path.read_text().strip() == refusing:
             pytest.skip(f"needs unprivileged user namespaces (sysctl {name} is {refusing})")
+
+
+def need_package_index() -> None:
+    """Skip the calling test where what this machine's pip asks for packages cannot be reached."""
+    from cellblock_kernel.kernelspecs.machine import Machine
+
+    for host in Machine.read().hosts:
+        name, _, port = host.removesuffix("/private").partition(":")
+        try:
+            socket.create_connection((name, int(port or 443)), timeout=5).close()
+        except OSError as error:
+            pytest.skip(f"needs the package index {name}: {error}")

@@ -40,6 +40,7 @@ from cellblock_engine import (
     Reset,
     RunRequest,
     Settings,
+    Stats,
     TimedOut,
     TransferEvent,
 )
@@ -131,6 +132,26 @@ class Container:
     def spawn_exec(self, request: ExecRequest) -> Attached:
         return Attached(request.argv, dict(request.env), interactive=request.interactive)
 
+    def stats(self) -> Stats:
+        if self.facts.status != "running":
+            raise Conflict(f"container {self.name} is not running: it uses nothing")
+        self.engine.readings += 1
+        number = self.engine.readings
+        return Stats(
+            memory_bytes=48 << 20,
+            memory_peak_bytes=60 << 20,
+            memory_limit_bytes=self.facts.limits.memory_bytes,
+            cpu_seconds=number * 0.1,
+            cpus_limit=self.facts.limits.cpus,
+            pids=3,
+            pids_limit=4096,
+            monotonic_s=number * 0.2,
+        )
+
+    def update(self, limits: Limits) -> Limits:
+        self._note(f"update {limits}")
+        return limits
+
     def _note(self, word: str) -> None:
         self.engine.done.append((word, self.name))
 
@@ -206,6 +227,7 @@ class FakeEngine:
     )
     requests: list[RunRequest] = field(default_factory=list)
     done: list[tuple[str, str]] = field(default_factory=list)
+    readings: int = 0
     closed: int = 0
     logins: list[tuple[str, str, str]] = field(default_factory=list)
     settings: Settings = field(default_factory=Settings)

@@ -1,7 +1,8 @@
 """Real images of this machine's distribution, made once and kept outside the tree.
 
 ``base`` is one gzip layer: mmdebstrap's minbase and python3. ``layered`` is umoci's work on top
-of it: changed, deleted and replaced files, and an opaque directory. The cache is
+of it: changed, deleted and replaced files, and an opaque directory. ``ipykernel``, ``bash`` and
+``R`` hold kernels. The cache is
 ``$XDG_CACHE_HOME/cellblock-tests``; delete it to make them anew.
 """
 
@@ -9,19 +10,37 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from support.layouts import LayoutWriter
+from support.layouts import LayoutWriter, small_tar
 
 BUILD_TIMEOUT_S = 900
 RECIPE = "minbase python3; umoci 2"
+KERNELSPECS = {
+    "bash": {
+        "argv": ["python3", "-m", "bash_kernel", "-f", "{connection_file}"],
+        "display_name": "Bash",
+        "language": "bash",
+        "codemirror_mode": "shell",
+        "env": {"PS1": "$"},
+    },
+    "messages": {
+        "argv": ["python3", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": "By message",
+        "language": "python",
+        "interrupt_mode": "message",
+    },
+}
 ENVIRONMENT = ("PYTHONDONTWRITEBYTECODE=1", "LANG=C.UTF-8")
 
 
@@ -51,6 +70,20 @@ def base_layout() -> Path:
 def kernel_layout() -> Path:
     """Return an OCI layout whose tag ``latest`` also has the distribution's own ipykernel."""
     return _cached("ipykernel", _make_kernel)
+
+
+def bash_layout() -> Path:
+    """Return one that has the kernels of ``bash`` and ``messages`` beside ipykernel.
+
+    The latter is an ipykernel that wants its interrupts as messages.
+    """
+    base = kernel_layout()
+    return _cached("bash", lambda target: _make_bash(base, target))
+
+
+def r_layout() -> Path:
+    """Return an OCI layout whose tag ``latest`` has R and its kernel, and no Python."""
+    return _cached("r", _make_r)
 
 
 def layered_layout() -> Path:
@@ -93,6 +126,29 @@ def _make_kernel(target: Path) -> None:
     archive = target.with_name("kernel.tar")
     _make_tar(archive, "python3-ipykernel")
     _make_base(archive, target)
+
+
+def _make_r(target: Path) -> None:
+    archive = target.with_name("r.tar")
+    _make_tar(archive, "r-cran-irkernel")
+    _make_base(archive, target)
+
+
+def _make_bash(base: Path, target: Path) -> None:
+    wheels = target.with_name("wheels")
+    download = "pip download --quiet --no-deps --no-cache-dir --only-binary=:all: --dest"
+    _run(sys.executable, "-m", *download.split(), str(wheels), "bash_kernel", "filetype")
+    files: dict[str, bytes | str | None] = {
+        f"usr/share/jupyter/kernels/{name}/kernel.json": json.dumps(spec).encode()
+        for name, spec in KERNELSPECS.items()
+    }
+    for wheel in wheels.iterdir():
+        with zipfile.ZipFile(wheel) as archive:
+            for name in archive.namelist():
+                files[f"usr/lib/python3/dist-packages/{name}"] = archive.read(name)
+    writer = LayoutWriter(target)
+    layer = writer.layer(small_tar(target.with_name("bash.tar"), files))
+    writer.image([*writer.adopt(base), layer], {"Env": [*_path(), *ENVIRONMENT]})
 
 
 def _make_base(archive: Path, target: Path) -> None:

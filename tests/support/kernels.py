@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -141,12 +143,52 @@ def site(base: Path) -> Iterator[Site]:
         yield made
 
 
-def run(kc: Any, code: str, **kwargs: Any) -> str:
+def install(*words: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run ``cellblock kernel install --user``."""
+    return subprocess.run(
+        [sys.executable, "-m", "cellblock", "kernel", "install", "--user", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            **(env or {}),
+        },
+    )
+
+
+def installed(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+    """Return the names and contents of the kernelspecs that were installed."""
+    assert done.returncode == 0, done.stderr
+    paths = [Path(line.split(": ")[1]) for line in done.stdout.splitlines()]
+    return {path.name: json.loads((path / "kernel.json").read_text()) for path in paths}
+
+
+def interrupted(km: Any, kc: Any, code: str) -> str:
+    """Interrupt the kernel a second after ``code``, of 20 s, began; return what was printed."""
+    timer = threading.Timer(1.0, km.interrupt_kernel)
+    begun: list[float] = []
+
+    def begin() -> None:
+        begun.append(time.monotonic())
+        timer.start()
+
+    said = run(kc, code, began=begin)
+    timer.join()
+    assert time.monotonic() - begun[0] < 15
+    return said
+
+
+def run(kc: Any, code: str, *, began: Callable[[], None] | None = None, **kwargs: Any) -> str:
     """Execute and return what was printed, and the error's name and value after it."""
     text: list[str] = []
 
     def show(message: dict[str, Any]) -> None:
         content = message["content"]
+        if began is not None and message["msg_type"] == "execute_input":
+            began()
         if message["msg_type"] == "stream":
             text.append(content["text"])
         elif message["msg_type"] == "error":

@@ -115,12 +115,16 @@ def engine_pids(home: Path, run: Path) -> Iterator[int]:
 def orphans() -> set[int]:
     """Return the containers' processes, anybody's, that nobody is left to end.
 
-    They are monitors without a spawner and inits without a monitor. A monitor outlives a killed
-    spawner until its container's end, so look again.
+    They are monitors without a spawner, inits and brokers without a monitor. A monitor outlives a
+    killed spawner until its container's end, so look again.
     """
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     commands = {pid: command(pid) for pid in pids}
-    masters = {b"cellblock-monitor": b"/spawn.py", b"init\0": b"cellblock-monitor"}
+    masters = {
+        b"cellblock-monitor": b"/spawn.py",
+        b"cellblock-broker": b"cellblock-monitor",
+        b"init\0": b"cellblock-monitor",
+    }
     return {
         pid
         for pid, words in commands.items()

@@ -45,6 +45,7 @@ def main(connection_file: str) -> int:
             while not relay.stopped:
                 relay.turn(None)
             relay.drain()
+            relay.deliver()
             return kernel.wait()
         finally:
             kernel.kill()

@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import zmq
@@ -21,9 +22,12 @@ FRONT_KEY, BACK_KEY = b"front key", b"back key"
 WAIT_MS = 5000
 
 
-def message(key: bytes, kind: str, content: object, parent: object = None) -> list[bytes]:
+def message(
+    key: bytes, kind: str, content: object, parent: object = None, **more: object
+) -> list[bytes]:
     """Return a signed message without identities."""
     header = {"msg_id": uuid.uuid4().hex, "msg_type": kind, "session": "s", "version": "5.4"}
+    header |= more
     parts = [json.dumps(part).encode() for part in (header, parent or {}, {}, content)]
     return [DELIMITER, Signer(key).sign(parts), *parts]
 
@@ -134,8 +138,22 @@ class Rig:
         self.start()
         return kernel
 
+    def swap(self) -> Kernel:
+        """Bind another kernel, let the relay take it in place of the one before, and go on."""
+        self.halt()
+        self.back = replace(self.back, ip=f"{self.back.ip}-other")
+        kernel = Kernel(self.context, self.back)
+        self.relay.drain()
+        self.relay.swap(self.back)
+        self.start_again()
+        return kernel
+
     def start(self) -> None:
         self.relay.connect(self.back)
+        self.start_again()
+
+    def start_again(self) -> None:
+        self._stop.clear()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 

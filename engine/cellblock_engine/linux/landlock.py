@@ -1,9 +1,12 @@
-"""Landlock, for one purpose: nothing outside the present root can be executed any more.
+"""Landlock, for two purposes: nothing outside the present root is executed, or nothing changed.
 
 A process on its way into a container still runs an interpreter of the host, which the container
 can name by ``/proc/self/exe`` when it has that process execute a script (``#!/proc/self/exe``).
 No mount hides it, and where root inside is the owner of that file outside, it could change it
-(the kin of CVE-2019-5736). It refuses to be a sandbox's rule language: one rule, no arguments.
+(the kin of CVE-2019-5736). And a process that reads what hostile code writes to it needs no right
+to change any file at all.
+
+It refuses to be a sandbox's rule language: two calls, no arguments.
 
 Documentation/userspace-api/landlock.rst.
 """
@@ -16,6 +19,12 @@ from . import syscalls
 
 _REFER_ABI = 2  # before it, a ruleset forbids every rename and link across directories
 _ACCESS = syscalls.LANDLOCK_ACCESS_FS_EXECUTE | syscalls.LANDLOCK_ACCESS_FS_REFER
+_CHANGES = (
+    syscalls.LANDLOCK_ACCESS_FS_EXECUTE
+    | syscalls.LANDLOCK_ACCESS_FS_WRITE_FILE
+    | syscalls.LANDLOCK_ACCESS_FS_REMOVE_AND_MAKE
+    | syscalls.LANDLOCK_ACCESS_FS_REFER
+)
 
 
 def available() -> bool:
@@ -41,6 +50,19 @@ def confine_execution() -> None:
             syscalls.landlock_add_rule(ruleset, _ACCESS, root)
         finally:
             os.close(root)
+        syscalls.landlock_restrict_self(ruleset)
+    finally:
+        os.close(ruleset)
+
+
+def refuse_changes() -> None:
+    """Let this thread and its descendants execute, open for writing, make and remove no file.
+
+    For good; no_new_privs must be set already. What is open stays so. Raises OSError as
+    :func:`confine_execution` does.
+    """
+    ruleset = syscalls.landlock_create_ruleset(_CHANGES)
+    try:
         syscalls.landlock_restrict_self(ruleset)
     finally:
         os.close(ruleset)

@@ -126,6 +126,11 @@ class Attached:
         if fd is not None:
             os.close(fd)
 
+    def close_channel(self, fd: int) -> None:
+        """Let the command see the end of a channel that it reads; it is no longer among them."""
+        self._pipes.channels.remove(fd)
+        os.close(fd)
+
     def signal(self, number: int) -> None:
         """Send a signal to the command; nothing if it has ended."""
         self._send({"op": "signal", "signal": int(number)})

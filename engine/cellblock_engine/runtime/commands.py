@@ -22,9 +22,15 @@ class Command:
     """A command, the connection it reports on, and the counters from before it."""
 
     def __init__(
-        self, spec: ProcessSpec, process: Process, client: socket.socket, before: Counters
+        self,
+        spec: ProcessSpec,
+        process: Process,
+        client: socket.socket,
+        client_pidfd: int | None,
+        before: Counters,
     ) -> None:
         self.spec, self.process, self.client, self.before = spec, process, client, before
+        self.client_pidfd = client_pidfd
         self.is_confirmed = False
 
 
@@ -56,8 +62,11 @@ class Commands:
             stdio = (stdin, stdout, stderr)
             process = Process(self._sandbox.assignment(spec, stdio, channels, occupied=True))
         process.release()
-        command = Command(spec, process, client, before)
+        command = Command(spec, process, client, fds.take("client"), before)
         self._running.append(command)
+        if command.client_pidfd is not None:
+            # A child of the client can hold the connection open after the client's death.
+            self._loop.watch(command.client_pidfd, lambda: self.drop(client))
         # Not awaited here: a command in a throttled cgroup must not hold up the others.
         self._loop.watch(process.fileno(), lambda: self._on_confirmed(command))
         self._loop.watch(process.pidfd, lambda: self._on_exit(command))
@@ -66,12 +75,19 @@ class Commands:
         """End the command whose client is gone, and what it started in its process group."""
         command = self.of(client)
         if command is not None:
+            self._forget_client(command)
             command.process.kill_group()
 
     def reap_all(self) -> None:
         """Reap what is left, after the sandbox has been killed."""
         for command in list(self._running):
             self._on_exit(command)
+
+    def _forget_client(self, command: Command) -> None:
+        pidfd, command.client_pidfd = command.client_pidfd, None
+        if pidfd is not None:
+            self._loop.unwatch(pidfd)
+            os.close(pidfd)
 
     def _on_confirmed(self, command: Command) -> None:
         self._loop.unwatch(command.process.fileno())
@@ -88,6 +104,7 @@ class Commands:
             self._on_confirmed(command)  # its client hears of the start, or its failure, first
         self._loop.unwatch(command.process.pidfd)
         self._loop.unwatch(command.client.fileno())
+        self._forget_client(command)
         self._running.remove(command)
         exit_code = command.process.reap()
         verdict = verdicts.decide(

@@ -11,12 +11,13 @@ import errno
 import os
 import signal
 import socket
+from collections.abc import Mapping
 from typing import NamedTuple, NoReturn
 
 from ..linux import capabilities, netlink
 from ..linux import syscalls as linux
 from . import identity, rootfs, wire
-from .spec import StartSpec
+from .spec import PROXY_PORT, StartSpec
 from .workload import refuse_imports, report, reset_signals, resolve_user
 
 
@@ -41,11 +42,14 @@ class CommandLine(NamedTuple):
             ctypes.memmove(self.start, name, len(name))
 
 
-def run(spec: StartSpec, sock: socket.socket, command_line: CommandLine) -> NoReturn:
+def run(
+    spec: StartSpec, groups: Mapping[str, str], sock: socket.socket, command_line: CommandLine
+) -> NoReturn:
     """Be PID 1. The first message says that the ids are mapped, and brings the clones.
 
-    What needs no ids is done before, while the monitor prepares that message. The clones of binds
-    come in a second one: their ids depend on who the command is in this root.
+    ``groups`` are for :func:`.rootfs.plan`. What needs no ids is done before, while the monitor
+    prepares that message. The clones of binds come in a second one: their ids depend on who the
+    command is in this root.
     """
     stage = "namespaces"
     try:
@@ -55,9 +59,11 @@ def run(spec: StartSpec, sock: socket.socket, command_line: CommandLine) -> NoRe
         os.setsid()
         if spec.own_network:
             netlink.loopback_up()
+        if spec.allow_hosts:
+            _send_listener(sock)
         socket.sethostname(spec.hostname)
         rootfs.detach_from_host()
-        operations, last = rootfs.plan(spec), rootfs.attachments(spec)
+        operations, last = rootfs.plan(spec, groups), rootfs.attachments(spec)
         stage = "ids"
         _, clones = wire.receive(sock)
         single_id = spec.id_ranges is None
@@ -72,9 +78,9 @@ def run(spec: StartSpec, sock: socket.socket, command_line: CommandLine) -> NoRe
             clones = [source.open(None) for source in rootfs.sources(operations)]
             late = [source.open(None) for source in rootfs.sources(last)]
         refuse_imports()
-        scratch = rootfs.build(operations, clones)
-        if scratch is not None:
-            wire.send(sock, {"scratch": True}, [scratch])
+        kept = rootfs.build(operations, clones)
+        if kept:
+            wire.send(sock, {"kept": list(kept)}, list(kept.values()))
         if rootfs.sources(last) and not single_id:
             stage = "user"
             who = resolve_user(spec.process.user, single_id=False)
@@ -92,6 +98,14 @@ def run(spec: StartSpec, sock: socket.socket, command_line: CommandLine) -> NoRe
         report(sock, stage, error)
     finally:
         os._exit(0)
+
+
+def _send_listener(sock: socket.socket) -> None:
+    """Open the way out: what listens here, in this network, is accepted from on the host's."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.bind(("127.0.0.1", PROXY_PORT))
+        listener.listen()
+        wire.send(sock, {"listener": True}, [listener.fileno()])
 
 
 def _forbid_user_namespaces() -> None:

@@ -22,6 +22,7 @@ from ..linux.processes import identity
 from ..removal import Removal
 from ..store import trees
 from . import state, verdicts, wire
+from .amendment import amended, recorded_limits
 from .commands import Commands, signal_name
 from .descriptors import Descriptors
 from .failures import as_error, removed_meanwhile
@@ -60,19 +61,16 @@ class Monitor:
 
     def start(self, client_pid: int, around: Surroundings, fds: Descriptors) -> None:
         """Bring the first command to run. Raises StageFailed, CellblockError, OSError."""
-        spec = self._spec
         try:
-            lock = state.hold_lock(spec.directory)
+            lock = state.hold_lock(self._spec.directory)
         except BlockingIOError as error:
             raise StartFailed(
                 "the container already runs, or is being started or committed"
             ) from error
         self._stack.callback(os.close, lock)
-        if spec.again:
-            for tree in spec.overlays:
-                # An upper that was mounted volatile is refused while its mark is in here. What a
-                # loss of power may have cut short is the user's to judge.
-                trees.remove_tree(f"{tree.upper}/work/work")
+        if self._spec.again:
+            self._take_over()
+        spec = self._spec
         # Before it is made: a monitor killed in between would leave a group nobody knows of.
         controllers = cgroups.discover(client_pid)
         caller = None
@@ -86,7 +84,9 @@ class Monitor:
         with ExitStack() as given:
             stdin = fds.take_stdin()
             given.callback(os.close, stdin)
-            outputs = [self._output(name, fds.take(name)) for name in ("stdout", "stderr")]
+            sinks = {name: fds.take(name) for name in ("stdout", "stderr")}
+            words = self._open_words(sinks["stderr"], given) if spec.allow_hosts else None
+            outputs = [self._output(name, sink) for name, sink in sinks.items()]
             channels = fds.take_all("channel")
             for fd in (*outputs, *channels):
                 given.callback(os.close, fd)
@@ -96,9 +96,9 @@ class Monitor:
                     self.sandbox.assignment(spec.process, stdio, channels, occupied=False)
                 )
             except StageFailed:
-                self.sandbox.wait_ready()  # if init has failed, that is the reason
+                self.sandbox.wait_ready(words)  # if init has failed, that is the reason
                 raise
-        self.sandbox.wait_ready()
+            self.sandbox.wait_ready(words)
         self._first.release()
         self._first.confirm()
         self._state = replace(
@@ -108,6 +108,14 @@ class Monitor:
         self._loop.watch(self._first.pidfd, self._on_exit)
         if spec.timeout_s is not None:
             self._deadline = self._loop.after(spec.timeout_s, self._on_timeout)
+
+    def _take_over(self) -> None:
+        """Make ready what was there before this start; its limits may have changed since."""
+        self._spec = replace(self._spec, limits=recorded_limits(self._spec.directory))
+        for tree in self._spec.overlays:
+            # An upper that was mounted volatile is refused while its mark is in here. What a
+            # loss of power may have cut short is the user's to judge.
+            trees.remove_tree(f"{tree.upper}/work/work")
 
     def serve(self, client_pidfd: int | None) -> None:
         """Answer until the container has ended and its output is delivered."""
@@ -187,6 +195,12 @@ class Monitor:
         self._stack.callback(relay.close)
         return write_end
 
+    def _open_words(self, stderr: int | None, given: ExitStack) -> int:
+        """Return where the broker tells what it denies, beside what the command says itself."""
+        words = self._output("stderr", None if stderr is None else os.dup(stderr))
+        given.callback(os.close, words)
+        return words
+
     # Clients
 
     def _accept(self, listener: socket.socket) -> None:
@@ -216,7 +230,7 @@ class Monitor:
                 self._answer(client, message, fds)
             finally:
                 fds.close()
-        except (StageFailed, OSError) as error:
+        except (StageFailed, CellblockError, OSError) as error:
             failure = as_error(error, self._spec.process)
             wire.tell(client, {"event": "failed", "error": failure})
         except (KeyError, TypeError, ValueError) as error:
@@ -245,8 +259,29 @@ class Monitor:
                 self._loop.after(float(message["grace_s"]), lambda: self._signal(signal.SIGKILL))
             case "exec":
                 self._commands.start(client, message["process"], fds)
+            case "stats":
+                wire.tell(client, self._stats())
+            case "update":
+                wire.tell(client, self._update(cgroups.Limits(*message["limits"])))
             case other:
                 raise ValueError(other)
+
+    def _stats(self) -> dict[str, Any]:
+        usage = self.sandbox.group.usage()
+        return {
+            "event": "stats",
+            "usage": usage._asdict(),
+            "limits": self.sandbox.limits._asdict(),
+            "monotonic_s": time.monotonic(),
+        }
+
+    def _update(self, limits: cgroups.Limits) -> dict[str, Any]:
+        """Change its limits now and for its next starts."""
+        asked = limits.over(self._spec.limits)
+        with amended(self._spec.directory, asked):
+            self.sandbox.update(asked)
+        self._spec = replace(self._spec, limits=asked)
+        return {"event": "updated", "limits": asked}
 
     def _drop(self, client: socket.socket) -> None:
         """Its client went away: a further command ends with it."""

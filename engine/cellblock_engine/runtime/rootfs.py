@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from ..linux import mounts
 from ..linux import syscalls as sys
+from . import figures
 from .root.attached import Bind, Files, Seal
 from .root.building import Operation, Root, Source
 from .root.kernel_trees import MASKED, READ_ONLY, Devices, FileSystem, Mask, ReadOnly
 from .root.memory import Memory, inode_bound
 from .root.overlays import Overlay, Scratch
 from .root.places import QUIET
+from .root.told import Figures, Groups
 from .spec import StartSpec
 
 # Where the staging tree is attached in init's own mount namespace: any directory that every
@@ -28,8 +30,11 @@ from .spec import StartSpec
 _STAGING_PLACES = (b"/tmp", b"/mnt", b"/run", b"/var")
 
 
-def plan(spec: StartSpec) -> tuple[Operation, ...]:
-    """Return the steps that build the container's root, in order."""
+def plan(spec: StartSpec, groups: Mapping[str, str]) -> tuple[Operation, ...]:
+    """Return the steps that build the container's root, in order.
+
+    ``groups`` are its control groups' directories by their places below /sys/fs/cgroup.
+    """
     single_id = spec.id_ranges is None
     pts: list[tuple[str, str | None]] = [
         ("newinstance", None),
@@ -75,6 +80,10 @@ def plan(spec: StartSpec) -> tuple[Operation, ...]:
     operations.append(Files(spec.files))
     operations += [Mask(path) for path in MASKED]
     operations += [ReadOnly(path) for path in READ_ONLY]
+    if told := figures.places(spec.limits, has_sys=spec.own_network):
+        operations.append(Figures(told, spec.limits))
+    if groups and spec.own_network:
+        operations.append(Groups(tuple(groups.items())))
     return tuple(operations)
 
 
@@ -109,11 +118,11 @@ def detach_from_host() -> None:
     sys.mount(None, b"/", None, sys.MS_REC | sys.MS_PRIVATE, None)
 
 
-def build(operations: Sequence[Operation], clones: Sequence[int]) -> int | None:
+def build(operations: Sequence[Operation], clones: Sequence[int]) -> dict[str, int]:
     """Build the root from the plan and move into it; the host's tree is gone afterwards.
 
-    Runs in the container's own mount namespace. Returns a descriptor of the memory that takes
-    what is written, None where the disk does. Raises OSError, whose filename is the place.
+    Runs in the container's own mount namespace. Returns the descriptors that are kept
+    (:class:`.root.building.Root`). Raises OSError, whose filename is the place.
     """
     staging = mounts.new_filesystem(b"tmpfs", [(b"mode", b"700")])
     sys.move_mount(staging, sys.AT_FDCWD, _staging_place())
@@ -124,7 +133,7 @@ def build(operations: Sequence[Operation], clones: Sequence[int]) -> int | None:
     sys.pivot_root(b".", b".")
     sys.umount2(b".", sys.MNT_DETACH)
     os.chdir(b"/")
-    return root.scratch
+    return root.kept
 
 
 def complete(operations: Sequence[Operation], clones: Sequence[int]) -> None:

@@ -11,12 +11,14 @@ import signal
 import socket
 import time
 from contextlib import ExitStack, suppress
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
+from ..errors import LimitNotEnforceable
 from ..linux import cgroups, userns
 from ..linux import syscalls as linux
-from . import init, rootfs, wire, workload
+from . import figures, init, rootfs, wire, workload
 from .process import StageFailed
+from .root.overlays import SCRATCH
 from .spec import ProcessSpec, StartSpec
 
 DEFAULT_PIDS = 4096
@@ -24,6 +26,7 @@ DEFAULT_PIDS = 4096
 
 _PATIENCE_S = 30.0
 _LOOK_AGAIN_S = 0.02
+_NOBODY = 65534
 _NAMESPACES = (
     linux.CLONE_NEWUSER
     | linux.CLONE_NEWNS
@@ -58,8 +61,10 @@ class Sandbox:
         Raises StageFailed, LimitNotEnforceable, OSError.
         """
         self._spec, self._around, self._stack = spec, around, stack
+        self._controllers = controllers
         self.is_gone = False
-        self._scratch: int | None = None
+        self._kept: dict[str, int] = {}
+        self._groups = controllers.shown(group_name(spec), spec.limits)
         base: int | None = None
         if spec.id_ranges is not None:
             base, lock_fd = userns.acquire_range(spec.id_ranges, around.allotted_slots)
@@ -67,31 +72,44 @@ class Sandbox:
         # Undone last: what is in the group must be gone before the group can be.
         group_stack = stack.enter_context(ExitStack())
         self._base = base
-        self._init_pid, self._init_pidfd, self._sock = self._start_init()
+        self._children: dict[int, int] = {}  # pid and pidfd: init, and the broker if there is one
+        self._init_pid, pidfd, self._sock = self._start_init()
         stack.callback(self._sock.close)
-        stack.callback(os.close, self._init_pidfd)
-        stack.callback(self.end)
+        self._own(self._init_pid, pidfd)
         if base is None:
             userns.map_single(self._init_pid)
         else:
             userns.map_range(self._init_pid, base)
         self.namespaces = self._open_namespaces()
-        self._send_clones(base)
         self.limits = spec.limits
         if spec.limits.pids is None and "pids" not in controllers.missing():
             self.limits = spec.limits._replace(pids=DEFAULT_PIDS)
+        if not self._groups:
+            self._send_clones(base)  # init builds the root while the group is made
         self.group = controllers.create(group_name(spec), self.limits)
         group_stack.callback(self._remove_group)
+        if self._groups:
+            self._send_clones(base)
         self._tasks = self.group.tasks_fds()
         for fd in self._tasks:
             stack.callback(os.close, fd)
 
-    def wait_ready(self) -> None:
-        """Return when the root is built and init is out of reach. Raises StageFailed."""
+    def wait_ready(self, words: int | None = None) -> None:
+        """Return when the root is built and init is out of reach; the broker is started before.
+
+        It tells what it denies on the descriptor ``words``. Raises StageFailed, OSError.
+        """
         message, fds = wire.receive(self._sock)
-        if "scratch" in message:
-            self._scratch = fds[0]
-            self._stack.callback(os.close, self._scratch)
+        if "listener" in message and words is not None:
+            try:
+                self._start_broker(fds[0], words)
+            finally:
+                os.close(fds[0])
+            message, fds = wire.receive(self._sock)
+        if "kept" in message:
+            for name, fd in zip(message["kept"], fds, strict=True):
+                self._kept[name] = fd
+                self._stack.callback(os.close, fd)
             message, _ = wire.receive(self._sock)
         if "uid" in message and self._base is not None:
             self._send_binds(self._base, int(message["uid"]), int(message["gid"]))
@@ -122,37 +140,55 @@ class Sandbox:
             self._around.seccomp_program,
         )
 
+    def update(self, limits: cgroups.Limits) -> None:
+        """Limit it so from now on where a limit is set: all of them or none.
+
+        Raises LimitNotEnforceable, OSError.
+        """
+        if reason := self._controllers.refused(limits):
+            raise LimitNotEnforceable(reason)
+        limits = limits.over(self.limits)
+        told = figures.PLACES & self._kept.keys()
+        texts = {place: figures.figures(place, limits).encode() for place in told}
+        self.group.update(limits)
+        self.limits = limits
+        for place, text in texts.items():
+            os.pwrite(self._kept[place], text, 0)
+            os.ftruncate(self._kept[place], len(text))
+
     def kill(self) -> None:
-        """Kill init, and with it everything inside, without waiting."""
-        signal.pidfd_send_signal(self._init_pidfd, signal.SIGKILL)
+        """Kill init, and with it everything inside, without waiting; the broker as well."""
+        for pidfd in self._children.values():
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
     def end(self) -> None:
-        """Kill init, and with it everything inside; return when all of it is gone.
+        """Kill init, and with it everything inside, and the broker; return when all is gone.
 
         The kernel keeps init until every command inside is reaped: those that the monitor has
         not reaped itself are reaped here. Raises TimeoutError.
         """
-        if not self._init_pid:
+        if not self._children:
             return
         self.kill()
         deadline = time.monotonic() + _PATIENCE_S
-        while self._init_pid:
+        while self._children:
             pid, _ = os.waitpid(-1, os.WNOHANG)
-            if pid == self._init_pid:
-                self._init_pid = 0
-            elif not pid:
-                if time.monotonic() > deadline:
-                    raise TimeoutError("the container's processes do not end")
-                select.select([self._init_pidfd], [], [], _LOOK_AGAIN_S)
+            if pid:
+                self._children.pop(pid, None)
+            elif time.monotonic() > deadline:
+                raise TimeoutError("the container's processes do not end")
+            else:
+                select.select(list(self._children.values()), [], [], _LOOK_AGAIN_S)
 
     def full_bytes(self) -> int | None:
         """Return the size of the memory that takes what is written, if nothing more fits in.
 
         None also where the disk takes it: no file system counts what it has refused.
         """
-        if self._scratch is None:
+        scratch = self._kept.get(SCRATCH)
+        if scratch is None:
             return None
-        room = os.fstatvfs(self._scratch)
+        room = os.fstatvfs(scratch)
         return None if room.f_bfree and room.f_ffree else self._spec.storage_bytes
 
     def _remove_group(self) -> None:
@@ -166,10 +202,36 @@ class Sandbox:
         pid, pidfd = linux.clone3(_NAMESPACES | network)
         if pid == 0:
             ours.close()
-            init.run(self._spec, theirs, self._around.command_line)
+            init.run(self._spec, self._groups, theirs, self._around.command_line)
         theirs.close()
         ours.settimeout(_PATIENCE_S)
         return pid, pidfd, ours
+
+    def _own(self, pid: int, pidfd: int) -> None:
+        """End a process with the container, whichever way that ends."""
+        self._children[pid] = pidfd
+        self._stack.callback(os.close, pidfd)
+        self._stack.callback(self.end)
+
+    def _start_broker(self, listener: int, words: int) -> None:
+        """Start who lets connections out. The command need not wait for it: its connections do."""
+        monitor = os.getpid()
+        pid = os.fork()  # not clone3: it will have threads
+        if pid == 0:
+            self._be_broker(listener, words, monitor)
+        self._own(pid, os.pidfd_open(pid))
+
+    def _be_broker(self, listener: int, words: int, monitor: int) -> NoReturn:
+        try:
+            self._around.command_line.overwrite(f"cellblock-broker {self._spec.id[:12]}".encode())
+            from ..network import broker  # noqa: PLC0415 - nobody else has use for it
+
+            # A user of the container's range, who is nobody on the host.
+            identity = None if self._base is None else self._base + _NOBODY
+            hosts, program = self._spec.allow_hosts, self._around.seccomp_program
+            broker.run(broker.Post(listener, words, hosts, identity, program, monitor))
+        finally:
+            os._exit(1)
 
     def _open_namespaces(self) -> workload.Namespaces:
         """Open them while init is still dumpable: later an ordinary user may not."""
@@ -207,7 +269,7 @@ class Sandbox:
         with ExitStack() as opened:
             clones = []
             if base is not None:
-                for source in rootfs.sources(rootfs.plan(self._spec)):
+                for source in rootfs.sources(rootfs.plan(self._spec, self._groups)):
                     clones.append(source.open(self.namespaces.user))
                     opened.callback(os.close, clones[-1])
             wire.send(self._sock, {"mapped": True}, clones)

@@ -13,8 +13,11 @@ from typing import Any
 from ..linux.cgroups import Limits
 from ..removal import Removal
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Changes when engine, spawner and monitor of different versions could misunderstand each other."""
+
+PROXY_PORT = 3128
+"""Where on its loopback a container that may reach hosts finds the way to them."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ class StartSpec:
     its name, ``socket`` where its monitor listens, ``id_ranges`` the lock file of subordinate id
     ranges (None: the single id of the caller is mapped). With ``read_only`` neither overlays nor
     files can be written. With ``storage_bytes`` what is written is kept in memory of that size
-    instead of the uppers. ``again`` says that the container was there before this start.
+    instead of the uppers. ``allow_hosts`` are what it can reach by the proxy on its loopback
+    (:mod:`..network.allowlist`). ``again`` says that the container was there before this start.
     """
 
     id: str
@@ -89,6 +93,7 @@ class StartSpec:
     id_ranges: str | None
     hostname: str
     own_network: bool
+    allow_hosts: tuple[str, ...]
     overlays: tuple[OverlaySpec, ...]
     files: tuple[FileSpec, ...]
     binds: tuple[BindSpec, ...]
@@ -130,6 +135,7 @@ def load_start(plain: dict[str, Any]) -> StartSpec:
     return StartSpec(
         **{
             **plain,
+            "allow_hosts": tuple(plain["allow_hosts"]),
             "overlays": tuple(
                 OverlaySpec(o["target"], tuple(o["lowers"]), o["upper"]) for o in plain["overlays"]
             ),

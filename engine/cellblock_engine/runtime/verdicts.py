@@ -19,6 +19,7 @@ from ..errors import (
     OutOfMemory,
     PidsExceeded,
     StartFailed,
+    StoreFull,
     TimedOut,
     Unsupported,
     Verdict,
@@ -33,6 +34,7 @@ _ERRORS: dict[str, type[CellblockError]] = {
         CommandNotExecutable,
         ContainerNotFound,
         LimitNotEnforceable,
+        StoreFull,
         Unsupported,
     )
 }

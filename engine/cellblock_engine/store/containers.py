@@ -1,7 +1,7 @@
-"""Containers on disk: one directory each, reserved by name, immutable but for its state.
+"""Containers on disk: one directory each, reserved by name, immutable but for state and limits.
 
-``config.json`` says what was asked for and what it became; it is written once. ``state.json``
-belongs to the container's monitor (:mod:`..runtime.state`).
+``config.json`` says what was asked for and what it became; only the limits change later
+(:mod:`..runtime.amendment`). ``state.json`` belongs to its monitor (:mod:`..runtime.state`).
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ class ContainerConfig:
     memory_swap_bytes: int | None = None
     cpuset_cpus: str | None = None
     storage_bytes: int | None = None
+    allow_hosts: tuple[str, ...] = ()
     manifest: str | None = None
     unknown: tuple[str, ...] = ()
 
@@ -177,6 +178,10 @@ class Containers:
             raise ContainerNotFound(f"no container {name!r}: see the names there are with ps -a")
         return config
 
+    def current(self, config: ContainerConfig) -> ContainerConfig:
+        """Return a container as its config says now; as it was, if it is gone."""
+        return self._read(config.id) or config
+
     def remove(self, config: ContainerConfig) -> None:
         """Take the directory and the name away; nothing if that was done. Raises OSError.
 
@@ -218,7 +223,7 @@ class Containers:
             )
             rich["tmpfs"] = tuple(Tmpfs(**each) for each in plain.get("tmpfs", ()))
             rich["ulimits"] = tuple(Ulimit(**each) for each in plain.get("ulimits", ()))
-            for key in {"capabilities", "trees"} & plain.keys():
+            for key in {"capabilities", "trees", "allow_hosts"} & plain.keys():
                 rich[key] = tuple(plain[key])
             rich["removal"] = recorded_removal(plain)
             known = plain.keys() & ContainerConfig.__dataclass_fields__

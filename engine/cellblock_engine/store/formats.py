@@ -29,7 +29,8 @@ running. What it writes need not be synced.
 """
 
 ENTRIES = frozenset(
-    "blobs chains containers host layers names partials references staging gc.lock format".split()
+    "blobs chains containers derivations host layers names partials references staging gc.lock "
+    "format".split()
 )
 """Everything that cellblock puts directly into a store."""
 

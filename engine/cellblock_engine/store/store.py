@@ -9,6 +9,7 @@ from ..layout import Layout
 from ..log import Log
 from .blobs import Blobs
 from .collector import Collector
+from .derivations import Derivations
 from .formats import make_home
 from .images import Images
 from .layers import Layers
@@ -32,6 +33,7 @@ class Store:
         self._staging = Staging(layout.staging)
         self.blobs = Blobs(layout, self._staging)
         self.layers = Layers(layout, self._staging, caps)
+        self.derivations = Derivations(layout, self._staging)
         collector = Collector(layout, self.blobs, self.layers)
         self.images = Images(layout, self._staging, self.blobs, self.layers, collector)
 

@@ -1,4 +1,4 @@
-"""One cell, from its text to its end, in a container of its own.
+"""One cell, from its text to its end, with a process for itself, mostly a container of its own.
 
 The engine runs the container; the runner inside (``guest/runner.py``) runs the text with the
 image's Python. Here what comes out is read, cleaned and handed on in order, and the end is
@@ -20,16 +20,19 @@ from cellblock_engine import Bind, CommandNotFound
 from .events import Event, InputRequest, Result
 from .frames import encode_cell
 from .interrupts import Interrupts
-from .running import OutputLimits, RunningCell
+from .judgement import judge_process, variables
+from .output import OutputLimits
+from .running import RunningCell
 from .variables import pack
 
 if TYPE_CHECKING:
-    from cellblock_engine import Engine, RunRequest
+    from cellblock_engine import Container, Engine, ExecRequest, RunRequest
 
 RUNNER = Path(__file__).parent.parent / "guest" / "runner.py"
 RUNNER_TARGET = "/dev/.cellblock/runner.py"
 SCRIPT_TARGET = "/dev/.cellblock/cell"
-_PYTHONS = ("python3", "python")
+PYTHONS = ("python3", "python")
+_SCRIPT_CHANNEL = "/dev/fd/3"
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def run_cell(
     limits = limits or OutputLimits()
     cell = encode_cell(source, pack(given or {}, limits.variable_bytes), wanted)
     with Interrupts() as interrupts:
-        for python in _PYTHONS:
+        for python in PYTHONS:
             with contextlib.suppress(CommandNotFound):
                 started = time.monotonic()
                 attached = engine.spawn(_request(request, python))
@@ -89,9 +92,11 @@ def run_cell(
                         wanted=wanted,
                     )
                     exit_ = run.follow(cell)
-                run.judge(exit_, request.image)
+                judge_process(run, exit_, request.image, "container")
                 duration_s = time.monotonic() - started
-                return CellResult(attached.container.id, duration_s, run.result, run.variables())
+                return CellResult(
+                    attached.container.id, duration_s, run.output.result, variables(run)
+                )
     raise CommandNotFound(
         f"image {request.image} has neither python3 nor python on its PATH: a cell needs "
         "Python 3.8 or newer in the image; run its commands with the line %container run"
@@ -141,8 +146,43 @@ def run_script(
                 wanted=(),
             )
             exit_ = run.follow()
-        run.judge(exit_, request.image)
+        judge_process(run, exit_, request.image, "container")
         return CellResult(attached.container.id, time.monotonic() - started, None)
+
+
+def run_script_in(
+    container: Container,
+    request: ExecRequest,
+    interpreter: Sequence[str],
+    source: str,
+    on_event: Callable[[Event], None],
+    *,
+    limits: OutputLimits | None = None,
+    timeout_s: float | None = None,
+) -> CellResult:
+    """Run ``source`` with an interpreter of a running container and return how it ended.
+
+    As :func:`run_script` does, but the file is a pipe, and what the script leaves running in the
+    container goes on. ``request`` says all but the command. Raises also TimedOut, and Conflict if
+    the container does not run.
+    """
+    request = replace(request, argv=(*interpreter, _SCRIPT_CHANNEL), channels=("in",))
+    with Interrupts() as interrupts:
+        started = time.monotonic()
+        with container.spawn_exec(request) as attached:
+            run = RunningCell(
+                attached,
+                interrupts,
+                on_event=on_event,
+                ask=None,
+                limits=limits or OutputLimits(),
+                wanted=(),
+                until="exited",
+                timeout_s=timeout_s,
+            )
+            exit_ = run.follow(source.encode("utf-8", "surrogateescape"))
+        judge_process(run, exit_, container.name, "process")
+        return CellResult(container.id, time.monotonic() - started, None)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,8 @@ class Display:
     """Something displayed: its representations by MIME type, text or bytes.
 
     Nothing in it is to be trusted; a surface shows the types that it can show safely. With a
-    ``display_id`` it can be replaced by later displays of the same cell that ``update`` it.
+    ``display_id`` it can be replaced by later displays that ``update`` it, of the same cell or of
+    one in the same container.
     """
 
     bundle: Bundle

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from .events import Clear, Display, Error, Event, InputRequest, Result, Stream
 
+CELL_NAME = "<cell>"
 _CODEC = Path(__file__).parent.parent / "guest" / "codec.py"
 _LENGTHS = struct.Struct("!II")
 _MAX_HEADER_BYTES = 1 << 16
@@ -40,19 +41,26 @@ class Hello:
 
 
 def encode_cell(
-    source: str, given: Mapping[str, bytes] | None = None, wanted: Sequence[str] = ()
+    source: str,
+    given: Mapping[str, bytes] | None = None,
+    wanted: Sequence[str] = (),
+    *,
+    name: str = CELL_NAME,
+    number: int = 1,
 ) -> bytes:
     """Return the frames that hand a cell to the runner.
 
     ``given`` are variables as the codec has them, ``wanted`` the names of those to be sent back.
+    ``name`` stands in tracebacks, ``number`` in the frame that ends a cell which is served.
     """
     frames: list[bytes] = []
     if given or wanted:
         frames += _frame({"kind": "codec"}, _CODEC.read_bytes())
-    for name, data in (given or {}).items():
-        frames += _frame({"kind": "variable", "name": name}, data)
+    for variable, data in (given or {}).items():
+        frames += _frame({"kind": "variable", "name": variable}, data)
     cell = source.encode("utf-8", "backslashreplace")
-    frames += _frame({"kind": "cell", "out": list(wanted)}, cell)
+    header = {"kind": "cell", "name": name, "number": number, "out": list(wanted)}
+    frames += _frame(header, cell)
     return b"".join(frames)
 
 
@@ -74,10 +82,21 @@ class FrameDecoder:
     ``hello`` is the runner's greeting, once it came; ``ignored`` holds unknown kinds, at most
     a handful. ``variables`` are the ``wanted`` ones as they came, ``refusals`` what the runner
     said of those that cannot travel, ``variable_bytes`` how much of what was read they are.
+
+    Of a served cell, ``number`` is which end to wait for: ``status`` is its exit status once that
+    came, and what follows stays in ``buffer`` for the decoder of the next cell.
     """
 
-    def __init__(self, max_frame_bytes: int, wanted: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        max_frame_bytes: int,
+        wanted: Sequence[str] = (),
+        *,
+        number: int | None = None,
+        buffer: bytearray | None = None,
+    ) -> None:
         self.hello: Hello | None = None
+        self.status: int | None = None
         self.variables: dict[str, bytearray] = {}
         self.refusals: list[str] = []
         self.variable_bytes = 0
@@ -86,13 +105,14 @@ class FrameDecoder:
         self.ignored: set[str] = set()
         self._max_frame_bytes = max_frame_bytes
         self._unshown = 0
-        self._buffer = bytearray()
+        self._number = number
+        self._buffer = bytearray() if buffer is None else buffer
 
     def feed(self, data: bytes) -> Iterator[Event]:
         """Yield the events that ``data`` completes, to the last. Raises FrameError."""
         self._buffer += data
         start = 0
-        while len(self._buffer) - start >= _LENGTHS.size:
+        while self.status is None and len(self._buffer) - start >= _LENGTHS.size:
             head, payload = _LENGTHS.unpack_from(self._buffer, start)
             if head > _MAX_HEADER_BYTES or payload > self._max_frame_bytes:
                 raise FrameError(f"a frame of {head} + {payload} bytes is above the cap")
@@ -126,6 +146,10 @@ class FrameDecoder:
                     f"variable {_text(header, 'name', _MAX_NAME)!r} "
                     + _text(header, "reason", _MAX_EVALUE)
                 )
+            case "end" if self._number is not None:
+                # That of an earlier cell, which only forgery can bring, ends nothing.
+                if _count(header, "number") == self._number:
+                    self.status = _count(header, "status")
             case "hello":
                 self.hello = Hello(_count(header, "protocol"), _text(header, "python", _MAX_NAME))
             case _ if len(self.ignored) < _MAX_PARTS:

@@ -19,13 +19,14 @@ _NOTED = 2
 
 
 class Interrupts:
-    """Counts SIGINT; ``fd`` turns readable with each. Elsewhere than the main thread: none."""
+    """Counts SIGINT; ``fd`` turns readable with each. Elsewhere than the main thread: none.
+
+    The pipe lives only while SIGINT does not raise: it is never left open by an interrupt.
+    """
 
     def __init__(self) -> None:
         self.count = 0
-        self.fd, self._wake = os.pipe()
-        os.set_blocking(self._wake, False)
-        os.set_blocking(self.fd, False)
+        self.fd = self._wake = -1
         self._installed = False
         self._withdrawn = False
 
@@ -33,9 +34,14 @@ class Interrupts:
         """Take over SIGINT, where that is ours to take."""
         self._previous = signal.getsignal(signal.SIGINT)
         in_main = threading.current_thread() is threading.main_thread()
-        if in_main and self._previous is not None:
+        self._installed = in_main and self._previous is not None
+        if self._installed:
             signal.signal(signal.SIGINT, self._note)
-            self._installed = True
+        try:
+            self.fd, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            self._give_back()
+            raise
         return self
 
     def __exit__(
@@ -44,11 +50,14 @@ class Interrupts:
         error: BaseException | None,
         where: TracebackType | None,
     ) -> None:
-        """Give SIGINT back."""
-        if self._installed:
-            signal.signal(signal.SIGINT, self._previous)
+        """Give SIGINT back. Raises KeyboardInterrupt for one that came meanwhile."""
+        noted = self.count
+        wake, self._wake = self._wake, -1
+        os.close(wake)
         os.close(self.fd)
-        os.close(self._wake)
+        self._give_back()
+        if self.count > noted:
+            raise KeyboardInterrupt
 
     @contextlib.contextmanager
     def raised(self) -> Iterator[None]:
@@ -77,12 +86,17 @@ class Interrupts:
         with contextlib.suppress(BlockingIOError):
             os.read(self.fd, 64)
 
+    def _give_back(self) -> None:
+        if self._installed:
+            signal.signal(signal.SIGINT, self._previous)
+
     def _note(self, _signum: int, _frame: FrameType | None) -> None:
         if self._withdrawn:
             self._withdrawn = False
             return
         self.count += 1
-        if self.count > _NOTED:
+        if self.count > _NOTED and self._wake >= 0:
             raise KeyboardInterrupt
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake, b"!")
+        if self._wake >= 0:
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._wake, b"!")

@@ -1,60 +1,59 @@
 """A started cell: what it sends, what it was told, and how it ended.
 
-Everything that comes out is untrusted: it is bounded, decoded, cleaned and handed on in order.
-This module starts nothing and knows no notebook.
+The cell may have its process, and its container, for itself, or be one of those that an
+interpreter runs one after another. This module starts nothing, judges nothing and knows no
+notebook; ``output.py`` has what is shown, ``judgement.py`` what an end means.
 """
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import os
 import selectors
-import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
-from cellblock_engine import Unsupported
+from cellblock_engine import Exit
 
-from ..errors import CellFailed, CellInterrupted, OutputRefused, VariableRefused
-from .events import Clear, Display, Error, Event, InputRequest, Result, Stream, StreamName
+from .events import Event, InputRequest, StreamName
 from .frames import FrameDecoder, FrameError, encode_answer
 from .interrupts import Interrupts
+from .output import STREAMS, Output, OutputLimits
 from .questions import watched
-from .text import TextCleaner, clean, colourless, one_line
-from .variables import refused, unpack
 
 if TYPE_CHECKING:
-    from cellblock_engine import Attached, Exit
+    from cellblock_engine import Attached
 
 GRACE_S = 2.0
-_CHANGES = 10  # times the limit of outputs: a long animation
 _TICK_S = 0.5
 _SHORTEST_WAIT_S = 0.01
 _KILLED_S = 5.0
+_SILENT_S = 1.0
 _MAX_UNREAD = 1 << 16
 _READ_BYTES = 1 << 18
-_FD_NAMES: tuple[StreamName, StreamName] = ("stdout", "stderr")
+_PIPE_BYTES = 1 << 20  # what a pipe can hold at most
 
 
-@dataclass(frozen=True)
-class OutputLimits:
-    """How much a cell may send in one frame and in all, and how many outputs it may show.
+@dataclass
+class Turn:
+    """A cell's place among those of one interpreter, and what is in the channels between two."""
 
-    An output is what a notebook keeps as one: a display, or a stretch of text on one stream.
-    ``variable_bytes`` bounds the variables that travel, in and out each; they are no output.
-    """
-
-    frame_bytes: int = 64 << 20
-    total_bytes: int = 256 << 20
-    outputs: int = 10_000
-    variable_bytes: int = 1 << 30
+    number: int = 0
+    unread: bytearray = field(default_factory=bytearray)
+    unsent: bytes = b""
 
 
 class RunningCell:
-    """A started cell: what it sends, what it was told, how it ended."""
+    """A started cell.
+
+    ``refused`` says why its output was, ``interrupts_told`` how many interrupts it was told of,
+    ``timed_out`` that its time was over and ``gave_up`` that it was killed, which is done
+    ``grace_s`` seconds after it was told to stop. Its process is at its end when all pipes are
+    ``closed``, as they are when a container has ended, or when it has ``exited``: what else runs
+    in a container that lives on can hold them open.
+    """
 
     def __init__(
         self,
@@ -65,127 +64,138 @@ class RunningCell:
         ask: Callable[[InputRequest], str] | None,
         limits: OutputLimits,
         wanted: Sequence[str],
+        until: Literal["closed", "exited"] = "closed",
+        turn: Turn | None = None,
+        grace_s: float = GRACE_S,
+        timeout_s: float | None = None,
     ) -> None:
-        self.result: Result | None = None
-        self._attached, self._on_event, self._interrupts = attached, on_event, interrupts
-        self._limits = limits
-        self._question = ask
+        self.refused: str | None = None
+        self.interrupts_told = 0
+        self.timed_out = False
+        self.grace_s, self.timeout_s = grace_s, timeout_s
+        self.frames = FrameDecoder(
+            limits.frame_bytes,
+            wanted,
+            number=None if turn is None else turn.number,
+            buffer=None if turn is None else turn.unread,
+        )
+        self.output = Output(on_event, self._ask, limits.outputs)
+        self._attached, self._interrupts, self._turn = attached, interrupts, turn
+        self._end = attached.fileno() if until == "exited" else -1
+        self._limits, self._question = limits, ask
         self._unsent = memoryview(b"")
-        self._error: Error | None = None
-        self._refused: str | None = None
-        self._frames = FrameDecoder(limits.frame_bytes, wanted)
         self._received_bytes = 0
-        self._outputs = self._changes = 0
-        self._left_out = 0
-        self._stretch: StreamName | None = None  # the stream of the output shown last
-        self._cleaners = {name: TextCleaner() for name in _FD_NAMES}
-        self._decoders = {
-            name: codecs.getincrementaldecoder("utf-8")("replace") for name in _FD_NAMES
-        }
-        self._told = 0  # interrupts passed on
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self._kill_at: float | None = None
         self._give_up_at: float | None = None
 
-    def follow(self, cell: bytes = b"") -> Exit:
-        """Send the cell, hand on what comes until nothing more can, and return the exit.
+    @property
+    def gave_up(self) -> bool:
+        """Tell whether it had to be killed."""
+        return self._give_up_at is not None
 
-        Without channels there are no frames, and nothing is sent: the outputs are all there is.
+    @property
+    def has_frames(self) -> bool:
+        """Tell whether a runner runs it; the outputs are all there is of other commands."""
+        return len(self._attached.channels) > 1
+
+    @property
+    def has_begun(self) -> bool:
+        """Tell whether a runner has said hello, to this cell or to one before it."""
+        is_later = self._turn is not None and self._turn.number > 1
+        return is_later or self.frames.hello is not None
+
+    def follow(self, cell: bytes = b"") -> Exit:
+        """Send the cell, hand on what comes until nothing more can, and return how it ended.
+
+        That is the exit of its process, or the status that a runner gave which runs further
+        cells (``frames.status``).
         """
         to_cell, *frames_and_raw = self._attached.channels or (-1,)
-        self._unsent = memoryview(cell)
+        before = b"" if self._turn is None else self._turn.unsent
+        self._unsent = memoryview(before + cell if before else cell)
         with selectors.DefaultSelector() as selector:
             selector.register(self._interrupts.fd, selectors.EVENT_READ)
             if to_cell >= 0:
                 os.set_blocking(to_cell, False)
-                selector.register(to_cell, selectors.EVENT_WRITE)
             # Frames first, as the runner holds them back until raw output before them is read.
-            # Beside them the container's own outputs, which the monitor relays, only tell of
-            # failed starts.
-            names: list[StreamName | None] = [None, *_FD_NAMES] if frames_and_raw else []
+            # Beside them the process's own outputs only tell of failed starts.
+            names: list[StreamName | None] = [None, *STREAMS] if frames_and_raw else []
             own = (self._attached.stdout, self._attached.stderr)
-            sources = dict(zip((*frames_and_raw, *own), (*names, *_FD_NAMES), strict=True))
+            sources = dict(zip((*frames_and_raw, *own), (*names, *STREAMS), strict=True))
             for fd in sources:
                 selector.register(fd, selectors.EVENT_READ)
-            while sources and not self._is_given_up():
+            if self._end >= 0:
+                selector.register(self._end, selectors.EVENT_READ)
+            self._take(None, b"")  # what was read with the end of the cell before
+            while sources and self.frames.status is None and not self._is_given_up():
+                to_cell = self._mind_the_input(selector, to_cell)
                 ready = {key.fd for key, _ in selector.select(self._patience_s())}
                 self._pass_on_interrupts()
                 if to_cell in ready:
                     self._unsent = _send(to_cell, self._unsent)
-                    if not self._unsent:
-                        selector.unregister(to_cell)
                 for fd in [fd for fd in sources if fd in ready]:
-                    try:
-                        data = os.read(fd, _READ_BYTES)
-                    except BlockingIOError:  # the cell has read back what it had written
-                        continue
-                    self._take(sources[fd], data)
-                    if not data:
+                    if not self._read(sources[fd], fd):
                         selector.unregister(fd)
-                        del sources[fd]
-                if self._unsent and to_cell not in selector.get_map():
-                    selector.register(to_cell, selectors.EVENT_WRITE)
-        for name in _FD_NAMES:
-            self._show([Stream(name, self._decoders[name].decode(b"", final=True))])
-            self._emit(Stream(name, self._cleaners[name].finish()))
-        if self._left_out:
-            self._on_event(
-                Stream(
-                    "stderr",
-                    f"cellblock: {self._left_out} more outputs were left out: "
-                    f"a cell shows {self._limits.outputs}\n",
-                )
-            )
-        return self._exit()
+                        self._on_source_end(sources.pop(fd))
+                if self._end in ready:
+                    self._drain(sources)
+                    break
+            if self.frames.status is not None:
+                self._drain({fd: name for fd, name in sources.items() if name is not None})
+        self.output.finish()
+        if self.frames.status is None:
+            return self._exit()
+        if len(self._unsent) > _MAX_UNREAD:
+            self._refuse("it says that it has ended, and was not even read")
+        elif self._turn is not None:
+            self._turn.unsent = bytes(self._unsent)
+        return Exit(self.frames.status, None)
 
-    def judge(self, exit_: Exit, image: str) -> None:
-        """Raise what ended the cell, unless it ended well."""
-        if self._refused is not None:
-            raise OutputRefused(
-                f"the cell's output was refused and its container ended: {self._refused}"
-            )
-        ended_well = exit_.exit_code == 0 and self._error is None and exit_.verdict is None
-        if self._told and not ended_well:
-            late = self._give_up_at is not None
-            raise CellInterrupted(
-                f"the cell did not stop within {GRACE_S:g} s, and its container was killed"
-                if late
-                else "the cell was interrupted"
-            )
-        if exit_.verdict is not None:
-            raise exit_.verdict
-        if self._error is not None:
-            raise CellFailed(self._error.ename, self._error.evalue)
-        if self._frames.refusals:
-            raise refused(self._frames.refusals)
-        if exit_.exit_code != 0:
-            raise self._silent_failure(exit_.exit_code, image)
-        if self._frames.ignored:
-            kinds = ", ".join(sorted(one_line(kind, 40) for kind in self._frames.ignored)[:5])
-            self._emit(Stream("stderr", f"cellblock: output of unknown kinds ignored: {kinds}\n"))
+    def _mind_the_input(self, selector: selectors.BaseSelector, to_cell: int) -> int:
+        """Watch for room in the channel to the cell while there is something to send.
 
-    def variables(self) -> dict[str, object]:
-        """Return the variables that were wanted of a cell that ended well."""
-        missing = self._frames.missing()
-        if missing:
-            raise VariableRefused(
-                f"the cell ended well without a variable {', '.join(map(repr, missing))}; nothing "
-                "was brought back"
-            )
-        return unpack(self._frames.variables)
+        A command that is no runner reads to the end, and gets it. Returns the channel, or -1.
+        """
+        if to_cell < 0:
+            return to_cell
+        is_watched = to_cell in selector.get_map()
+        if self._unsent and not is_watched:
+            selector.register(to_cell, selectors.EVENT_WRITE)
+        elif not self._unsent:
+            if is_watched:
+                selector.unregister(to_cell)
+            if not self.has_frames:
+                self._attached.close_channel(to_cell)
+                return -1
+        return to_cell
 
-    def _silent_failure(self, exit_code: int, image: str) -> CellFailed | Unsupported:
-        if exit_code > 128:
-            with contextlib.suppress(ValueError):
-                name = signal.Signals(exit_code - 128).name
-                return CellFailed(name, "this signal ended the cell's process")
-        if not self._attached.channels:
-            return CellFailed("ExitStatus", str(exit_code))
-        if self._frames.hello is None:
-            return Unsupported(
-                f"the Python of image {image} did not start the cell (exit status {exit_code}): "
-                "a cell needs Python 3.8 or newer"
-            )
-        return CellFailed("SystemExit", str(exit_code))
+    def _read(self, name: StreamName | None, fd: int) -> int:
+        """Take what a descriptor has; return how much it was, 0 at its end."""
+        try:
+            data = os.read(fd, _READ_BYTES)
+        except BlockingIOError:  # the cell has read back what it had written
+            return 1
+        self._take(name, data)
+        return len(data)
+
+    def _drain(self, sources: dict[int, StreamName | None]) -> None:
+        """Take what is in the pipes at the end, and nothing that comes later."""
+        for fd, name in sources.items():
+            read_bytes = 0
+            while read_bytes < _PIPE_BYTES:
+                try:
+                    data = os.read(fd, _READ_BYTES)
+                except BlockingIOError:
+                    break
+                if not data:
+                    break
+                self._take(name, data)
+                read_bytes += len(data)
+
+    def _on_source_end(self, name: StreamName | None) -> None:
+        if name is None and self._turn is not None:  # it ends as well, or nobody can follow it
+            self._kill_at = self._kill_at or time.monotonic() + _SILENT_S
 
     def _exit(self) -> Exit:
         while True:
@@ -193,26 +203,35 @@ class RunningCell:
             with contextlib.suppress(TimeoutError):
                 return self._attached.wait(max(self._patience_s(), _SHORTEST_WAIT_S))
             if self._is_given_up():
-                raise TimeoutError("the killed container did not end in time")
+                raise TimeoutError("the killed process did not end in time")
 
     def _patience_s(self) -> float:
-        deadline = self._kill_at or self._give_up_at
-        return _TICK_S if deadline is None else max(0, min(_TICK_S, deadline - time.monotonic()))
+        times = (self._deadline, self._kill_at, self._give_up_at)
+        waits = [until - time.monotonic() for until in times if until is not None]
+        return max(0, min([_TICK_S, *waits]))
 
     def _is_given_up(self) -> bool:
         return self._give_up_at is not None and time.monotonic() >= self._give_up_at
 
     def _pass_on_interrupts(self) -> None:
-        if self._interrupts.count > self._told:
+        """Tell the cell to stop, once, and kill it when it was told again or had its grace."""
+        if self._interrupts.count > self.interrupts_told:
             self._interrupts.clear()
-            if not self._told:
-                self._attached.interrupt()
-                self._kill_at = time.monotonic() + GRACE_S
-            else:
-                self._kill_at = time.monotonic()
-            self._told = self._interrupts.count
+            self._stop(at_once=bool(self.interrupts_told) or self.timed_out)
+            self.interrupts_told = self._interrupts.count
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            self._deadline = None
+            if not self.interrupts_told:
+                self.timed_out = True
+                self._stop(at_once=False)
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
             self._kill()
+
+    def _stop(self, *, at_once: bool) -> None:
+        self._kill_at = time.monotonic()
+        if not at_once:
+            self._attached.interrupt()
+            self._kill_at += self.grace_s
 
     def _kill(self) -> None:
         self._kill_at = None
@@ -222,10 +241,10 @@ class RunningCell:
 
     def _take(self, name: StreamName | None, data: bytes) -> None:
         """Take what one descriptor gave; None names the frames."""
-        if self._refused is not None:
+        if self.refused is not None:
             return
         self._received_bytes += len(data)
-        variable_bytes = self._frames.variable_bytes
+        variable_bytes = self.frames.variable_bytes
         if variable_bytes > self._limits.variable_bytes:
             megabytes = self._limits.variable_bytes >> 20
             self._refuse(f"its variables passed {megabytes} MiB; write large data to files")
@@ -234,103 +253,39 @@ class RunningCell:
             self._refuse(f"it passed {megabytes} MiB; write large output to files")
         elif name is None:
             try:
-                self._show(self._frames.feed(data))
+                self.output.show(self.frames.feed(data))
             except FrameError as error:
                 self._refuse(str(error))
-        elif not self._told or self._frames.hello is not None or not self._attached.channels:
+        elif not self.interrupts_told or self.has_begun or not self.has_frames:
             # An interrupt before the runner runs makes Python complain of its own start.
-            self._show([Stream(name, self._decoders[name].decode(data))])
+            self.output.show_raw(name, data)
 
     def _refuse(self, reason: str) -> None:
-        self._refused = reason
+        self.refused = reason
         self._kill()
-
-    def _show(self, events: Iterable[Event]) -> None:
-        """Hand on events, cleaned, neighbouring text joined."""
-        name: StreamName | None = None
-        texts: list[str] = []
-        try:
-            for event in events:
-                if isinstance(event, Stream):
-                    if event.name != name:
-                        self._show_text(name, texts)
-                        name, texts = event.name, []
-                    texts.append(event.text)
-                    continue
-                self._show_text(name, texts)
-                name, texts = None, []
-                self._emit(_cleaned(event))
-        finally:  # what came before a broken frame
-            self._show_text(name, texts)
-
-    def _show_text(self, name: StreamName | None, texts: list[str]) -> None:
-        if name is not None and texts:
-            self._emit(Stream(name, self._cleaners[name].feed("".join(texts))))
-
-    def _emit(self, event: Event) -> None:
-        first = False
-        match event:
-            case Stream(text=""):
-                return
-            case Result():
-                first, self.result = self.result is None, event
-            case Clear():
-                self._clear(event)
-                return
-            case InputRequest():
-                self._ask(event)
-                return
-            case Error():
-                first, self._error = self._error is None, event
-        if isinstance(event, Display) and event.update:
-            self._changes += 1
-            if self._changes > _CHANGES * self._limits.outputs:
-                self._left_out += 1
-            else:
-                self._on_event(event)
-        elif self._has_room(event, at_the_end=first):
-            self._on_event(event)
 
     def _ask(self, request: InputRequest) -> None:
         """Put a question of the cell, and queue the answer."""
         text, unasked = None, self._question is None
-        if self._question is not None and not self._told:
+        if self._question is not None and not self.interrupts_told and not self.timed_out:
             # A cell that is over, at its time limit for one, is not worth the user's answer.
             frames = self._attached.channels[1]
-            with watched(frames, self._interrupts.withdraw), self._interrupts.raised():
+            withdraw = self._interrupts.withdraw
+            with watched(frames, withdraw, self._deadline), self._interrupts.raised():
                 try:
                     text = self._question(request)
                 except EOFError:
                     pass
                 except NotImplementedError:
                     unasked = True
-        if self._interrupts.count == self._told:  # an interrupt is the answer else
+        overdue = self._deadline is not None and time.monotonic() >= self._deadline
+        if self._interrupts.count == self.interrupts_told and not overdue:
+            # else an interrupt is the answer
             answer = encode_answer(request.number, text, unasked=unasked)
             if len(self._unsent) > _MAX_UNREAD:
                 self._refuse("it asks for input and does not read the answers")
                 return
             self._unsent = memoryview(bytes(self._unsent) + answer)
-
-    def _clear(self, event: Clear) -> None:
-        """Clear, and count outputs anew: what is gone takes no room."""
-        self._changes += 1
-        if self._changes > _CHANGES * self._limits.outputs:
-            self._left_out += 1
-            return
-        self._outputs, self._stretch = 0, None
-        self._on_event(event)
-
-    def _has_room(self, event: Event, *, at_the_end: bool) -> bool:
-        """Tell whether to show it; what a cell ends with is shown whatever came before."""
-        stretch = event.name if isinstance(event, Stream) else None
-        if stretch is not None and stretch == self._stretch:
-            return True
-        if self._outputs >= self._limits.outputs and not at_the_end:
-            self._left_out += 1
-            return False
-        self._outputs += 1
-        self._stretch = stretch
-        return True
 
 
 def _send(fd: int, unsent: memoryview) -> memoryview:
@@ -340,17 +295,3 @@ def _send(fd: int, unsent: memoryview) -> memoryview:
         return unsent
     except BrokenPipeError:  # it ended without reading; its exit says why
         return unsent[len(unsent) :]
-
-
-def _cleaned(event: Display | Result | Error | Clear | InputRequest) -> Event:
-    if isinstance(event, Error):
-        return Error(one_line(event.ename, 200), colourless(event.evalue), clean(event.traceback))
-    if isinstance(event, Clear):
-        return event
-    if isinstance(event, InputRequest):
-        return InputRequest(event.number, colourless(event.prompt), event.secret)
-    bundle = {
-        mime: clean(value) if mime == "text/plain" and isinstance(value, str) else value
-        for mime, value in event.bundle.items()
-    }
-    return replace(event, bundle=bundle)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from ..errors import VariableRefused
 from ..guest import codec
-from .text import one_line
+from ..outputs.text import one_line
 
 _MAX_REASON = 300
 

@@ -6,7 +6,7 @@ import codecs
 import os
 from contextlib import suppress
 
-from ..cells.text import TextCleaner, one_line
+from ..outputs.text import TextCleaner, one_line
 
 _KEPT = 2048
 _MOST_SAID = 300

@@ -19,7 +19,8 @@ _NO_CORE = 1  # 0 would still pipe the dump, which has both keys in it, to a cor
 def bounded(most_bytes: int = MOST_BYTES) -> Iterator[None]:
     """Bound this process meanwhile: beyond, ZeroMQ hangs up or aborts, Python raises MemoryError.
 
-    The gate's end is the kernel's. Processes that are started meanwhile would inherit the bound.
+    The gate's end is the kernel's. Processes that are started meanwhile inherit the bound, each for
+    itself: those of host cells.
     """
     before = {
         kind: resource.getrlimit(kind) for kind in (resource.RLIMIT_DATA, resource.RLIMIT_CORE)

@@ -59,7 +59,7 @@ def find_delimiter(frames: Frames) -> int | None:
 class Message:
     """One message whose signature was believed; what it says is parsed when it is asked for.
 
-    The parts are mappings, empty where what came is no JSON object or, of the two headers, larger
+    The parts are mappings, empty where what came is no JSON object or, but for the content, larger
     than a header should be. A message is never changed: :meth:`but` returns another.
     """
 
@@ -126,6 +126,11 @@ class Message:
         return self._part(3)
 
     @property
+    def unparsed(self) -> zmq.Frame:
+        """Its content as it came."""
+        return self._parts[PARTS - 1]
+
+    @property
     def kind(self) -> str:
         """Its ``msg_type``; nothing where it has none."""
         return _text(self.header, "msg_type")
@@ -139,6 +144,11 @@ class Message:
     def parent_id(self) -> str:
         """The ``msg_id`` of the request that it belongs to; nothing where it names none."""
         return _text(self.parent, "msg_id")
+
+    @property
+    def subshell(self) -> str | None:
+        """The id of the subshell that it is for; None for the main shell."""
+        return _text(self.header, "subshell_id") or None
 
     @property
     def size(self) -> int:
@@ -172,8 +182,8 @@ class Message:
         known = self._parsed[number]
         if known is None:
             part = self._parts[number]
-            is_header = number in (0, 1)
-            known = {} if is_header and len(part) > _MOST_HEADER_BYTES else parse(part)
+            is_content = number == PARTS - 1
+            known = parse(part) if is_content or len(part) <= _MOST_HEADER_BYTES else {}
             self._parsed[number] = known
         return known
 
@@ -192,6 +202,11 @@ def welcome(topic: bytes) -> Message:
     content = {"subscription": topic.decode()}
     identities = [zmq.Frame(topic)] if topic else []
     return Message.of("iopub_welcome", content, identities=identities)
+
+
+def topic(name: str) -> Frames:
+    """Return the identities of what the gate itself publishes."""
+    return [zmq.Frame(name.encode())]
 
 
 def message_type(header: zmq.Frame) -> str:

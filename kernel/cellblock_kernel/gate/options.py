@@ -25,8 +25,9 @@ PROVISIONED = "--provisioned"
 class KernelOptions:
     """The container of a kernel, with volumes as for ``run -v``.
 
-    ``env`` entries are ``NAME=VALUE``, or ``NAME`` for what the gate's own environment says: other
-    users can read a command line. ``keep`` leaves the ended container when the kernel is shut down.
+    ``timeout`` is a duration, from each start on. ``env`` entries are ``NAME=VALUE``, or ``NAME``
+    for what the gate's own environment says: other users can read a command line. ``keep`` leaves
+    the ended container when the kernel is shut down.
     """
 
     image: str = HOST_IMAGE
@@ -35,6 +36,7 @@ class KernelOptions:
     memory: str | None = None
     cpus: float | None = None
     pids_limit: int | None = None
+    timeout: str | None = None
     volume: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
     keep: bool = False
@@ -93,6 +95,7 @@ def parse(words: Sequence[str]) -> GateOptions:
     parser.add_argument("--memory")
     parser.add_argument("--cpus", type=float)
     parser.add_argument("--pids-limit", type=int)
+    parser.add_argument("--timeout")
     parser.add_argument("--volume", action="append", default=[])
     parser.add_argument("--env", action="append", default=[])
     parser.add_argument("--keep", action="store_true")

@@ -30,7 +30,7 @@ _IDENTITY = b"cellblock-gate"
 _RECONNECT_MS = 10
 _LINGER_MS = 1000
 _SETTLE_MS = 30
-_LAST_TURNS_S = 3.0
+_LAST_TURNS_S, _LAST_PATIENCE_S = 3.0, 1.0
 _SUBSCRIPTION_S = 0.2
 _RETRY_S, _MOST_RETRY_S = 0.001, 0.05
 _BATCH_MESSAGES, _BATCH_BYTES = 100, 1 << 20
@@ -51,9 +51,12 @@ class Relay:
         self._back_signer = Signer(b"")
         self._back: dict[str, zmq.Socket[bytes]] = {}
         self._held: dict[str, deque[Frames]] = {name: deque() for name in _ORDER}
+        self._paused: set[str] = set()
         self._welcomed = False
         self._topics: list[bytes] = []
         self._stopped = False
+        self.linger_ms = _LINGER_MS
+        """How long what was sent is kept for a client that does not take it, when all ends."""
         self._retry_s = _RETRY_S
         self._subscribed_at_s: float | None = None
         try:
@@ -82,10 +85,24 @@ class Relay:
             sock.connect(back.address(name))
             self._poller.register(sock, zmq.POLLIN)
             if name not in _AFTER_SUBSCRIPTION:
-                self._poller.register(self._front[name], zmq.POLLIN)
+                self._listen(name)
         # What a request publishes is lost if it comes before the subscription. A kernel that does
         # not say when it has come (JEP 65) has this long.
         self._subscribed_at_s = time.monotonic() + _SUBSCRIPTION_S
+
+    def swap(self, back: Connection) -> None:
+        """Connect another kernel's side in place of one that has ended and was drained.
+
+        What front ends have asked and that one has not taken is dropped.
+        """
+        for sock in self._back.values():
+            self._poller.unregister(sock)
+            sock.close(linger=0)
+        for name in _ORDER:
+            self._held[name].clear()
+            self._poller.register(self._front[name], 0)
+        self._welcomed = False
+        self.connect(back)
 
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
         """Call ``callback`` whenever ``fd`` can be read, or has ended."""
@@ -100,8 +117,9 @@ class Relay:
     def turn(self, timeout_s: float | None) -> None:
         """Wait for something to come, and pass it on."""
         ready = dict(self._poller.poll(self._wait_ms(timeout_s)))
-        for fd, callback in list(self._watched.items()):
-            if fd in ready:
+        for fd in list(self._watched):
+            # One that is called may unwatch the next.
+            if fd in ready and (callback := self._watched.get(fd)) is not None:
                 callback()
         if self._subscribed_at_s is not None and time.monotonic() >= self._subscribed_at_s:
             self._take_requests()
@@ -131,7 +149,7 @@ class Relay:
         return bool(self._back)
 
     def drain(self) -> None:
-        """Pass on what the kernel has left behind, for some seconds at most."""
+        """Take what an ended kernel has left behind, for some seconds at most."""
         deadline_s = time.monotonic() + _LAST_TURNS_S
         for sock in self._front.values():
             self._poller.register(sock, 0)
@@ -143,15 +161,22 @@ class Relay:
                 if self._back.get(name) in ready:
                     self._take(name, self._back[name], self._outward)
             self._flush()
-            waiting = any(outbox.waiting for outbox in self._outboxes.values())
-            if not (waiting or any(sock in ready for sock in self._back.values())):
+            if not any(sock in ready for sock in self._back.values()):
                 return
+
+    def deliver(self) -> None:
+        """Send what waits, for some seconds at most."""
+        deadline_s = time.monotonic() + _LAST_TURNS_S
+        self._publications.patience_s = _LAST_PATIENCE_S  # one that reads nothing holds up nobody
+        while self._waits and time.monotonic() < deadline_s:
+            time.sleep(self._retry_s)
+            self._flush()
 
     def close(self) -> None:
         """Close the sockets, once what was sent has arrived or nobody takes it."""
         for sock in self._back.values():
             sock.close(linger=0)  # one that reconnects to an ended kernel waits in vain
-        self._context.destroy(linger=_LINGER_MS)
+        self._context.destroy(linger=self.linger_ms)
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -189,9 +214,13 @@ class Relay:
         sock.setsockopt(zmq.MAXMSGSIZE, _MOST_MESSAGE_BYTES)
         return sock
 
+    @property
+    def _waits(self) -> bool:
+        return any(outbox.waiting for outbox in self._outboxes.values())
+
     def _wait_ms(self, timeout_s: float | None) -> int | None:
         waits = [] if timeout_s is None else [timeout_s]
-        if any(outbox.waiting for outbox in self._outboxes.values()):
+        if self._waits:
             waits.append(self._retry_s)  # neither ROUTER nor XPUB says when it can be written
         if self._subscribed_at_s is not None:
             waits.append(max(0.0, self._subscribed_at_s - time.monotonic()))
@@ -202,7 +231,7 @@ class Relay:
     ) -> None:
         size = 0
         for _ in range(_BATCH_MESSAGES):  # others have their turn
-            if self._held[name] and pass_on == self._inward:
+            if pass_on == self._inward and not self._asks(name):
                 return
             try:
                 frames: Frames = sock.recv_multipart(zmq.NOBLOCK, copy=False)
@@ -258,11 +287,28 @@ class Relay:
                 sock.send_multipart(held[0], zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 self._poller.register(sock, zmq.POLLIN | zmq.POLLOUT)
-                self._poller.register(self._front[name], 0)
+                self._listen(name)
                 return
             held.popleft()
         self._poller.register(sock, zmq.POLLIN)
-        self._poller.register(self._front[name], zmq.POLLIN)
+        self._listen(name)
+
+    def pause(self, channel: str) -> None:
+        """Ask the front end for nothing more on a channel: what it sends waits with it."""
+        self._paused.add(channel)
+        self._listen(channel)
+
+    def resume(self, channel: str) -> None:
+        """Ask it again."""
+        self._paused.discard(channel)
+        self._listen(channel)
+
+    def _asks(self, name: str) -> bool:
+        """Return whether more is wanted of the front end on a channel."""
+        return not (self._held[name] or name in self._paused)
+
+    def _listen(self, name: str) -> None:
+        self._poller.register(self._front[name], zmq.POLLIN if self._asks(name) else 0)
 
     def _outward(self, name: str, frames: Frames) -> None:
         if name == "hb":
@@ -286,7 +332,7 @@ class Relay:
     def _take_requests(self) -> None:
         self._subscribed_at_s = None
         for name in _AFTER_SUBSCRIPTION:
-            self._poller.register(self._front[name], zmq.POLLIN)
+            self._listen(name)
 
     def _on_welcome(self) -> None:
         """Greet those who subscribed before the gate itself was; later ones when they come."""

@@ -1,8 +1,9 @@
 """What a gate and its provisioner say to each other, over the gate's standard input.
 
-A socket pair. The gate reports, a line of JSON each: that the container runs, that the kernel can
-be talked to, or in one line why not. The provisioner's only word is one byte, which ends the
-kernel at once and leaves its container for a restart.
+A socket pair, and lines both ways. The gate reports, in JSON: that the container runs, that the
+kernel can be talked to, or in one line why not. The provisioner has two words: ``kill`` ends the
+kernel at once and leaves its container for a restart; ``swap`` and a container's id lets the kernel
+of that take its place, which is reported as a start is.
 """
 
 from __future__ import annotations
@@ -12,8 +13,14 @@ import os
 import socket
 from dataclasses import asdict, dataclass
 
-KILL = b"k"
+KILL = "kill"
+SWAP = "swap"
 MAX_REPORT_BYTES = 1 << 16
+
+
+def word(name: str, *arguments: str) -> bytes:
+    """Return a word as it is said to a gate."""
+    return " ".join((name, *arguments)).encode() + b"\n"
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class Reporter:
 
     def __init__(self, sock: socket.socket | None) -> None:
         self.sock = sock
+        self._heard = b""
 
     @classmethod
     def on_stdin(cls) -> Reporter:
@@ -52,3 +60,12 @@ class Reporter:
                 self.sock.sendall(report.encode())
             except (BrokenPipeError, ConnectionResetError):
                 self.sock = None
+
+    def hear(self) -> list[list[str]] | None:
+        """Return the words that have come, each with its arguments; None when no more will."""
+        assert self.sock is not None
+        chunk = self.sock.recv(MAX_REPORT_BYTES)
+        if not chunk:
+            return None
+        *lines, self._heard = (self._heard + chunk).split(b"\n")
+        return [line.decode().split() for line in lines]

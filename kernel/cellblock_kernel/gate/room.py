@@ -102,6 +102,29 @@ class Room:
         inner = Connection("ipc", f"{INSIDE}/kernel", PORTS, key, kernel_name=kernel_name)
         inner.write(self.inside / _CONNECTION_FILE)
 
+    @contextmanager
+    def refurnished(self, key: bytes, kernel_name: str) -> Iterator[None]:
+        """Furnish it for another kernel meanwhile; the one that is there keeps what it sees.
+
+        What is left by the block stays; where it raises, all is again as it was.
+        """
+        moved: list[tuple[Path, Path]] = []
+        try:
+            for part in (self.inside, self._back):
+                before = part.with_name(f"{part.name}-before")
+                remove_tree(before)
+                part.rename(before)  # a mount of it stays one of the same directory
+                moved.append((part, before))
+            self.furnish(key, kernel_name)
+            yield
+        except BaseException:
+            for part, before in moved:
+                remove_tree(part)
+                before.rename(part)
+            raise
+        for _, before in moved:
+            remove_tree(before)
+
     def note(self, container: str) -> None:
         """Remember whose room this is, for a sweep."""
         (self.path / "container").write_text(container, encoding="ascii")

@@ -6,7 +6,7 @@ to the first, what the kernel says from the first to the last; heartbeats and we
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from .messages import Message
@@ -23,10 +23,22 @@ class Rule(Protocol):
 
 
 class Passage(Protocol):
-    """What a rule may do by itself: let something pass as if it had just come from beside it."""
+    """What a rule may do by itself, on the relay's own thread."""
 
     def pass_inward(self, channel: str, message: Message, beyond: Rule) -> None:
         """Pass a message on to the kernel, by the rules between ``beyond`` and it."""
 
     def pass_outward(self, channel: str, message: Message, beyond: Rule) -> None:
         """Pass a message on to the front end, by the rules between ``beyond`` and it."""
+
+    def pause(self, channel: str) -> None:
+        """Ask the front end for nothing more on a channel: what it sends waits with it."""
+
+    def resume(self, channel: str) -> None:
+        """Ask it again."""
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call ``callback`` whenever ``fd`` can be read, or has ended."""
+
+    def unwatch(self, fd: int) -> None:
+        """Watch it no longer."""

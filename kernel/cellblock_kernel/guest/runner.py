@@ -1,16 +1,18 @@
-"""Run one notebook cell inside a container and send what it shows as frames.
+"""Run notebook cells inside a container and send what they show as frames.
 
-One file of the standard library only, for any Python from 3.8 on: the engine binds it read-only
-into the container and starts it there as a script. It is told its cell on descriptor 3 and
-answers on descriptor 4. Descriptors 5 and 6 become the process's standard output and error, for
-subprocesses and C code: pipes that the host itself reads, so that what they carry can be kept in
-order with the frames. It is no kernel: one cell, no state.
+One file of the standard library only, for any Python from 3.8 on. For a cell in a container of
+its own (:func:`run`) the engine binds it read-only and starts it as a script; where a container
+runs already, its text is sent ahead of the cells, which share a namespace (:func:`serve`). It is
+told its cells on descriptor 3 and answers on descriptor 4. Descriptors 5 and 6 become the
+process's standard output and error, for subprocesses and C code: pipes that the host itself
+reads, so that what they carry can be kept in order with the frames. It is no kernel: it does
+nothing between cells.
 
 A frame is two big-endian 32-bit lengths, a JSON object and a payload::
 
     in    {"kind": "codec"}                                    payload: the text of codec.py
           {"kind": "variable", "name": ...}                    payload: as the codec has it
-          {"kind": "cell", "out": [NAME, ...]}                 payload: the source
+          {"kind": "cell", "name": FILE, "number": N, "out": [NAME, ...]}   payload: the source
           {"kind": "answer" | "end" | "unasked", "id": N}      payload: what was typed
     out   {"kind": "hello", "protocol": 1, "python": "3.12.1"}
           {"kind": "stream", "name": "stdout" | "stderr"}      payload: the text
@@ -22,6 +24,7 @@ A frame is two big-endian 32-bit lengths, a JSON object and a payload::
           {"kind": "error", "ename": ..., "evalue": ...}       payload: the traceback
           {"kind": "variable", "name": ..., "size": N}         payload: the next bytes of N
           {"kind": "refused", "name": ..., "reason": ...}      a variable that cannot travel
+          {"kind": "end", "number": N, "status": N}            cell N has ended; of served ones
 
 Text is UTF-8. Whoever reads frames must not trust them: the cell can write to descriptor 4 too.
 """
@@ -60,7 +63,7 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 SOURCE_FD, FRAMES_FD = 3, 4
 RAW_FDS = {5: 1, 6: 2}
-CELL = "<cell>"
+CELL = "<cell"  # how the names of cells begin, in tracebacks
 LENGTHS = struct.Struct("!II")
 MAX_PAYLOAD = 60 << 20  # the host refuses frames above 64 MiB
 MAX_HEADER = 48 << 10  # and headers above 64 KiB
@@ -166,6 +169,12 @@ class Channel:
         with self._lock:
             self._seal()
             self._drain()
+
+    def settle(self) -> None:
+        """Send on where an interrupt struck behind a write; called outside of all writes."""
+        with self._lock:
+            self._draining = False
+            self.flush()
 
     def _has_credit(self) -> bool:
         now = time.monotonic()
@@ -503,7 +512,8 @@ def library(name: str) -> Any:
 def traceback_text(error: BaseException) -> str:
     """Return Python's own traceback without the frames of this file."""
     report = library("traceback").TracebackException(type(error), error, error.__traceback__)
-    ours = next((n for n, frame in enumerate(report.stack) if frame.filename == CELL), 0)
+    cells = (n for n, frame in enumerate(report.stack) if frame.filename.startswith(CELL))
+    ours = next(cells, 0)
     del report.stack[:ours]  # the event loop's, below the cell
     reports, seen = [report], set()
     while reports:
@@ -530,7 +540,7 @@ class Handle:
         self._cell = cell
         if display_id is True:
             Handle.count += 1
-            display_id = f"display {Handle.count}"
+            display_id = f"display {Handle.count} of {os.getpid()}"
         self.display_id = str(display_id)
 
     def display(self, obj: Any, **options: Any) -> None:
@@ -543,9 +553,10 @@ class Handle:
 
 
 class Cell:
-    """The cell: its namespace, its displays, its run."""
+    """What runs here, one cell or one after another: displays, event loop, errors."""
 
     def __init__(self, channel: Channel) -> None:
+        self.loop = Loop()
         self._channel = channel
 
     def display(
@@ -640,9 +651,9 @@ class Cell:
         else:
             print(shown.data.get("text/plain", ", ".join(shown.data)))
 
-    def run(self, source: str, namespace: dict[str, Any]) -> int:
+    def run(self, name: str, source: str, namespace: dict[str, Any]) -> int:
         """Run the source and return the exit status; errors are sent."""
-        status = self.attempt(lambda: self._execute(source, namespace))
+        status = self.attempt(lambda: self._execute(name, source, namespace))
         return self.attempt(self.show_figures) or status
 
     def attempt(self, work: Callable[[], int | None]) -> int:
@@ -658,21 +669,21 @@ class Cell:
             self._report(error)
             return INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
 
-    def _execute(self, source: str, namespace: dict[str, Any]) -> None:
+    def _execute(self, name: str, source: str, namespace: dict[str, Any]) -> None:
         try:
-            tree = parse(source)
+            tree = parse(source, name)
         except SyntaxError as error:
             source = translated(source, error, namespace)
-            tree = parse(source)
+            tree = parse(source, name)
         last: list[_ast.stmt] = []
         if tree.body and isinstance(tree.body[-1], _ast.Expr) and not is_silenced(source, tree):
             last = [tree.body.pop()]
-        code = compile(tree, CELL, "exec", AWAIT, dont_inherit=True)
+        code = compile(tree, name, "exec", AWAIT, dont_inherit=True)
         flags = code.co_flags & FUTURES | AWAIT
-        shown = compile(_ast.Interactive(last), CELL, "single", flags, dont_inherit=True)
+        shown = compile(_ast.Interactive(last), name, "single", flags, dont_inherit=True)
         codes = [code, shown] if last else [code]
         if any(code.co_flags & IS_COROUTINE for code in codes):
-            run_in_loop(codes, namespace)
+            self.loop.run(codes, namespace)
             return
         for code in codes:
             exec(code, namespace)  # noqa: S102 -- running the cell is the purpose
@@ -697,10 +708,10 @@ class Cell:
         self._channel.send(header, encoded(text)[:MAX_PAYLOAD])
 
 
-def parse(source: str) -> _ast.Module:
+def parse(source: str, name: str) -> _ast.Module:
     """Return the syntax tree of a cell."""
     flags: int = _ast.PyCF_ONLY_AST | AWAIT
-    tree: _ast.Module = compile(source, CELL, "exec", flags, dont_inherit=True)
+    tree: _ast.Module = compile(source, name, "exec", flags, dont_inherit=True)
     return tree
 
 
@@ -749,24 +760,46 @@ def ipython(namespace: dict[str, Any]) -> tuple[Any, Any]:
     return shell, shell.input_transformer_manager
 
 
-def run_in_loop(codes: list[types.CodeType], namespace: dict[str, Any]) -> None:
-    """Run code that awaits in an event loop of its own; its tasks end with it."""
-    asyncio = library("asyncio")
-    loop = asyncio.new_event_loop()
-    try:
-        asyncio.set_event_loop(loop)
-        for code in codes:
-            awaitable = eval(code, namespace)  # noqa: S307 -- running the cell is the purpose
-            if code.co_flags & IS_COROUTINE:
-                loop.run_until_complete(awaitable)
-    finally:
-        tasks = asyncio.all_tasks(loop)
+class Loop:
+    """The event loop of what awaits at top level, made when it is needed."""
+
+    def __init__(self) -> None:
+        self._loop: Any = None
+
+    def run(self, codes: list[types.CodeType], namespace: dict[str, Any]) -> None:
+        """Run code that awaits. The tasks that it leaves go on while other code awaits."""
+        asyncio = library("asyncio")
+        if self._loop is None or self._loop.is_closed():
+            self._loop = asyncio.new_event_loop()
+        try:
+            asyncio.set_event_loop(self._loop)
+            for code in codes:
+                awaitable = eval(code, namespace)  # noqa: S307 -- running the cell is the purpose
+                if code.co_flags & IS_COROUTINE:
+                    self._await(self._loop.create_task(awaitable))
+        finally:
+            asyncio.set_event_loop(None)
+
+    def close(self) -> None:
+        """Cancel the tasks that are left, and see them end."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._end(library("asyncio").all_tasks(self._loop))
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.close()
+
+    def _await(self, task: Any) -> None:
+        try:
+            self._loop.run_until_complete(task)
+        except BaseException:  # an interrupt may have struck the loop, not the task
+            self._end([task])
+            raise
+
+    def _end(self, tasks: Any) -> None:
         for task in tasks:
             task.cancel()
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        asyncio.set_event_loop(None)
-        loop.close()
+        if tasks:
+            together = library("asyncio").gather(*tasks, return_exceptions=True)
+            self._loop.run_until_complete(together)
 
 
 def is_silenced(source: str, tree: _ast.Module) -> bool:
@@ -781,17 +814,17 @@ def is_silenced(source: str, tree: _ast.Module) -> bool:
 class ImportHooks:
     """Acquaint some libraries with the cell, once they are imported.
 
-    Two are led to its displays, one to the notebook's input; ``linecache`` gets its lines, for
-    tracebacks.
+    Two are led to its displays, one to the notebook's input; ``linecache`` gets the lines of
+    cells, for tracebacks.
     """
 
-    def __init__(self, cell: Cell, inbox: Inbox, source: str) -> None:
+    def __init__(self, cell: Cell, inbox: Inbox) -> None:
         display = {
             "display": cell.display,
             "publish_display_data": cell.publish,
             "clear_output": cell.clear_output,
         }
-        lines = list(io.StringIO(source + "\n", None))
+        self._texts: dict[str, tuple[int, None, list[str], str]] = {}
 
         def show(*_arguments: object, **_options: object) -> None:  # pyplot sets attributes on it
             cell.show_figures()
@@ -800,12 +833,16 @@ class ImportHooks:
             "IPython.core.display_functions": lambda module: vars(module).update(display),
             "matplotlib.pyplot": lambda module: setattr(module, "show", show),
             "getpass": lambda module: setattr(module, "getpass", inbox.getpass),
-            "linecache": lambda module: module.cache.update(
-                {CELL: (len(source), None, lines, CELL)}
-            ),
+            "linecache": lambda module: module.cache.update(self._texts),
         }
         for name in self._changes.keys() & sys.modules.keys():
             self._changes[name](sys.modules[name])
+
+    def remember(self, name: str, source: str) -> None:
+        """Keep the lines of a cell for tracebacks."""
+        self._texts[name] = (len(source), None, list(io.StringIO(source + "\n", None)), name)
+        if "linecache" in sys.modules:
+            self._changes["linecache"](sys.modules["linecache"])
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         """Find as usual, and change the module after its body has run."""
@@ -832,6 +869,7 @@ class Inbox:
     """The framed way in, and questions to whoever sits in front of the notebook."""
 
     def __init__(self, fd: int, channel: Channel) -> None:
+        self.brings_cells = False  # to the main thread, which then is the only one to read
         self._fd, self._channel = fd, channel
         self._buffer = bytearray()
         self._lock = threading.Lock()
@@ -863,6 +901,8 @@ class Inbox:
         return self._ask(str(prompt), secret=True)
 
     def _ask(self, prompt: str, *, secret: bool) -> str:
+        if self.brings_cells and threading.current_thread() is not threading.main_thread():
+            raise StdinNotImplementedError("only the cell's main thread can ask for input")
         with self._lock:
             if not self._channel.open:
                 raise EOFError("EOF when reading a line")  # a forked child has no notebook
@@ -897,7 +937,9 @@ class Order:
             elif kind == "variable":
                 self.given[header["name"]] = payload
         self.source: str = payload.decode("utf-8")
-        self.wanted: list[str] = header.get("out", [])
+        self.wanted: list[str] = header["out"]
+        self.name: str = header["name"]
+        self.number: int = header["number"]
 
     def hand_in(self, channel: Channel, namespace: dict[str, Any]) -> int:
         """Put the given variables into the cell's namespace and return 0 if all could be."""
@@ -940,51 +982,111 @@ def fresh_session(source: str) -> dict[str, Any]:
     return {**names, "_i1": source, "In": inputs, "_ih": inputs, "Out": outputs, "_oh": outputs}
 
 
-def install(channel: Channel, cell: Cell, inbox: Inbox, source: str) -> types.ModuleType:
-    """Make the process look like a notebook to the cell and return its ``__main__``."""
-    os.register_at_fork(
-        before=channel.before_fork,
-        after_in_parent=channel.after_fork_in_parent,
-        after_in_child=channel.after_fork_in_child,
-    )
-    sys.addaudithook(channel.audit)
-    sys.stdout, sys.stderr = Stream(channel, "stdout", 1), Stream(channel, "stderr", 2)
-    sys.displayhook = cell.show_result
-    builtins.display = cell.display  # type: ignore[attr-defined]
-    builtins.input = inbox.input
-    sys.meta_path.insert(0, ImportHooks(cell, inbox, source))
-    sys.argv = [""]
-    if sys.path and sys.path[0] == os.path.dirname(__file__):  # noqa: PTH120
-        sys.path[0] = ""
-    main = types.ModuleType("__main__")
-    main.__dict__["__builtins__"] = builtins
-    main.__dict__.update(fresh_session(source))
-    sys.modules["__cellblock__"] = sys.modules["__main__"]
-    sys.modules["__main__"] = main
-    return main
+class Guest:
+    """The process, made to look like a notebook to the cells that it runs."""
+
+    def __init__(self) -> None:
+        faulthandler.enable(2)
+        os.set_inheritable(FRAMES_FD, False)  # noqa: FBT003 -- the standard library's signature
+        os.set_inheritable(SOURCE_FD, False)  # noqa: FBT003
+        self.channel = Channel(FRAMES_FD)
+        python = sys.version.split()[0]
+        self.channel.send({"kind": "hello", "protocol": PROTOCOL, "python": python})
+        for given, standard in RAW_FDS.items():
+            os.dup2(given, standard)
+            os.close(given)
+        self.inbox = Inbox(SOURCE_FD, self.channel)
+        self.cell = Cell(self.channel)
+        self._hooks = ImportHooks(self.cell, self.inbox)
+        self._main = types.ModuleType("__main__")
+        self.namespace["__builtins__"] = builtins
+        self._install()
+        atexit.register(self.channel.finish)  # first in, last out: behind what cells register
+
+    @property
+    def namespace(self) -> dict[str, Any]:
+        """The names of the cells."""
+        return self._main.__dict__
+
+    def _install(self) -> None:
+        os.register_at_fork(
+            before=self.channel.before_fork,
+            after_in_parent=self.channel.after_fork_in_parent,
+            after_in_child=self.channel.after_fork_in_child,
+        )
+        sys.addaudithook(self.channel.audit)
+        sys.stdout = Stream(self.channel, "stdout", 1)
+        sys.stderr = Stream(self.channel, "stderr", 2)
+        sys.displayhook = self.cell.show_result
+        builtins.display = self.cell.display  # type: ignore[attr-defined]
+        builtins.input = self.inbox.input
+        sys.meta_path.insert(0, self._hooks)
+        sys.argv = [""]
+        if sys.path and sys.path[0] == os.path.dirname(HERE):  # noqa: PTH120
+            sys.path[0] = ""
+        sys.modules["__cellblock__"] = sys.modules["__main__"]
+        sys.modules["__main__"] = self._main
+
+    def do(self, order: Order) -> int:
+        """Run a cell, and let its variables travel; return the exit status."""
+        self._hooks.remember(order.name, order.source)
+        status = self.cell.attempt(lambda: order.hand_in(self.channel, self.namespace))
+        status = status or self.cell.run(order.name, order.source, self.namespace)
+        return status or self.cell.attempt(lambda: order.hand_out(self.channel, self.namespace))
+
+    def interruptible(self, order: Order) -> int:
+        """Run a cell, the only time that SIGINT raises KeyboardInterrupt; return its status."""
+        try:
+            try:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                return self.do(order)
+            finally:
+                signal.signal(signal.SIGINT, let_be)
+        except KeyboardInterrupt:  # it struck behind the cell's own end
+            signal.signal(signal.SIGINT, let_be)
+            return INTERRUPTED
+
+
+def let_be(_signum: int, _frame: object) -> None:
+    """Take an interrupt that came when no cell ran; unlike SIG_IGN no child inherits this."""
+
+
+def flush(stream: Any) -> None:
+    """Send what waits in a stream; a cell may have put anything in the place of ours."""
+    try:
+        stream.flush()
+    except Exception:  # noqa: BLE001 -- closed, most likely
+        return
 
 
 def run() -> int:
     """Run the cell that waits on descriptor 3 and return the exit status."""
-    faulthandler.enable(2)
-    os.set_inheritable(FRAMES_FD, False)  # noqa: FBT003 -- the standard library's signature
-    os.set_inheritable(SOURCE_FD, False)  # noqa: FBT003
-    channel = Channel(FRAMES_FD)
-    channel.send({"kind": "hello", "protocol": PROTOCOL, "python": sys.version.split()[0]})
-    for given, standard in RAW_FDS.items():
-        os.dup2(given, standard)
-        os.close(given)
-    inbox = Inbox(SOURCE_FD, channel)
-    order = Order(inbox)
-    cell = Cell(channel)
-    main = install(channel, cell, inbox, order.source)
-    atexit.register(channel.finish)  # first in, last out: behind what the cell registers
-    status = cell.attempt(lambda: order.hand_in(channel, main.__dict__))
-    status = status or cell.run(order.source, main.__dict__)
-    status = status or cell.attempt(lambda: order.hand_out(channel, main.__dict__))
+    guest = Guest()
+    order = Order(guest.inbox)
+    guest.namespace.update(fresh_session(order.source))
+    status = guest.do(order)
+    status = guest.cell.attempt(guest.cell.loop.close) or status
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # threads may still run; an interrupt ends them
-    channel.flush()
+    guest.channel.settle()
     return status
+
+
+def serve() -> None:
+    """Run one cell after another in one namespace, for as long as any are sent."""
+    guest = Guest()
+    guest.inbox.brings_cells = True
+    while guest.channel.open:  # not in a child that a cell forked and let run on
+        try:
+            order = Order(guest.inbox)
+        except EOFError:
+            return
+        except KeyboardInterrupt:  # before the first cell, and so nothing is lost
+            sys.exit(INTERRUPTED)
+        status = guest.interruptible(order)
+        for stream in (sys.stdout, sys.stderr):
+            flush(stream)
+        guest.channel.settle()
+        guest.channel.send({"kind": "end", "number": order.number, "status": status})
 
 
 if __name__ == "__main__":

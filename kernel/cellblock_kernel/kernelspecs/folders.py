@@ -30,6 +30,7 @@ class Kernelspec:
 
     name: str
     display_name: str
+    language: str
     image: str
     digest: str | None
     limits: str
@@ -48,6 +49,15 @@ def folder(place: Path | Literal["user", "system"]) -> Path:
     return Path(place) / "share" / "jupyter" / "kernels"
 
 
+def refuse_anothers(name: str, into: Path) -> None:
+    """Raise Conflict where a kernelspec of this name is there and not ours."""
+    target = into / name
+    if target.is_symlink() or (target.exists() and _read(target) is None):
+        raise Conflict(
+            f"a kernelspec {name} that is not cellblock's is in {target}: choose another --name"
+        )
+
+
 def write_kernelspec(name: str, document: Mapping[str, Any], into: Path, *, private: bool) -> Path:
     """Write a kernelspec, in place of one of ours of that name; return its folder.
 
@@ -55,10 +65,7 @@ def write_kernelspec(name: str, document: Mapping[str, Any], into: Path, *, priv
     PermissionError where the folder cannot be written.
     """
     target = into / name
-    if target.is_symlink() or (target.exists() and _read(target) is None):
-        raise Conflict(
-            f"a kernelspec {name} that is not cellblock's is in {target}: choose another --name"
-        )
+    refuse_anothers(name, into)
     try:
         into.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".cellblock-", dir=into) as staging:
@@ -126,7 +133,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _row(name: str, path: str, document: Mapping[str, Any]) -> Kernelspec:
     facts = document["metadata"]["cellblock"]
-    display = str(document.get("display_name", name))
+    display, language = str(document.get("display_name", name)), str(document.get("language", ""))
     image, digest = str(facts.get("image", "")), facts.get("digest")
     digest = digest if isinstance(digest, str) else None
     store = facts.get("store")
@@ -134,9 +141,14 @@ def _row(name: str, path: str, document: Mapping[str, Any]) -> Kernelspec:
     try:
         kernel = options_of([str(word) for word in document["argv"]]).kernel
     except InvalidInput:  # of another version of cellblock
-        return Kernelspec(name, display, image, digest, "?", "?", "?", path, store)
-    limits = {"memory": kernel.memory, "cpus": kernel.cpus, "pids": kernel.pids_limit}
+        return Kernelspec(name, display, language, image, digest, "?", "?", "?", path, store)
+    limits = {
+        "memory": kernel.memory,
+        "cpus": kernel.cpus,
+        "pids": kernel.pids_limit,
+        "timeout": kernel.timeout,
+    }
     said = " ".join(f"{what}={limit}" for what, limit in limits.items() if limit is not None)
     return Kernelspec(
-        name, display, image, digest, said, kernel.network, kernel.workspace, path, store
+        name, display, language, image, digest, said, kernel.network, kernel.workspace, path, store
     )

@@ -11,7 +11,8 @@ from typing import Any
 
 from cellblock_engine import InvalidInput
 
-from ..gate.options import CONNECTION_FILE, MODULE, GateOptions, KernelOptions, command, parse
+from ..gate.options import MODULE, GateOptions, KernelOptions, command, parse
+from .offers import Offer
 
 PROVISIONER = "cellblock"
 _NAME = re.compile(r"[a-z0-9._-]{1,100}", re.IGNORECASE)
@@ -20,26 +21,25 @@ _UNFIT = re.compile(r"[^a-z0-9._-]+")
 
 def document(
     options: KernelOptions,
+    offer: Offer,
     *,
-    python: str,
     display_name: str,
     image: str,
     digest: str | None,
     store: str,
 ) -> dict[str, Any]:
-    """Return the content of a kernel.json: a Python kernel that ``python`` runs in a container.
+    """Return the content of a kernel.json: a kernel that an image offers, in a container.
 
-    ``image`` is what the user calls it, ``digest`` its id, None for the host's; ``store`` is the
-    store that has it.
+    ``image`` is what the user calls it, ``digest`` the id of what runs, None for the host's;
+    ``store`` is the store that has it.
     """
-    launcher = [python, "-m", "ipykernel_launcher", "-f", CONNECTION_FILE]
     return {
-        "argv": command(options, launcher),
+        "argv": command(options, offer.argv),
         "display_name": display_name,
-        "language": "python",
-        "interrupt_mode": "signal",
+        "language": offer.language,
+        "interrupt_mode": offer.interrupt_mode,
         "metadata": {
-            "debugger": True,
+            "debugger": offer.has_debugger and not options.untrusted,
             "supported_encryption": ["curve"],
             "kernel_provisioner": {"provisioner_name": PROVISIONER, "config": {}},
             "cellblock": {"image": image, "digest": digest, "store": store},
@@ -71,5 +71,5 @@ def checked_name(name: str) -> str:
 
 
 def default_name(image: str) -> str:
-    """Return a kernelspec's name for an image: ``cellblock-python-3.12-slim``."""
-    return f"cellblock-{_UNFIT.sub('-', image.lower()).strip('-')}"[:100]
+    """Return a kernelspec's name for an image, with room behind: ``cellblock-python-3.12-slim``."""
+    return f"cellblock-{_UNFIT.sub('-', image.lower()).strip('-')}"[:59]

@@ -13,12 +13,14 @@ from .login import VERBS as LOGIN_VERBS
 from .run import VERBS as RUN_VERBS
 from .system import SYSTEM
 from .system import VERBS as SYSTEM_VERBS
+from .usage import VERBS as USAGE_VERBS
 
 VERBS: Mapping[str, Verb | Group] = {
     entry.name: entry
     for entry in (
         *RUN_VERBS,
         *CONTAINER_VERBS,
+        *USAGE_VERBS,
         *IMAGE_VERBS,
         *LOGIN_VERBS,
         *SYSTEM_VERBS,

@@ -9,27 +9,28 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 from cellblock_engine import InvalidInput
 
 if TYPE_CHECKING:
-    from cellblock_engine import Engine, Progress
+    from cellblock_engine import Engine
 
     from ..asking import Asking
+    from ..progress import Shown, Work
     from .outcome import Outcome
 
 Form = Literal["line", "cell"]
 Subject = Literal["image", "container", "value"]
-Takes = Literal["flag", "one", "each", "optional", "some", "rest"]
+Takes = Literal["flag", "one", "each", "optional", "any", "some", "rest"]
 
 _ARITY: Mapping[Takes, dict[str, Any]] = {
     "flag": {"action": "store_true"},
     "one": {},
     "each": {"action": "append", "default": []},
     "optional": {"nargs": "?"},
+    "any": {"nargs": "*"},
     "some": {"nargs": "+"},
     "rest": {"nargs": argparse.REMAINDER},
 }
@@ -40,8 +41,8 @@ class Argument:
     """A flag (``names`` start with a dash) or an operand (one name without) of a verb.
 
     ``takes`` says what it takes: nothing, one value, one value each time it is written, an
-    optional operand, at least one operand, or all that is left. ``subject`` and ``values`` say
-    what completion offers. ``forms`` are the forms of the verb that have it.
+    optional operand, any number of operands, at least one, or all that is left. ``subject`` and
+    ``values`` say what completion offers. ``forms`` are the forms of the verb that have it.
     """
 
     names: tuple[str, ...]
@@ -60,17 +61,24 @@ class Argument:
         return self.names[0].startswith("-")
 
 
+class OpenProgress(Protocol):
+    """Opens a display of some work, by default of a pull."""
+
+    def __call__(self, work: Work | None = None) -> Shown:
+        """Return the display."""
+
+
 @dataclass(frozen=True)
 class Call:
     """One use of a verb: everything its action may look at.
 
-    ``progress`` opens a display of a pull on the surface the call came from; ``environ`` is the
+    ``progress`` opens a display of long work on the surface the call came from; ``environ`` is the
     environment of the caller; ``asking`` gets words from the user.
     """
 
     engine: Engine
     arguments: argparse.Namespace
-    progress: Callable[[], AbstractContextManager[Progress]]
+    progress: OpenProgress
     environ: Mapping[str, str]
     asking: Asking
 
@@ -182,7 +190,8 @@ def _one_line(convert: Callable[[str], object]) -> Callable[[str], object]:
 
 
 def _usage(prog: str, arguments: Iterable[Argument]) -> str:
-    shapes = {"one": "{}", "optional": "[{}]", "some": "{0} [{0} ...]", "rest": "[{} ...]"}
+    more = "[{} ...]"
+    shapes = {"one": "{}", "optional": "[{}]", "any": more, "some": "{0} [{0} ...]", "rest": more}
     operands = [
         shapes[argument.takes].format(argument.metavar or argument.names[0].upper())
         for argument in arguments

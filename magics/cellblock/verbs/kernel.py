@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cellblock_engine import NETWORKS, Bind, InvalidInput, Limits
+from cellblock_engine import NETWORKS, Bind, InvalidInput, Limits, parse_seconds
 
+from ..progress import Preparing
 from ..tables import Column, Table
 from .attachments import VOLUME
 from .common import ENV, JSON, NO_TRUNC, PLATFORM, each, environment, style
 from .declaration import Argument, Call, Verb
 from .group import Group
-from .limits import CPUS, MEMORY, PIDS_LIMIT
+from .limits import CPUS, MEMORY, PIDS_LIMIT, TIMEOUT
 from .outcome import Acknowledged, Listing
 from .run import PULL, ensure_image
 
 if TYPE_CHECKING:
-    from cellblock_kernel import KernelOptions
+    from cellblock_kernel import KernelOptions, Preparation
 
 _WORKSPACES = ("rw", "ro", "none")
 _COLUMNS = (
     Column("NAME", lambda row, _: row.name),
     Column("DISPLAY NAME", lambda row, _: row.display_name),
+    Column("LANGUAGE", lambda row, _: row.language),
     Column("IMAGE", lambda row, _: row.image),
     Column("DIGEST", lambda row, view: view.identifier(row.digest or "")),
     Column("LIMITS", lambda row, _: row.limits),
@@ -34,15 +38,22 @@ _COLUMNS = (
 
 
 def install(call: Call) -> Acknowledged:
-    """Install a kernelspec; the line is its name and its folder."""
-    from cellblock_kernel import install_kernelspec  # noqa: PLC0415 - jupyter_client, only now
+    """Install kernelspecs; a line for each, its name and its folder."""
+    from cellblock_kernel import install_kernelspecs  # noqa: PLC0415 - jupyter_client, only now
 
     given, options, place = call.arguments, _options(call), _place(call)
     ensure_image(call, given.image)
-    path = install_kernelspec(
-        call.engine, options, place, name=given.name, display_name=given.display_name
-    )
-    return Acknowledged((f"{path.name}: {path}",))
+    with ExitStack() as shown:
+        paths = install_kernelspecs(
+            call.engine,
+            options,
+            place,
+            kernel=given.kernel,
+            name=given.name,
+            display_name=given.display_name,
+            progress=_preparing(call, shown),
+        )
+    return Acknowledged(tuple(f"{path.name}: {path}" for path in paths))
 
 
 def list_(call: Call) -> Listing:
@@ -59,6 +70,18 @@ def remove(call: Call) -> Acknowledged:
     return each(call.arguments.names, lambda name: [str(remove_kernelspec(name))])
 
 
+def _preparing(call: Call, shown: ExitStack) -> Callable[[Preparation], None]:
+    """Return what opens a display with the first step: most images need no preparation."""
+    displays: list[Callable[[Preparation], None]] = []
+
+    def show(step: Preparation) -> None:
+        if not displays:
+            displays.append(shown.enter_context(call.progress(Preparing())))
+        displays[0](step)
+
+    return show
+
+
 def _options(call: Call) -> KernelOptions:
     """Return the kernel's container as the words say. Raises InvalidInput, NotFound."""
     from cellblock_kernel import KernelOptions  # noqa: PLC0415 - as above
@@ -70,8 +93,8 @@ def _options(call: Call) -> KernelOptions:
     ):
         if value not in known:
             raise InvalidInput(f"{flag} {value!r} is not known: use one of {', '.join(known)}")
-    if given.untrusted:
-        raise InvalidInput("--untrusted is not there yet: outputs of kernels are not sanitised")
+    if given.timeout is not None:
+        parse_seconds(given.timeout)
     limits = Limits(given.memory, given.cpus, given.pids_limit)
     return KernelOptions(
         image=given.image,
@@ -80,9 +103,11 @@ def _options(call: Call) -> KernelOptions:
         memory=given.memory,
         cpus=limits.cpus,
         pids_limit=limits.pids,
+        timeout=given.timeout,
         volume=tuple(map(_written, given.volume)),
         env=tuple(f"{name}={value}" for name, value in environment(call).items()),
         keep=given.keep,
+        untrusted=given.untrusted,
     )
 
 
@@ -103,13 +128,17 @@ def _place(call: Call) -> Path | Literal["user", "system"]:
 
 _INSTALL = Verb(
     "install",
-    "Install a kernelspec whose kernel runs in a container",
+    "Install the kernels of an image, to be run in containers",
     (
+        Argument(
+            ("--kernel",), "only this one of the image, such as python3 or ir", metavar="NAME"
+        ),
         Argument(("--name",), "the kernelspec's name (cellblock-IMAGE)", metavar="NAME"),
         Argument(("--display-name",), "what launchers show", metavar="TEXT"),
         MEMORY,
         CPUS,
         PIDS_LIMIT,
+        TIMEOUT,
         Argument(
             ("--network",),
             "none (the default), or host, which is not isolated",
@@ -127,7 +156,7 @@ _INSTALL = Verb(
         VOLUME,
         ENV,
         Argument(("--keep",), "leave the container when the kernel is shut down", "flag"),
-        Argument(("--untrusted",), "refused until outputs are sanitised", "flag"),
+        Argument(("--untrusted",), "show outputs that cannot act: no scripts, widgets", "flag"),
         Argument(("--user",), "for you alone (else for all users, as ipython does)", "flag"),
         Argument(("--sys-prefix",), "into this Python's prefix, a virtual environment", "flag"),
         Argument(("--prefix",), "into PATH/share/jupyter/kernels", metavar="PATH"),

@@ -22,7 +22,11 @@ def _number(text: str) -> float:
 
 
 MEMORY = Argument(("-m", "--memory"), "memory limit: 64m, 1.5g", metavar="SIZE")
+MEMORY_SWAP = Argument(
+    ("--memory-swap",), "memory and swap together (no swap); -1: all there is", metavar="SIZE"
+)
 CPUS = Argument(("--cpus",), "processors at most: 0.5, 2", metavar="N", convert=_number)
 PIDS_LIMIT = Argument(
     ("--pids-limit",), "processes and threads at most", metavar="N", convert=_whole
 )
+TIMEOUT = Argument(("--timeout",), "end it after: 90, 500ms, 2m, 1h", metavar="TIME")

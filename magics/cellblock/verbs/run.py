@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from dataclasses import replace
 from typing import Literal
 
 from cellblock_engine import (
@@ -13,6 +15,7 @@ from cellblock_engine import (
     Limits,
     Platform,
     Removal,
+    RunDefaults,
     RunRequest,
     parse_seconds,
 )
@@ -35,7 +38,7 @@ from .common import (
 )
 from .declaration import Argument, Call, Verb
 from .defaults import settled
-from .limits import CPUS, MEMORY, PIDS_LIMIT
+from .limits import CPUS, MEMORY, MEMORY_SWAP, PIDS_LIMIT, TIMEOUT
 from .outcome import Acknowledged, Foreground, Outcome, Started
 from .privileges import PRIVILEGES
 
@@ -48,15 +51,12 @@ PULL = Argument(
     values=PULL_POLICIES,
 )
 
-_SHELL = "/bin/sh"
-_MAX_SCRIPT_BYTES = 128 * 1024 - 1  # MAX_ARG_STRLEN of execve(2)
-
 
 def run(call: Call) -> Outcome:
     """Run a command in a new container: in the foreground, or by itself with ``-d``."""
     request = run_request(call)
-    if call.arguments.detach and request.interactive:
-        raise InvalidInput("-d and -i exclude each other: nobody would hold the other end of stdin")
+    if call.arguments.detach and not call.arguments.command:
+        request = replace(request, interactive=True)  # a shell, or Python, is to wait, not to end
     if call.arguments.explain:
         return Acknowledged(call.engine.explain(request).lines())
     ensure_image(call, request.image)
@@ -109,11 +109,11 @@ def run_request(call: Call) -> RunRequest:
         workdir=given.workdir,
         user=given.user,
         hostname=given.hostname,
-        network=defaults.network if given.network is None else given.network,
+        network=_network(given, defaults),
         limits=Limits(
             given.memory, given.cpus, given.pids_limit, given.memory_swap, given.cpuset_cpus
         ),
-        timeout_s=None if given.timeout is None else parse_seconds(given.timeout),
+        timeout_s=time_limit(call),
         name=given.name,
         removal=Removal.AT_END if given.rm or (cell and given.name is None) else Removal.NEVER,
         interactive=not cell and given.interactive,
@@ -122,12 +122,20 @@ def run_request(call: Call) -> RunRequest:
         read_only=given.read_only,
         shm_bytes=given.shm_size,
         storage_bytes=given.storage_limit,
+        allow_hosts=tuple(given.allow_host),
         labels=labels(call),
         ulimits=tuple(given.ulimit),
         cap_add=tuple(given.cap_add),
         cap_drop=tuple(given.cap_drop),
     )
     return settled(request, defaults)
+
+
+def _network(given: Namespace, defaults: RunDefaults) -> str:
+    """Return the network that was asked for: --allow-host is for containers without one."""
+    if given.network is not None:
+        return str(given.network)
+    return "none" if given.allow_host else defaults.network
 
 
 def ensure_image(call: Call, name: str) -> None:
@@ -166,31 +174,32 @@ def execute(call: Call) -> Foreground:
     given = call.arguments
     if not given.command:
         raise InvalidInput("nothing to execute: write the command after the container")
-    return _foreground(call, tuple(given.command), interactive=given.interactive)
-
-
-def execute_script(call: Call, script: str) -> Foreground:
-    """Run a text with the shell of a running container."""
-    if len(script.encode(errors="surrogateescape")) > _MAX_SCRIPT_BYTES:
-        raise InvalidInput("the cell is longer than 128 KiB, which no shell takes: split it")
-    return _foreground(call, (_SHELL, "-c", script), interactive=False)
-
-
-def _foreground(call: Call, argv: tuple[str, ...], *, interactive: bool) -> Foreground:
-    given = call.arguments
-    request = ExecRequest(
-        argv=argv,
-        env=environment(call),
-        workdir=given.workdir,
-        user=given.user,
-        interactive=interactive,
-    )
+    request = exec_request(call)
     container = call.engine.container(given.container)
     return Foreground(
         lambda: container.spawn_exec(request),
-        ("exec", given.container, *argv[:1]),
-        "caller" if interactive else "empty",
+        ("exec", given.container, *request.argv[:1]),
+        "caller" if request.interactive else "empty",
     )
+
+
+def exec_request(call: Call) -> ExecRequest:
+    """Return the request that the words of ``exec`` make; of a cell, without what runs it."""
+    given = call.arguments
+    cell = "command" not in given
+    return ExecRequest(
+        argv=() if cell else tuple(given.command),
+        env=environment(call),
+        workdir=given.workdir,
+        user=given.user,
+        interactive=not cell and given.interactive,
+    )
+
+
+def time_limit(call: Call) -> float | None:
+    """Return the seconds of ``--timeout``, None without. Raises InvalidInput."""
+    given = call.arguments.timeout
+    return None if given is None else parse_seconds(given)
 
 
 _DETACH = Argument(
@@ -221,16 +230,20 @@ _WHAT = (
         metavar="NETWORK",
         values=NETWORKS,
     ),
-    MEMORY,
     Argument(
-        ("--memory-swap",), "memory and swap together (no swap); -1: all there is", metavar="SIZE"
+        ("--allow-host",),
+        "a host to reach by https all the same: pypi.org, *.example.org",
+        "each",
+        "HOST[:PORT]",
     ),
+    MEMORY,
+    MEMORY_SWAP,
     Argument(("--cpuset-cpus",), "the processors to run on: 0-2,4", metavar="CPUS"),
     CPUS,
     PIDS_LIMIT,
     PULL,
     PLATFORM,
-    Argument(("--timeout",), "end it after: 90, 500ms, 2m, 1h", metavar="TIME"),
+    TIMEOUT,
     *ATTACHMENTS,
     *PRIVILEGES,
     Argument(
@@ -260,8 +273,16 @@ VERBS = (
     ),
     Verb(
         "exec",
-        "Run a further command in a running container",
+        "Run a further command, or a cell, in a running container",
         (
+            *CELL_ARGUMENTS,
+            Argument(
+                ("--fresh",),
+                "end the interpreter that earlier cells share, and start another",
+                "flag",
+                forms=("cell",),
+            ),
+            replace(TIMEOUT, forms=("cell",)),
             Argument(("-i", "--interactive"), "pass your stdin on", "flag", forms=("line",)),
             ENV,
             ENV_FILE,

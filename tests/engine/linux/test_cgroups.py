@@ -82,10 +82,9 @@ def test_a_group_is_made_below_the_groups_of_the_process(make):
     assert memory.endswith(f"{own['memory'].rstrip('/')}/{PREFIX}-{os.getpid()}-a")
 
 
-def test_limits_are_what_the_kernel_now_says(make):
-    group = make(cgroups.Limits(64 * MEBIBYTE, 0.5, 32))
+def written(group):
     where = {file for path in group.paths for file in Path(path).iterdir()}
-    values = {
+    return {
         path.name: path.read_text().strip()
         for path in where
         if path.name
@@ -98,6 +97,10 @@ def test_limits_are_what_the_kernel_now_says(make):
             "pids.max",
         }
     }
+
+
+def test_limits_are_what_the_kernel_now_says(make):
+    values = written(make(cgroups.Limits(64 * MEBIBYTE, 0.5, 32)))
     with_swap = int(values.pop("memory.memsw.limit_in_bytes", 64 * MEBIBYTE))
     assert 64 * MEBIBYTE <= with_swap <= 65 * MEBIBYTE
     assert values == {
@@ -107,6 +110,91 @@ def test_limits_are_what_the_kernel_now_says(make):
         "cpu.cfs_period_us": "100000",
         "pids.max": "32",
     }
+
+
+@pytest.mark.parametrize("swap", [None, -1, 256 * MEBIBYTE])
+@pytest.mark.parametrize("memory", [16 * MEBIBYTE, 128 * MEBIBYTE])
+def test_changed_limits_are_those_of_a_group_made_with_them(make, memory, swap):
+    wanted = cgroups.Limits(memory, 0.25, 48, swap)
+    need(wanted)
+    group = make(cgroups.Limits(64 * MEBIBYTE, 0.5, 32))
+    group.update(wanted)
+    assert written(group) == written(make(wanted, "b"))
+    unlimited = make(name="c")
+    unlimited.update(wanted)
+    assert written(unlimited) == written(group)
+    group.update(cgroups.Limits(64 * MEBIBYTE, 0.5, 32))
+    assert written(group) == written(make(cgroups.Limits(64 * MEBIBYTE, 0.5, 32), "d"))
+
+
+@pytest.mark.parametrize("memory", [16 * MEBIBYTE, 128 * MEBIBYTE])
+def test_limits_change_all_together_or_not_at_all(make, memory):
+    group = make(cgroups.Limits(64 * MEBIBYTE, 0.5, 32))
+    before = written(group)
+    with pytest.raises(LimitNotEnforceable, match=r"the kernel refused 99999999 for .*pids\.max"):
+        group.update(cgroups.Limits(memory, 0.25, 99999999))
+    assert written(group) == before
+
+
+def holding(group, bytes_):
+    """Run a process that holds memory in the group; return its pid once it does."""
+    reader, writer = os.pipe()
+
+    def work():
+        page = mmap.mmap(-1, bytes_)
+        for offset in range(0, len(page), 4096):
+            page[offset] = 1
+        os.write(writer, b".")
+        time.sleep(30)
+
+    pid = run_in(group, work)
+    os.close(writer)
+    assert os.read(reader, 1) == b"."
+    os.close(reader)
+    return pid
+
+
+def test_memory_in_use_is_not_taken_and_nobody_is_killed_for_it(make):
+    group = make(cgroups.Limits(64 * MEBIBYTE, pids=32))
+    pid = holding(group, 40 * MEBIBYTE)
+    before, used = written(group), group.usage()
+    assert 40 * MEBIBYTE <= used.memory_bytes <= used.memory_peak_bytes <= 48 * MEBIBYTE
+    assert used.pids == 1
+    assert used.cpu_usage_ns > 0
+    said = r"cannot limit memory to 16 MiB: 4\d(\.\d+)? MiB are in use"
+    with pytest.raises(LimitNotEnforceable, match=said):
+        group.update(cgroups.Limits(16 * MEBIBYTE, pids=48))
+    assert written(group) == before
+    group.update(cgroups.Limits(48 * MEBIBYTE))
+    assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+    assert group.counters().oom_kills == 0
+    os.kill(pid, signal.SIGKILL)
+    finish(pid)
+
+
+@pytest.mark.attack(22)
+def test_code_that_fills_memory_as_fast_as_it_is_taken_back_holds_nobody_up(make, tmp_path):
+    group = make(cgroups.Limits(64 * MEBIBYTE))
+    chunk = bytes(MEBIBYTE)
+
+    def work():
+        while True:
+            with (tmp_path / "file").open("wb") as stream:
+                for _ in range(256):
+                    stream.write(chunk)
+
+    pids = [run_in(group, work) for _ in range(3)]
+    time.sleep(0.5)
+    begun, before = time.monotonic(), written(group)
+    try:
+        group.update(cgroups.Limits(8 * MEBIBYTE))
+    except LimitNotEnforceable:
+        assert written(group) == before
+    assert time.monotonic() - begun < 4
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    for pid in pids:
+        finish(pid)
 
 
 @pytest.mark.attack(22)
@@ -388,6 +476,9 @@ def test_without_v1_every_limit_is_refused_by_name_and_a_run_without_goes_on(mou
     group = controllers.create("g", cgroups.Limits())
     assert (group.paths, group.tasks_fds()) == ((), ())
     assert not group.counters().own_oom
+    assert group.usage() == cgroups.Usage()
+    with pytest.raises(LimitNotEnforceable, match=reason):
+        group.update(cgroups.Limits(pids=1))
     with pytest.raises(Unsupported, match=reason):
         group.freeze(1)
     group.remove()

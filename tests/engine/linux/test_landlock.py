@@ -107,6 +107,35 @@ def test_nothing_outside_the_root_is_executed(root, outside):
 
 
 @NEEDS_LANDLOCK
+def test_no_file_is_changed_and_all_are_read(tmp_path):
+    there, moved = place_program(tmp_path / "there"), tmp_path / "moved"
+    attempts = {
+        "execute": lambda: os.execve(there, ["there"], {}),
+        "write": lambda: os.close(os.open(there, os.O_WRONLY)),
+        "make": lambda: os.mkdir(tmp_path / "new"),
+        "move": lambda: os.rename(there, moved),
+        "remove": lambda: os.unlink(moved if moved.exists() else there),
+        "read": lambda: os.close(os.open(tmp_path, os.O_RDONLY)),
+    }
+
+    def outcome(name):
+        try:
+            attempts[name]()
+        except OSError as error:
+            return errno.errorcode[error.errno]
+        return "done"
+
+    def work():
+        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+        landlock.refuse_changes()
+        return {name: outcome(name) for name in attempts}
+
+    assert in_child(work) == {**dict.fromkeys(attempts, "EACCES"), "read": "done"}
+    allowed = {name: outcome(name) for name in attempts}
+    assert allowed == {**dict.fromkeys(attempts, "done"), "execute": "ENOEXEC"}
+
+
+@NEEDS_LANDLOCK
 @pytest.mark.attack(7)
 def test_its_own_program_is_outside(root):
     def work():

@@ -26,6 +26,7 @@ def spec(*, own_network=True, id_ranges="/run/ids", read_only=False):
         id_ranges=id_ranges,
         hostname="h",
         own_network=own_network,
+        allow_hosts=(),
         overlays=(
             OverlaySpec("/", ("/l/1", "/l/2"), "/d/upper0"),
             OverlaySpec("/usr", ("/usr",), "/d/upper1"),
@@ -51,7 +52,7 @@ def test_a_start_travels_as_json_and_comes_back_equal():
 
 
 def test_the_plan_reads_as_the_order_in_which_things_happen():
-    lines = [operation.describe() for operation in rootfs.plan(spec())]
+    lines = [operation.describe() for operation in rootfs.plan(spec(), {})]
     assert lines[:3] == [
         "overlay of 2 layers on /",
         "overlay of 1 layers on /usr",
@@ -75,7 +76,7 @@ def test_attachments_come_outermost_first_and_read_only_last():
 
 
 def test_sources_are_cloned_bottom_layer_first_and_only_the_upper_is_writable():
-    sources = rootfs.sources(rootfs.plan(spec()))
+    sources = rootfs.sources(rootfs.plan(spec(), {}))
     assert [source.path for source in sources] == [
         "/l/1",
         "/l/2",
@@ -87,13 +88,13 @@ def test_sources_are_cloned_bottom_layer_first_and_only_the_upper_is_writable():
 
 
 def test_sysfs_only_with_a_network_of_its_own():
-    shared = [op.describe() for op in rootfs.plan(spec(own_network=False))]
+    shared = [op.describe() for op in rootfs.plan(spec(own_network=False), {})]
     assert "sysfs on /sys ()" not in shared
-    assert "sysfs on /sys ()" in [op.describe() for op in rootfs.plan(spec())]
+    assert "sysfs on /sys ()" in [op.describe() for op in rootfs.plan(spec(), {})]
 
 
 def test_a_single_id_has_no_terminal_group():
-    ranged = [op.describe() for op in rootfs.plan(spec())]
-    single = [op.describe() for op in rootfs.plan(spec(id_ranges=None))]
+    ranged = [op.describe() for op in rootfs.plan(spec(), {})]
+    single = [op.describe() for op in rootfs.plan(spec(id_ranges=None), {})]
     assert any("gid=5" in line for line in ranged)
     assert not any("gid=5" in line for line in single)

@@ -44,6 +44,40 @@ def test_a_request_is_open_until_it_is_answered_and_idle():
     assert ledger.open_requests() == ()
 
 
+def test_the_cells_that_an_ended_kernel_was_at():
+    ledger = Ledger()
+    assert ledger.lost_cells() == ()
+    asked(ledger, "kernel_info_request")
+    first, second = asked(ledger), asked(ledger)
+    assert ids(ledger.lost_cells()) == [first.id]  # it ended before it could say so
+    status(ledger, second, "busy")
+    assert ids(ledger.lost_cells()) == [second.id]
+    replied(ledger, second)
+    replied(ledger, first)
+    assert ledger.lost_cells() == ()
+
+
+def test_a_shutdown_that_was_asked_for_is_known_until_another_kernel_comes():
+    ledger = Ledger()
+    assert not ledger.shutdown_asked
+    asked(ledger, "shutdown_request", "control")
+    asked(ledger)
+    assert ledger.shutdown_asked
+    ledger.clear()
+    assert not ledger.shutdown_asked
+
+
+def test_a_kernel_answers_once_it_has_said_something():
+    ledger = Ledger()
+    request = asked(ledger)
+    assert not ledger.answers
+    status(ledger, request, "busy")
+    assert ledger.answers
+    ledger.clear()
+    replied(ledger, request)
+    assert ledger.answers
+
+
 def test_what_is_kept_is_small_and_knows_its_subshell():
     ledger = Ledger()
     request = asked(ledger, subshell_id="sub")

@@ -18,6 +18,7 @@ EVERYTHING = KernelOptions(
     memory="1g",
     cpus=1.5,
     pids_limit=100,
+    timeout="2m",
     volume=("/a:/b:ro", "/c:/d"),
     env=("A=1", "-B= x=y", "NAME"),
     keep=True,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import threading
 import time
 from contextlib import suppress
 
@@ -12,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cellblock_kernel.gate.connection import CHANNELS, Connection
+from cellblock_kernel.gate.guard import Guard
+from cellblock_kernel.gate.ledger import Ledger
 from cellblock_kernel.gate.messages import DELIMITER
 from cellblock_kernel.gate.relay import Relay
 from support.relays import BACK_KEY, FRONT_KEY, WAIT_MS, Kernel, message, opened
@@ -86,6 +90,21 @@ def test_requests_and_replies_pass_with_each_sides_own_signature(rig, name):
     kernel, client = rig.kernel(), rig.client()
     settled(kernel, client)
     exchange(kernel, client, name)
+
+
+def test_a_paused_channel_is_not_read_until_it_is_resumed(rig):
+    kernel, client = rig.kernel(), rig.client()
+    exchange(kernel, client, "shell")
+    rig.halt()
+    rig.relay.pause("shell")
+    rig.start_again()
+    client.ask("shell", "request", {"n": 2})
+    exchange(kernel, client, "control")
+    assert not kernel["shell"].poll(300)
+    rig.halt()
+    rig.relay.resume("shell")
+    rig.start_again()
+    assert kernel.answer("shell", "reply") == {"n": 2}
 
 
 def test_the_heartbeat_is_the_kernels_own(rig):
@@ -208,6 +227,44 @@ def test_a_flood_that_nobody_reads_keeps_everything_a_notebook_waits_for(rig):
     assert "".join(text["text"] for text in texts).split() == [str(n) for n in range(20_000)]
 
 
+def test_a_hostile_flood_that_nobody_reads_keeps_what_a_notebook_waits_for(make_rig):
+    ledger = Ledger()
+    guard = Guard(ledger)
+    rig = make_rig(rules=[guard, ledger])
+    guard.passage = rig.relay
+    kernel, client = rig.kernel(), rig.client(hwm=10)
+    settled(kernel, client)
+    client.ask("stdin", "hello", {})
+    client.ask("shell", "execute_request", {"code": "print()"})
+    frames = kernel["shell"].recv_multipart()
+    at = frames.index(DELIMITER)
+    parent = json.loads(frames[at + 2])
+    kernel.publish("status", {"execution_state": "busy"}, parent)
+    for number in range(50_000):
+        text = f"\x1b]0;title\x07\x1b[31m{number}\x1b[0m "
+        kernel.publish("stream", {"name": "stdout", "text": text}, parent)
+        if number % 1000 == 0:
+            kernel.publish("comm_open", {"comm_id": str(number)}, parent)
+            kernel.publish("status", {"execution_state": "busy"}, parent)
+    kernel.publish("error", {"ename": "last", "evalue": "", "traceback": []}, parent)
+    for name, kind in (("stdin", "input_request"), ("shell", "execute_reply")):
+        reply = message(BACK_KEY, kind, {"status": "ok", "prompt": "p"}, parent)
+        kernel[name].send_multipart([*frames[:at], *reply])
+    kernel.publish("status", {"execution_state": "idle"}, parent)
+    time.sleep(1)
+    texts, others = [], []
+    while not others or others[-1][1].get("execution_state") != "idle":
+        kind, content = client.take("iopub")
+        if kind == "stream" and content["name"] == "stdout":
+            texts.append(content["text"])
+        else:
+            others.append((kind, content))
+    assert "".join(texts).split() == [f"\x1b[31m{n}\x1b[0m" for n in range(50_000)]
+    assert [kind for kind, _ in others] == ["status"] * 51 + ["error", "stream", "status"]
+    assert client.take("stdin") == ("input_request", {"prompt": "p", "password": False})
+    assert client.take("shell")[0] == "execute_reply"
+
+
 def test_control_and_stdin_do_not_wait_behind_a_flood(rig):
     kernel, client = rig.kernel(), rig.client()
     settled(kernel, client)
@@ -272,10 +329,49 @@ def test_what_a_kernel_said_before_it_died_arrives(rig):
         kernel.publish("stream", {"name": "stdout", "text": f"{number} "})
     kernel["iopub"].close(linger=WAIT_MS)
     rig.relay.drain()
+    rig.relay.deliver()
     text = ""
     while not text.endswith("4999 "):
         text += client.take("iopub")[1]["text"]
     assert text.split() == [str(number) for number in range(5_000)]
+
+
+def test_the_last_word_reaches_who_reads_past_one_that_does_not(rig):
+    kernel, client = rig.kernel(), rig.client(hwm=10)
+    settled(kernel, client)
+    stalled = rig.client("stalled", hwm=10)
+    assert stalled.take("iopub")[0] == "iopub_welcome"
+    rig.halt()
+    for _ in range(3_000):
+        kernel.publish("display_data", {"text": "x" * 10_000})
+    kernel.publish("error", {"ename": "last"})
+    rig.relay.drain()
+    thread = threading.Thread(target=rig.relay.deliver)
+    thread.start()
+    try:
+        while client.take("iopub") != ("error", {"ename": "last"}):
+            pass
+    finally:
+        thread.join()
+
+
+def test_another_kernel_takes_the_place_of_one_and_clients_keep_their_sockets(rig):
+    kernel, client = rig.kernel(), rig.client()
+    settled(kernel, client)
+    exchange(kernel, client, "shell")
+    other = rig.swap()
+    client.ask("shell", "request", {"n": 2})
+    later = rig.client("later")
+    assert other["iopub"].recv() == b"\x01"
+    assert not other["shell"].poll(100)  # not before what it publishes would arrive
+    other.publish("iopub_welcome", {"subscription": ""})
+    assert other.answer("shell", "reply") == {"n": 2}
+    assert client.take("shell") == ("reply", {"n": 2})
+    exchange(other, client)
+    other.publish("stream", {"text": "other"})
+    for each in (later, client):  # one welcome, for who has come since: all see it
+        assert [each.take("iopub")[0] for _ in range(2)] == ["iopub_welcome", "stream"]
+    assert not kernel["shell"].poll(0)
 
 
 garbage = st.lists(

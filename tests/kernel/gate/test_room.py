@@ -160,3 +160,31 @@ def test_a_sweep_leaves_what_lives_and_takes_what_was_left(kernels):
         assert living.path.exists()
     assert engine.asked == ["abc"]
     assert room.sweep(kernels, engine) == ()
+
+
+def test_furnishing_for_another_leaves_the_one_that_is_there_its_own(kernels):
+    with Room.make(kernels) as made:
+        made.furnish(b"first", "")
+        seen = os.open(made.inside, os.O_PATH)  # as a mount of it does
+        try:
+            with made.refurnished(b"second", ""):
+                assert Connection.read(made.inside / "connection.json").key == b"second"
+                with open(
+                    "connection.json", opener=lambda name, flags: os.open(name, flags, dir_fd=seen)
+                ) as file:
+                    assert '"first"' in file.read()
+        finally:
+            os.close(seen)
+        assert Connection.read(made.inside / "connection.json").key == b"second"
+        assert sorted(os.listdir(made.path)) == ["back", "inside", "lock"]
+
+
+def test_furnishing_for_another_that_fails_changes_nothing(kernels):
+    with Room.make(kernels) as made:
+        made.furnish(b"first", "")
+        before = made.inside.stat().st_ino
+        with pytest.raises(KeyboardInterrupt), made.refurnished(b"second", ""):
+            raise KeyboardInterrupt
+        assert made.inside.stat().st_ino == before
+        assert Connection.read(made.inside / "connection.json").key == b"first"
+        assert sorted(os.listdir(made.path)) == ["back", "inside", "lock"]

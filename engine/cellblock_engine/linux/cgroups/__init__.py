@@ -6,7 +6,7 @@ why others are not; the answer makes groups. cgroups(7).
 
 from __future__ import annotations
 
-from .group import Controllers, Counters, Group, Limits
+from .group import Controllers, Counters, Group, Limits, Usage
 from .hierarchy import discover
 from .v1 import remove_stale
 
@@ -15,6 +15,7 @@ __all__ = [
     "Counters",
     "Group",
     "Limits",
+    "Usage",
     "discover",
     "remove_stale",
 ]

@@ -33,6 +33,11 @@ class Limits(NamedTuple):
         )
         return {name: controller for name, controller, value in values if value is not None}
 
+    def over(self, others: Limits) -> Limits:
+        """Return these limits, and those of ``others`` where none is set."""
+        own = {name: value for name, value in self._asdict().items() if value is not None}
+        return others._replace(**own)
+
     @property
     def swaps(self) -> bool:
         """Tell whether swap may be used; memory and swap equal to memory is none."""
@@ -66,6 +71,18 @@ class Counters(NamedTuple):
         )
 
 
+class Usage(NamedTuple):
+    """What a group uses now; None where the kernel does not count it."""
+
+    memory_bytes: int | None = None
+    """Without file pages that nobody used lately: the kernel takes those back when it likes."""
+    memory_peak_bytes: int | None = None
+    cpu_usage_ns: int | None = None
+    pids: int | None = None
+    pids_refused: int = 0
+    """How often a fork or clone was refused by a pids limit, since it was made."""
+
+
 class Group(Protocol):
     """One group; whoever made it removes it."""
 
@@ -81,6 +98,17 @@ class Group(Protocol):
 
     def counters(self) -> Counters:
         """Return the counters as they are now. Raises OSError once the group is removed."""
+
+    def usage(self) -> Usage:
+        """Return what it uses now. Raises OSError once the group is removed."""
+
+    def update(self, limits: Limits) -> None:
+        """Change the limits on memory, swap, cpus and pids that are set: all of them or none.
+
+        No process is killed for it. Waits two seconds at most, in the main thread only. Raises
+        LimitNotEnforceable for what the kernel refuses and for memory in use that it cannot take
+        back, OSError once the group is removed.
+        """
 
     def freeze(self, timeout_s: float) -> None:
         """Stop all its processes; return when they stand. Raises Unsupported, TimeoutError."""
@@ -106,6 +134,12 @@ class Controllers(Protocol):
 
     def places(self, name: str) -> tuple[str, ...]:
         """Return the directories that :meth:`create` makes, to be recorded before it does."""
+
+    def shown(self, name: str, limits: Limits) -> dict[str, str]:
+        """Return the directories of :meth:`create` that tell of the limits that are set.
+
+        They go by their places below /sys/fs/cgroup, where programs look for them.
+        """
 
     def create(self, name: str, limits: Limits) -> Group:
         """Make a group of this name with its limits set; nothing stays when it fails.
@@ -144,6 +178,10 @@ class Unmanaged:
         """As the protocol says."""
         return ()
 
+    def shown(self, name: str, limits: Limits) -> dict[str, str]:  # noqa: ARG002 - the protocol's
+        """As the protocol says."""
+        return {}
+
     def create(self, name: str, limits: Limits) -> Group:  # noqa: ARG002 - the protocol's
         """As the protocol says."""
         if reason := self.refused(limits):
@@ -164,6 +202,13 @@ class _NoGroup:
 
     def counters(self) -> Counters:
         return Counters()
+
+    def usage(self) -> Usage:
+        return Usage()
+
+    def update(self, limits: Limits) -> None:
+        if limits.named():
+            raise LimitNotEnforceable(f"cannot limit: {self._reason}")
 
     def freeze(self, timeout_s: float) -> None:  # noqa: ARG002 - the protocol's
         raise Unsupported(f"cannot freeze: {self._reason}")

@@ -12,19 +12,28 @@ import errno
 import os
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import NamedTuple
 
 from ...errors import LimitNotEnforceable, Unsupported
-from .group import Counters, Limits, refusal
+from ...units import format_bytes
+from ..alarm import interrupted
+from .group import Counters, Limits, Usage, refusal
 
 CONTROLLERS = frozenset({"cpu", "cpuacct", "cpuset", "freezer", "memory", "pids"})
 _LIMITED_BY = {"memory": "memory", "cpus": "cpu", "pids": "pids", "cpuset-cpus": "cpuset"}
+_MEMORY = "memory.limit_in_bytes"
 _WITH_SWAP = "memory.memsw.limit_in_bytes"
 _CPU_PERIOD_US = 100_000
 _CPU_QUOTA_MIN_US = 1_000  # the kernel's min_cfs_quota_period
 _NOT_TAKEN = (errno.EINVAL, errno.EBUSY, errno.ERANGE, errno.EPERM, errno.EACCES, errno.EROFS)
+_IN_USE = (errno.EBUSY, errno.ETIMEDOUT)
 # Memory with swap is charged first, and since 6.15 the kernel does not count what that refuses
 # (mm/memcontrol.c sets track_failcnt for memory alone): the slack lets memory's own limit refuse.
 _SWAP_SLACK_BYTES = 2**20
+# A lower limit is written only when enough was taken back, and code inside can fill up meanwhile.
+_RECLAIM_S = 2.0
+_LONGEST_FILE = 16384
 _STEP_S = 0.001
 _STEP_MAX_S = 0.02
 
@@ -58,6 +67,13 @@ class V1Controllers:
         """As the protocol says."""
         return self._group(name).paths
 
+    def shown(self, name: str, limits: Limits) -> dict[str, str]:
+        """As the protocol says."""
+        wanted = set(limits.named().values())
+        if "cpu" in wanted:
+            wanted.add("cpuacct")
+        return {c: f"{parent}/{name}" for c, parent in self._directories.items() if c in wanted}
+
     def create(self, name: str, limits: Limits) -> V1Group:
         """As the protocol says."""
         if "/" in name or name in ("", ".", ".."):
@@ -85,6 +101,12 @@ class V1Controllers:
         )
 
 
+class _Setting(NamedTuple):
+    controller: str
+    name: str
+    value: int
+
+
 class V1Group:
     """The directories of one group."""
 
@@ -95,16 +117,57 @@ class V1Group:
 
     def limit(self, limits: Limits) -> None:
         """Set the limits. Raises LimitNotEnforceable, and OSError when the group is gone."""
-        if limits.memory_bytes is not None:
-            self._limit_memory(limits.memory_bytes, limits)
-        if limits.cpus is not None:
-            quota_us = max(_CPU_QUOTA_MIN_US, round(limits.cpus * _CPU_PERIOD_US))
-            self._set("cpu", "cpu.cfs_period_us", _CPU_PERIOD_US)
-            self._set("cpu", "cpu.cfs_quota_us", quota_us)
-        if limits.pids is not None:
-            self._set("pids", "pids.max", limits.pids)
+        for setting in self._settings(limits):
+            self._set(*setting)
         if limits.cpuset_cpus is not None:
             self._limit_processors(limits.cpuset_cpus)
+
+    def update(self, limits: Limits) -> None:
+        """As the protocol says."""
+        with ExitStack() as undone:
+            for controller, name, value in self._settings(limits):
+                before = self._value(controller, name)
+                if before == str(value):
+                    continue
+                undone.callback(self._set, controller, name, before)
+                with interrupted(_RECLAIM_S):
+                    self._set(controller, name, value)
+            undone.pop_all()
+
+    def _settings(self, limits: Limits) -> list[_Setting]:
+        """Return what is to be written for the limits that are set, in order."""
+        settings: list[_Setting] = []
+        if limits.memory_bytes is not None:
+            settings += self._memory_settings(limits.memory_bytes, limits)
+        if limits.cpus is not None:
+            quota_us = max(_CPU_QUOTA_MIN_US, round(limits.cpus * _CPU_PERIOD_US))
+            settings.append(_Setting("cpu", "cpu.cfs_period_us", _CPU_PERIOD_US))
+            settings.append(_Setting("cpu", "cpu.cfs_quota_us", quota_us))
+        if limits.pids is not None:
+            settings.append(_Setting("pids", "pids.max", limits.pids))
+        return settings
+
+    def _memory_settings(self, memory_bytes: int, limits: Limits) -> list[_Setting]:
+        settings = [_Setting("memory", _MEMORY, memory_bytes)]
+        if limits.swaps:
+            settings.append(_Setting("memory", _WITH_SWAP, limits.memory_swap_bytes or -1))
+        elif os.path.exists(self._file("memory", _WITH_SWAP)):
+            both = memory_bytes + _SWAP_SLACK_BYTES
+            settings.append(_Setting("memory", _WITH_SWAP, both))
+        if memory_bytes > (self._number("memory", _MEMORY) or 0):
+            settings.reverse()  # memory with swap is never less than memory
+        # Without swap accounting this is what keeps the limit from being paged away.
+        swappiness = self._inherited_swappiness() if limits.swaps else 0
+        settings.insert(0, _Setting("memory", "memory.swappiness", swappiness))
+        # Inherited: with it, a group at its limit would hang instead of ending.
+        if self._entry("memory", "memory.oom_control", "oom_kill_disable"):
+            settings.append(_Setting("memory", "memory.oom_control", 0))
+        return settings
+
+    def _inherited_swappiness(self) -> int:
+        parent = os.path.dirname(self._directories["memory"])
+        with open(f"{parent}/memory.swappiness", encoding="ascii") as file:
+            return int(file.read())
 
     def _limit_processors(self, cpus: str) -> None:
         # A new group has neither, and takes no task before it has both.
@@ -119,19 +182,6 @@ class V1Group:
                 raise LimitNotEnforceable(
                     f"cannot enforce cpuset-cpus {wanted}: the processors to be had are {there}"
                 ) from error
-
-    def _limit_memory(self, memory_bytes: int, limits: Limits) -> None:
-        self._set("memory", "memory.limit_in_bytes", memory_bytes)
-        if limits.swaps:
-            self._set("memory", _WITH_SWAP, limits.memory_swap_bytes or -1)
-        else:
-            # Without swap accounting this is what keeps the limit from being paged away.
-            self._set("memory", "memory.swappiness", 0)
-            if os.path.exists(self._file("memory", _WITH_SWAP)):
-                self._set("memory", _WITH_SWAP, memory_bytes + _SWAP_SLACK_BYTES)
-        # Inherited: with it, a group at its limit would hang instead of ending.
-        if self._entry("memory", "memory.oom_control", "oom_kill_disable"):
-            self._set("memory", "memory.oom_control", 0)
 
     def tasks_fds(self) -> tuple[int, ...]:
         """As the protocol says."""
@@ -155,6 +205,20 @@ class V1Group:
             pids_refused=self._entry("pids", "pids.events", "max") or 0,
             pids_peak=self._number("pids", "pids.peak"),
             cpu_usage_ns=self._number("cpuacct", "cpuacct.usage"),
+        )
+
+    def usage(self) -> Usage:
+        """As the protocol says."""
+        memory_bytes = self._number("memory", "memory.usage_in_bytes")
+        if memory_bytes is not None:
+            idle = self._entry("memory", "memory.stat", "total_inactive_file") or 0
+            memory_bytes = max(0, memory_bytes - idle)
+        return Usage(
+            memory_bytes=memory_bytes,
+            memory_peak_bytes=self._number("memory", "memory.max_usage_in_bytes"),
+            cpu_usage_ns=self._number("cpuacct", "cpuacct.usage"),
+            pids=self._number("pids", "pids.current"),
+            pids_refused=self._entry("pids", "pids.events", "max") or 0,
         )
 
     def freeze(self, timeout_s: float) -> None:
@@ -199,6 +263,8 @@ class V1Group:
         try:
             os.write(fd, str(value).encode())
         except OSError as error:
+            if controller == "memory" and error.errno in _IN_USE:
+                raise LimitNotEnforceable(self._memory_in_use(int(value))) from error
             if error.errno not in _NOT_TAKEN:
                 raise
             reason = f"the kernel refused {value} for {path}: {error.strerror}"
@@ -208,6 +274,18 @@ class V1Group:
             raise LimitNotEnforceable(f"{reason}; {hint}") from error
         finally:
             os.close(fd)
+
+    def _memory_in_use(self, wanted_bytes: int) -> str:
+        used = self._number("memory", "memory.usage_in_bytes") or 0
+        return (
+            f"cannot limit memory to {format_bytes(wanted_bytes)}: {format_bytes(used)} are in use "
+            "and the kernel cannot take them back; end something inside, or give more"
+        )
+
+    def _value(self, controller: str, name: str) -> str:
+        """Return what to write for the present setting; oom_control names its values."""
+        text = self._text(controller, name) or ""
+        return text.partition("\n")[0].rpartition(" ")[2]
 
     def _text(self, controller: str, name: str) -> str | None:
         """Return a file's content, None where the kernel or the machine has no such file."""
@@ -220,7 +298,7 @@ class V1Group:
                 return None
             raise
         try:
-            return os.read(fd, 4096).decode().strip()
+            return os.read(fd, _LONGEST_FILE).decode().strip()
         finally:
             os.close(fd)
 

@@ -10,7 +10,7 @@ from ...linux import mounts
 from ...linux import syscalls as sys
 from ..spec import FileSpec
 from .building import Root, Source
-from .places import QUIET, attach_outside_kernel_trees
+from .places import QUIET, attach_outside_kernel_trees, cover_with_file
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,7 @@ class Files:
             fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
             os.write(fd, file.text.encode("utf-8", "surrogateescape"))
             os.close(fd)
-            clone = sys.open_tree(sys.AT_FDCWD, name, sys.OPEN_TREE_CLONE | sys.OPEN_TREE_CLOEXEC)
-            place = mounts.ensure_file(root.fd, os.fsencode(file.target))
-            sys.move_mount(clone, place)
-            os.close(place)
-            os.close(clone)
+            cover_with_file(mounts.ensure_file(root.fd, os.fsencode(file.target)), name)
         os.close(tree)
 
 

@@ -16,11 +16,12 @@ from ...linux import syscalls as sys
 class Source:
     """A host path to be cloned. ``idmap`` "preferred" does without where it cannot be had.
 
-    With "caller" the caller's own files are the command's; other people's are nobody's.
+    With "caller" the caller's own files are the command's; other people's are nobody's. The
+    kernel's own files have none ("never").
     """
 
     path: str
-    idmap: Literal["required", "preferred", "caller"]
+    idmap: Literal["required", "preferred", "caller", "never"]
     writable: bool = False
 
     def open(self, userns_fd: int | None) -> int:
@@ -29,6 +30,8 @@ class Source:
         attributes = sys.MOUNT_ATTR_NODEV | sys.MOUNT_ATTR_NOSUID
         if not self.writable:
             attributes |= sys.MOUNT_ATTR_RDONLY
+        if self.idmap == "never":
+            return mounts.clone_tree(path, recursive=False, attributes=attributes, userns_fd=None)
         if self.idmap == "caller" and userns_fd is not None:
             return self._open_for_caller(path, attributes, userns_fd)
         recursive = userns_fd is None
@@ -80,14 +83,14 @@ class Source:
 class Root:
     """The root being built: its descriptor, and the clones that stand ready in plan order.
 
-    ``scratch`` is the memory that takes what is written, where it is kept there.
+    ``kept`` are descriptors that the monitor gets, by name: what it asks or changes later.
     """
 
     def __init__(self, clones: Sequence[int]) -> None:
         self._clones = list(reversed(clones))
         self._staged = 0
         self.fd = -1
-        self.scratch: int | None = None
+        self.kept: dict[str, int] = {}
 
     def next_clone(self) -> int:
         """Return the next source's detached mount."""

@@ -11,7 +11,10 @@ from ...linux import syscalls as sys
 from .building import Root, Source
 from .memory import inode_bound
 
-_SCRATCH = b"scratch"
+SCRATCH = "scratch"
+"""The name under which a root keeps the memory that takes what is written."""
+
+_SCRATCH = SCRATCH.encode()
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Scratch:
         os.mkdir(_SCRATCH)
         sys.move_mount(fd, sys.AT_FDCWD, _SCRATCH)
         os.close(fd)
-        root.scratch = os.open(_SCRATCH, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        root.kept[SCRATCH] = os.open(_SCRATCH, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.setxattr(_SCRATCH, "user.cellblock", b"")
         except OSError as error:

@@ -25,6 +25,17 @@ def attach_outside_kernel_trees(root: Root, mount_fd: int, place: int, target: b
         os.close(mount_fd)
 
 
+def cover_with_file(place: int, name: bytes, attributes: int = 0) -> None:
+    """Attach a clone of a file of the staging tree at ``place``, which is closed."""
+    clone = sys.open_tree(sys.AT_FDCWD, name, sys.OPEN_TREE_CLONE | sys.OPEN_TREE_CLOEXEC)
+    try:
+        sys.mount_setattr(clone, b"", sys.AT_EMPTY_PATH, attributes)
+        sys.move_mount(clone, place)
+    finally:
+        os.close(clone)
+        os.close(place)
+
+
 def _device(root: Root, name: str) -> int | None:
     try:
         return os.stat(name, dir_fd=root.fd, follow_symlinks=False).st_dev

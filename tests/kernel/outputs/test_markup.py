@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from cellblock.markup import sanitised, svg_as_image
+from cellblock_kernel.outputs.markup import sanitised, svg_as_image
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 

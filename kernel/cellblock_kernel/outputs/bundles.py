@@ -2,7 +2,8 @@
 
 Nothing in a bundle is trusted: plain text, JSON, images that are what they say and sanitised
 HTML pass; the rest is reduced to text, and what was lost is named. ``trusted_bundle`` is for the
-user who says ``--trust-output``.
+user who says ``--trust-output``. Values are text, or bytes; images may be either, then text is
+base64, and JSON is text.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from cellblock_kernel import clean
-
 from .markup import sanitised, svg_as_image
+from .text import clean, one_line
 
 _IMAGES = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff", "image/gif": b"GIF8"}
 _MAX_PIXELS = 20_000
 _MAX_JSON = 8 << 20
+_MAX_VALUES, _MAX_DEPTH = 100_000, 100  # of JSON
+_MAX_NAMES, _MAX_NAME = 100, 60
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _AS_TEXT = {"text/markdown": "Markdown", "text/latex": "LaTeX"}
 _NAMES = {
@@ -71,9 +73,10 @@ def reduce_bundle(bundle: Mapping[str, str | bytes]) -> Reduced:
             if str(data.get("text/plain", "<")).startswith("<"):  # an object's bare repr
                 data["text/plain"] = clean(source)
             lost.append(f"{name} (shown as text)")
-    lost += [_name(mime) for mime in sorted(rest) if not mime.startswith(_UNTOLD)]
+    lost += [_name(mime) for mime in sorted(rest)[:_MAX_NAMES] if not mime.startswith(_UNTOLD)]
     if not data:
-        data = {"text/plain": f"<not shown: {', '.join(sorted(bundle)) or 'nothing'}>"}
+        names = [one_line(mime, _MAX_NAME) for mime in sorted(bundle)[:_MAX_NAMES]]
+        data = {"text/plain": f"<not shown: {', '.join(names) or 'nothing'}>"}
     return Reduced(data, lost)
 
 
@@ -129,31 +132,48 @@ class Losses:
 
     def add(self, names: list[str]) -> None:
         """Note what one output lost."""
-        self._names |= dict.fromkeys(names)
+        if len(self._names) < _MAX_NAMES:
+            self._names |= dict.fromkeys(names)
 
-    def lines(self) -> Iterator[str]:
-        """Yield the line, if there is anything to tell."""
+    def lines(self, remedy: str) -> Iterator[str]:
+        """Yield the line, if there is anything to tell; ``remedy`` says how it could be shown."""
         if self._names:
             names = list(self._names)
             more = f" and {len(names) - 8} more kinds" if len(names) > 8 else ""
-            yield (
-                f"cellblock: reduced for safety: {', '.join(names[:8])}{more}; "
-                "--trust-output shows all that the cell sends\n"
-            )
+            yield (f"cellblock: reduced for safety: {', '.join(names[:8])}{more}; {remedy}\n")
 
 
 def _name(mime: str) -> str:
     for start, name in _NAMES.items():
         if mime.startswith(start):
             return name
-    return mime
+    return one_line(mime, _MAX_NAME)
 
 
 def _parsed(mime: str, value: str) -> dict[str, object]:
     try:
-        return {mime: json.loads(value)}
+        plain = json.loads(value)
+        json.dumps(plain, ensure_ascii=False, allow_nan=False).encode()  # no NaN, no half a pair
     except (ValueError, RecursionError):
         return {}
+    return {mime: plain} if _is_shallow(plain) else {}
+
+
+def _is_shallow(plain: object) -> bool:
+    """Return whether a front end can copy and draw it: not too many values, not too deep."""
+    level, seen = [plain], 0
+    for _ in range(_MAX_DEPTH):
+        seen += len(level)
+        if not level or seen > _MAX_VALUES:
+            break
+        deeper: list[object] = []
+        for value in level:
+            if isinstance(value, dict):
+                deeper += value.values()
+            elif isinstance(value, list):
+                deeper += value
+        level = deeper
+    return not level
 
 
 def _decoded(value: str | bytes) -> bytes:

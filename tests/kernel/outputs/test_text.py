@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellblock_kernel.cells.text import TextCleaner, clean, one_line
+from cellblock_kernel.outputs.text import TextCleaner, clean, one_line
 
 RED = "\x1b[1;31mred\x1b[0m"
 

@@ -3,13 +3,15 @@
 Markup may show, not act: no script, no style sheet, no form, nothing that loads from anywhere
 (images are ``data:`` URLs), no names that a page's own code would look up (``id``, ``name``,
 ``data-*`` of JupyterLab's command linker, classes). Links go out by a click only. It is no
-renderer: what is not on the lists below is gone.
+renderer: what is not on the lists below is gone. Nor is it shown if a parser had too much to do.
 """
 
 from __future__ import annotations
 
 import base64
 import re
+
+from .effort import MOST_TAGS, bared, is_affordable
 
 _TAGS = frozenset(
     "a abbr b bdi bdo blockquote br caption center cite code col colgroup dd del details dfn div "
@@ -51,6 +53,7 @@ _STYLE_VALUE = re.compile(
 _IMAGE_URL = re.compile(r"data:image/(?:png|jpeg|gif|webp|svg\+xml);base64,[A-Za-z0-9+/=\s]*")
 _LINK = re.compile(r"(?:https?://|mailto:)", re.IGNORECASE)
 _MAX_MARKUP = 8 << 20
+_TOO_MUCH = "HTML that takes too long to read"
 
 _TELLING = {
     "scripts": re.compile(r"<script\b|[\s\"'/]on[a-z]{3,30}\s*=|javascript:", re.IGNORECASE),
@@ -59,18 +62,25 @@ _TELLING = {
     "forms": re.compile(r"<(?:form|input|button|select|textarea)\b", re.IGNORECASE),
     "inline SVG": re.compile(r"<svg\b", re.IGNORECASE),
     "sound and video": re.compile(r"<(?:audio|video)\b", re.IGNORECASE),
-    "remote images": re.compile(r"<img\b[^>]{0,999}?\ssrc\s*=\s*+(?![\"']?data:)", re.IGNORECASE),
+    "remote images": re.compile(r"<img\b[^<>]{0,999}?\ssrc\s*=\s*+(?![\"']?data:)", re.IGNORECASE),
 }
-_SVG_START = re.compile(r"\s*(?:<\?xml[^>]*>|<!--.*?-->|<!DOCTYPE[^>\[]*>|\s)*<svg[\s>]", re.DOTALL)
+_SVG_START = re.compile(r"(?>\s+|<\?xml[^>]*>|<!--.*?-->|<!DOCTYPE[^>\[]*>)*+<svg[\s>]", re.DOTALL)
 
 
 def sanitised(html: str) -> tuple[str | None, list[str]]:
     """Return the safe part of ``html`` and what kinds of things it lost.
 
-    None stands for markup of which nothing may be shown, because it is above 8 MiB.
+    None stands for markup of which nothing may be shown, because it is above 8 MiB or so nested
+    that it would take long.
     """
     if len(html) > _MAX_MARKUP:
         return None, ["HTML above 8 MiB"]
+    if html.count("<") > MOST_TAGS:
+        return None, [_TOO_MUCH]
+    lost = [what for what, sign in _TELLING.items() if sign.search(html)]
+    html = bared(html.encode("utf-8", "replace").decode())  # nh3 refuses half a pair
+    if not is_affordable(html):
+        return None, [*lost, _TOO_MUCH]
     import nh3  # noqa: PLC0415 - what most cells do not need
 
     safe = nh3.clean(
@@ -85,7 +95,7 @@ def sanitised(html: str) -> tuple[str | None, list[str]]:
         generic_attribute_prefixes=set(),
         link_rel="noopener noreferrer",
     )
-    return safe, [what for what, sign in _TELLING.items() if sign.search(html)]
+    return safe, lost
 
 
 def svg_as_image(svg: str) -> str | None:

@@ -1,0 +1,54 @@
+"""The one change that a container's config knows once it is written: other limits.
+
+Whoever holds the container's lock makes it: its monitor while it runs, else the caller.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from ..linux.cgroups import Limits
+from ..store.room import raise_if_full
+
+_CONFIG = "config.json"  # has the limits by the names of their fields
+_DRAFT = ".config.json"
+
+
+def recorded_limits(directory: str) -> Limits:
+    """Return the limits that the config says now. Raises OSError, ValueError."""
+    plain = _read(directory)
+    return Limits(**{name: plain.get(name) for name in Limits._fields})
+
+
+@contextmanager
+def amended(directory: str, limits: Limits) -> Iterator[None]:
+    """Write ``limits`` into the config if the block succeeds; what else it says stays.
+
+    The room for it is taken before the block. Raises StoreFull, OSError, ValueError; then nothing
+    changes.
+    """
+    draft = f"{directory}/{_DRAFT}"
+    plain = _read(directory) | limits._asdict()
+    try:
+        with open(draft, "w", encoding="utf-8") as file:
+            json.dump(plain, file)
+            file.flush()
+            os.fsync(file.fileno())
+        yield
+        os.rename(draft, f"{directory}/{_CONFIG}")
+    except BaseException as error:
+        with suppress(FileNotFoundError):
+            os.unlink(draft)
+        if isinstance(error, OSError):
+            raise_if_full(error, "a container's new limits in the store")
+        raise
+
+
+def _read(directory: str) -> dict[str, Any]:
+    with open(f"{directory}/{_CONFIG}", encoding="utf-8") as file:
+        plain: dict[str, Any] = json.load(file)
+    return plain

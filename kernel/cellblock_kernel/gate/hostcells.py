@@ -1,0 +1,276 @@
+"""Cells that begin with ``%container``: carried out on this machine, for the kernel's container.
+
+Such a cell takes the kernel's turn. In its place the kernel is asked to do nothing; when it has
+answered that it has, and everything asked before has been answered, the cell's
+:mod:`~cellblock_kernel.gate.operation` begins. Until its end the kernel's answer is held back, and
+so is what is asked of the same shell meanwhile. Control, stdin and other subshells never wait.
+
+What is carried out comes from the front end's request alone: a kernel can hold it up, as it can
+any cell, but neither cause, repeat nor change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import zmq
+
+from .ledger import Ledger, stops_on_error
+from .messages import Message
+from .operation import COMMAND, TIME_LIMIT_S, Failure, Operation
+from .rules import Passage
+
+_WORDS = ("%container", "%%container")
+# ipykernel neither counts an empty cell nor gives it a number of its own; others do.
+_NOTHING = {"python": "# %container"}
+_MOST_HELD, _MOST_HELD_BYTES = 1000, 64 << 20
+
+
+@dataclass(slots=True)
+class _Cell:
+    """One host cell: what was asked, what the kernel has said, and what goes on.
+
+    ``before`` are the cells that the kernel owes an answer first, and whether their failure
+    aborts this one; ``aborted`` says that one has failed.
+    """
+
+    request: Message
+    before: dict[str, bool]
+    count: int | None = None
+    is_shown: bool = False
+    is_aborted: bool = False
+    reply: Message | None = None
+    idle: Message | None = None
+    operation: Operation | None = None
+    held: list[Message] = field(default_factory=list)
+
+
+class HostCells:
+    """The rule that carries out host cells; it stands next to the front end."""
+
+    def __init__(self, ledger: Ledger, command: Sequence[str] = COMMAND) -> None:
+        self._ledger, self._program = ledger, command
+        self._command = command
+        self._passage: Passage | None = None
+        self._cells: dict[str | None, _Cell] = {}  # one at a time for each shell
+        self._language = ""
+        self._held_bytes = 0
+
+    def serve(self, container: str, passage: Passage) -> None:
+        """Begin to carry out cells, for this container."""
+        self._command = (*self._program, f"--container={container}", f"--within={TIME_LIMIT_S}")
+        self._passage = passage
+
+    def close(self) -> None:
+        """End what goes on, and begin nothing more; nobody is told."""
+        self._passage = None
+        for cell in self._cells.values():
+            if cell.operation is not None:
+                cell.operation.kill()
+                cell.operation = None
+
+    def abandon(self, failure: Failure) -> None:
+        """End what goes on with this failure."""
+        for cell in tuple(self._cells.values()):
+            if cell.operation is not None:
+                cell.operation.kill()
+                self._on_end(cell, failure)
+
+    def interrupt(self) -> bool:
+        """End what goes on, as an interrupt does; return whether that was in the main shell."""
+        for cell in self._cells.values():
+            if cell.operation is not None:
+                cell.operation.interrupt()
+        main = self._cells.get(None)
+        return main is not None and main.operation is not None
+
+    def inward(self, channel: str, message: Message) -> Iterable[Message]:
+        """Hold back what comes behind a host cell, and take such a cell's place."""
+        if channel == "control" and message.kind == "interrupt_request" and self.interrupt():
+            self._answer(channel, message, {"status": "ok"})
+            return ()
+        if channel != "shell" or self._passage is None:
+            return (message,)
+        cell = self._cells.get(message.subshell)
+        if cell is not None:
+            self._hold(cell, message)
+            return ()
+        return (self._admitted(message),)
+
+    def outward(self, channel: str, message: Message) -> Iterable[Message]:
+        """Hold back what the kernel says at the end of a host cell; note what else it answers."""
+        if channel in ("shell", "control") and message.kind == "kernel_info_reply":
+            self._note_language(message)
+        if self._cells and channel == "shell" and message.kind == "execute_reply":
+            return self._on_reply(message)
+        if self._cells and channel == "iopub":
+            return self._on_publication(message)
+        return (message,)
+
+    def _admitted(self, message: Message) -> Message:
+        """Return what the kernel is asked; from a host cell on, its shell's turn is that cell's."""
+        if message.kind != "execute_request" or not message.id or not _is_host_cell(message):
+            return message
+        before = {
+            asked.message.id: asked.stops
+            for asked in self._ledger.open_requests()
+            if asked.kind == "execute_request"
+            and asked.subshell == message.subshell
+            and not asked.replied
+        }
+        self._cells[message.subshell] = _Cell(message, before)
+        return message.but(content={**message.content, "code": _NOTHING.get(self._language, "")})
+
+    def _on_reply(self, message: Message) -> Iterable[Message]:
+        own = self._find(message.parent_id)
+        if own is not None:
+            if own.reply is None:
+                own.reply = message
+                self._proceed(own)
+            return ()  # a second one is none
+        for cell in tuple(self._cells.values()):
+            if message.parent_id in cell.before:
+                stops = cell.before.pop(message.parent_id)
+                cell.is_aborted |= stops and message.content.get("status") != "ok"
+                self._proceed(cell)
+        return (message,)
+
+    def _on_publication(self, message: Message) -> Iterable[Message]:
+        cell = self._find(message.parent_id)
+        if cell is None:
+            return (message,)
+        if message.kind == "execute_input":
+            if cell.is_shown:
+                return ()
+            cell.is_shown = True
+            cell.count = _count(message)
+            code = cell.request.content["code"]
+            return (message.but(content={"code": code, "execution_count": cell.count}),)
+        if message.kind == "status" and message.content.get("execution_state") == "idle":
+            cell.idle = message
+            self._proceed(cell)
+            return ()
+        return (message,)
+
+    def _proceed(self, cell: _Cell) -> None:
+        """Begin when it is the cell's turn; end it where the kernel has not come to it."""
+        if self._passage is None:
+            return  # what was not done is not answered
+        if cell.reply is None or cell.idle is None or cell.operation is not None:
+            return
+        if cell.reply.content.get("status") != "ok":
+            self._end(cell, cell.reply)
+        elif cell.is_aborted:  # an honest kernel would have said so
+            self._end(cell, cell.reply.but(content={"status": "aborted"}))
+        elif not cell.before:
+            self._begin(cell)
+
+    def _begin(self, cell: _Cell) -> None:
+        assert self._passage is not None
+        assert cell.reply is not None
+        content = cell.request.content
+        code = content["code"]
+        # Not every kernel shows an empty cell.
+        if not (cell.is_shown or content.get("silent", False)):
+            cell.count = _count(cell.reply)
+            shown = {"code": code, "execution_count": cell.count}
+            self._publish(cell.request, "execute_input", shown)
+
+        def show(kind: str, content: Mapping[str, Any]) -> None:
+            self._publish(cell.request, kind, content)
+
+        def end(failure: Failure | None) -> None:
+            self._on_end(cell, failure)
+
+        try:
+            cell.operation = Operation(self._command, code, self._passage, show, end)
+        except OSError as error:
+            end(Failure("OSError", f"the cell's process does not start: {error.strerror}"))
+
+    def _on_end(self, cell: _Cell, failure: Failure | None) -> None:
+        assert cell.reply is not None
+        reply = cell.reply
+        count = _count(reply) if cell.count is None else cell.count
+        if failure is not None:
+            line = ": ".join(filter(None, (failure.ename, failure.evalue)))
+            error = {"ename": failure.ename, "evalue": failure.evalue, "traceback": [line]}
+            self._publish(cell.request, "error", error)
+            content = {"status": "error", "execution_count": count, **error}
+            reply = reply.but(content=content | {"user_expressions": {}, "payload": []})
+        elif count != _count(reply):
+            reply = reply.but(content={**reply.content, "execution_count": count})
+        self._end(cell, reply)
+
+    def _end(self, cell: _Cell, reply: Message) -> None:
+        """Let pass what was held back: the end of this cell, then what came behind it."""
+        assert self._passage is not None
+        assert cell.idle is not None
+        del self._cells[cell.request.subshell]
+        self._passage.pass_outward("shell", reply, self)
+        self._passage.pass_outward("iopub", cell.idle, self)
+        status = reply.content.get("status")
+        stops = status == "aborted" or (status != "ok" and stops_on_error(cell.request))
+        for message in cell.held:
+            self._held_bytes -= message.size
+            if stops and message.kind == "execute_request":
+                self._answer("shell", message, {"status": "aborted"})
+                continue
+            for passed in self.inward("shell", message):
+                self._passage.pass_inward("shell", passed, self)
+        if self._has_room():
+            self._passage.resume("shell")
+
+    def _hold(self, cell: _Cell, message: Message) -> None:
+        assert self._passage is not None
+        cell.held.append(message)
+        self._held_bytes += message.size
+        if not self._has_room():
+            self._passage.pause("shell")
+
+    def _has_room(self) -> bool:
+        held = sum(len(cell.held) for cell in self._cells.values())
+        return held < _MOST_HELD and self._held_bytes < _MOST_HELD_BYTES
+
+    def _answer(self, channel: str, request: Message, content: Mapping[str, Any]) -> None:
+        """Answer in the kernel's place, in the words of ipykernel."""
+        assert self._passage is not None
+        reply = Message.of(
+            request.kind.replace("_request", "_reply"),
+            content,
+            parent=request.header,
+            identities=request.identities,
+            metadata=content,
+        )
+        self._publish(request, "status", {"execution_state": "busy"})
+        self._passage.pass_outward(channel, reply, self)
+        self._publish(request, "status", {"execution_state": "idle"})
+
+    def _publish(self, request: Message, kind: str, content: Mapping[str, Any]) -> None:
+        assert self._passage is not None
+        topic = [zmq.Frame(kind.encode())]
+        said = Message.of(kind, content, parent=request.header, identities=topic)
+        self._passage.pass_outward("iopub", said, self)
+
+    def _find(self, msg_id: str) -> _Cell | None:
+        cells = (cell for cell in self._cells.values() if cell.request.id == msg_id)
+        return next(cells, None)
+
+    def _note_language(self, message: Message) -> None:
+        info = message.content.get("language_info")
+        name = info.get("name") if isinstance(info, dict) else None
+        self._language = name if isinstance(name, str) else ""
+
+
+def _is_host_cell(request: Message) -> bool:
+    code = request.content.get("code")
+    if not isinstance(code, str):
+        return False
+    word, *_ = code.split(maxsplit=1) or [""]
+    return word in _WORDS
+
+
+def _count(message: Message) -> int | None:
+    count = message.content.get("execution_count")
+    return count if isinstance(count, int) else None

@@ -1,0 +1,152 @@
+"""What one host cell does: a short-lived process of the user's own, beside the gate.
+
+It reads the cell's text on its standard input and writes lines of JSON on its output, each
+``[kind, content]``: a ``stream`` or ``display_data`` to be published, or the ``error`` that the
+cell ends with. Status 0 says that all was done; SIGINT ends it. It is started within the bound of
+:mod:`.memory`, and has no descriptor of the gate.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from .rules import Passage
+
+COMMAND = (sys.executable, "-P", "-m", "cellblock.hostcell")
+"""Above this room, so run, not imported; -P and its working directory, as nothing is to be loaded
+from the notebook's folder."""
+TIME_LIMIT_S = 600
+_MOST_BYTES = 64 << 20
+_CHUNK = 1 << 16
+_MOST_WORDS = 10_000
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an operation was not done: an exception's name, and its one line."""
+
+    ename: str
+    evalue: str
+
+
+class Operation:
+    """A process under way, until it has ended or is ended.
+
+    ``show`` gets what is to be published, ``end`` at last None or a failure. Both are called on the
+    relay's thread.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        text: str,
+        passage: Passage,
+        show: Callable[[str, dict[str, Any]], None],
+        end: Callable[[Failure | None], None],
+    ) -> None:
+        """Start it. Raises OSError."""
+        self._passage, self._show, self._end = passage, show, end
+        self._line = bytearray()
+        self._read_bytes = 0
+        self._failure: Failure | None = None
+        stdin = os.memfd_create("cell")  # a pipe may take less at once
+        try:
+            with open(stdin, "wb", closefd=False) as file:
+                file.write(text.encode(errors="replace"))
+            os.lseek(stdin, 0, os.SEEK_SET)
+            self._process = subprocess.Popen(  # closes all other descriptors: sockets, the rooms
+                command, stdin=stdin, stdout=subprocess.PIPE, cwd="/", start_new_session=True
+            )
+        finally:
+            os.close(stdin)
+        assert self._process.stdout is not None
+        self._output = self._process.stdout.fileno()
+        os.set_blocking(self._output, False)
+        try:
+            self._pidfd = os.pidfd_open(self._process.pid)
+        except OSError:
+            self._process.kill()
+            self._process.wait()
+            self._process.stdout.close()
+            raise
+        passage.watch(self._output, self._on_output)
+        passage.watch(self._pidfd, self._on_end)
+
+    def interrupt(self) -> None:
+        """End it as an interrupt ends a cell."""
+        if self._failure is None:
+            self._failure = Failure("KeyboardInterrupt", "")
+        self._process.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End it at once, and tell nobody."""
+        self._process.kill()
+        self._close()
+
+    def _on_output(self) -> None:
+        self._read()
+
+    def _read(self) -> bool:
+        """Take a piece of what it writes; return whether there was any."""
+        try:
+            data = os.read(self._output, _CHUNK)
+        except BlockingIOError:
+            return False
+        self._read_bytes += len(data)
+        if self._read_bytes > _MOST_BYTES:
+            self._failure = Failure("OutputRefused", "the cell says more than 64 MiB: ask for less")
+            self._process.kill()
+            data = b""
+        if not data:
+            self._passage.unwatch(self._output)
+            return False
+        self._line += data
+        if b"\n" in data:
+            *lines, self._line = self._line.split(b"\n")
+            for line in lines:
+                self._take(line)
+        return True
+
+    def _take(self, line: bytearray) -> None:
+        try:
+            said = json.loads(line)
+        except ValueError:
+            return  # its status tells the rest
+        match said:
+            case ["stream" | "display_data" as kind, dict(content)]:
+                self._show(kind, content)
+            case ["error", {"ename": str(name), "evalue": str(words)}] if self._failure is None:
+                self._failure = Failure(name, words[:_MOST_WORDS])
+
+    def _on_end(self) -> None:
+        while self._read():
+            pass
+        self._close()
+        status = self._process.returncode
+        if status == 0:
+            self._end(None)
+        elif self._failure is not None:
+            self._end(self._failure)
+        elif status == -signal.SIGALRM:
+            self._end(Failure("TimedOut", f"the cell took longer than {TIME_LIMIT_S} s"))
+        else:
+            line = f"the cell's process ended with status {status}: the server's log may tell more"
+            self._end(Failure("HostCellFailed", line))
+
+    def _close(self) -> None:
+        """Give everything back; the process has ended, or was killed."""
+        for fd in (self._output, self._pidfd):
+            self._passage.unwatch(fd)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        os.close(self._pidfd)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(1)

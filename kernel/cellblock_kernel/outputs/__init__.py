@@ -1,0 +1,1 @@
+"""What comes out of containers, made safe to show: text, markup, bundles of MIME types."""

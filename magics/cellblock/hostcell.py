@@ -1,0 +1,219 @@
+"""A cell that begins with ``%container``, in a notebook whose kernel is in a container.
+
+``python -m cellblock.hostcell --container ID --within SECONDS`` is run on this machine by the
+kernel's gate (``cellblock_kernel/gate/operation.py`` says what the two tell each other). It knows
+the verbs of :mod:`.verbs.own`, for that one container; all lines are understood before the first
+is carried out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from types import FrameType
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+
+from cellblock_engine import CellblockError, Engine, InvalidInput
+from cellblock_engine.linux.syscalls import PR_SET_PDEATHSIG, prctl  # no name of the door
+
+from .asking import Terminal
+from .documents import json_text
+from .notebook import render
+from .tables import View, plain, text, utc_now
+from .verbs import VERBS
+from .verbs.declaration import Call, HelpRequested, Verb
+from .verbs.group import find, listed
+from .verbs.outcome import Listing
+from .verbs.own import OWN_VERBS, claim
+
+if TYPE_CHECKING:
+    from .progress import Shown, Work
+
+
+_PROG = "%container"
+_MAGICS = (_PROG, f"%{_PROG}")
+_LONGEST_CELL = 1 << 16
+_MOST_LINES = 100
+_PIECE = 1 << 16
+_SHOWN_OF_A_LINE = 40
+_GRACE_S = 3
+_Act: TypeAlias = "Callable[[], dict[str, object] | None]"
+_OVERVIEW = """\
+usage: %container VERB [OPTIONS]
+
+Look after the container that this notebook's kernel is in.
+
+{verbs}
+
+'%container VERB --help' tells more. These lines are carried out on the machine, outside the
+container, and have a cell of their own.
+"""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Carry out the cell on standard input; return 0 if all of it was done."""
+    parser = argparse.ArgumentParser(prog="cellblock.hostcell")
+    parser.add_argument("--container", required=True)
+    parser.add_argument("--within", type=int, required=True)
+    options = parser.parse_args(words)
+    signal.alarm(options.within)
+    signal.signal(signal.SIGINT, _interrupted)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # nobody waits for it when the gate is gone
+    cell = sys.stdin.buffer.read(_LONGEST_CELL + 1)
+    with os.fdopen(os.dup(1), "wb") as output:
+        os.dup2(2, 1)  # what else is printed is for the server's log
+        page = Page(output)
+        try:
+            return carry_out(cell, options.container, page, Engine.open)
+        except (KeyboardInterrupt, BrokenPipeError):
+            return 128 + signal.SIGINT
+
+
+def carry_out(cell: bytes, container: str, page: Page, open_engine: Callable[[], Engine]) -> int:
+    """Carry out a cell's lines on ``container``; return 0 if all was done."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = page.stream("stdout"), page.stream("stderr")
+    try:
+        # Not closed: that would take the spawner from the next command, and it leaves by itself.
+        for act in _plan(cell, container, cache(open_engine)):
+            if shown := act():
+                page.say("display_data", {"data": shown, "metadata": {}})
+    except (CellblockError, OSError) as error:
+        page.say("error", {"ename": type(error).__name__, "evalue": plain(str(error))})
+        return 1
+    finally:
+        page.flush()
+        sys.stdout, sys.stderr = before
+    return 0
+
+
+class Page:
+    """What a cell shows, as lines of JSON; text is joined while it is of one stream."""
+
+    def __init__(self, output: BinaryIO) -> None:
+        self._output = output
+        self._name = ""
+        self._text: list[str] = []
+        self._length = 0
+
+    def stream(self, name: str) -> Stream:
+        """Return what takes the text of one of its streams."""
+        return Stream(partial(self._write, name))
+
+    def say(self, kind: str, content: dict[str, Any]) -> None:
+        """Write one line."""
+        self.flush()
+        self._put(kind, content)
+
+    def flush(self) -> None:
+        """Write what text waits."""
+        if self._text:
+            joined = "".join(self._text)
+            self._text, self._length = [], 0
+            self._put("stream", {"name": self._name, "text": joined})
+
+    def _write(self, name: str, words: str) -> None:
+        if name != self._name or self._length > _PIECE:
+            self.flush()
+        if words:
+            self._name = name
+            self._text.append(words)
+            self._length += len(words)
+
+    def _put(self, kind: str, content: dict[str, Any]) -> None:
+        line = json.dumps([kind, content], ensure_ascii=False)
+        self._output.write(line.encode(errors="replace") + b"\n")
+        self._output.flush()
+
+
+class Stream:
+    """What is printed to, in the place of ``sys.stdout``."""
+
+    def __init__(self, take: Callable[[str], None]) -> None:
+        self._take = take
+
+    def write(self, words: str, /) -> int:
+        """Take text."""
+        self._take(words)
+        return len(words)
+
+    def flush(self) -> None:
+        """Do nothing: the page writes when it has a piece."""
+
+
+def _plan(cell: bytes, container: str, open_engine: Callable[[], Engine]) -> list[_Act]:
+    """Return what is to be done, line by line. Raises InvalidInput."""
+    if len(cell) > _LONGEST_CELL:
+        raise InvalidInput("the cell is longer than 64 KiB: a cell of %container is some lines")
+    acts: list[_Act] = []
+    for number, line in enumerate(cell.decode(errors="replace").splitlines(), 1):
+        magic, *rest = line.split(maxsplit=1) or [""]
+        if not magic or magic.startswith("#"):
+            continue
+        if magic not in _MAGICS:
+            raise InvalidInput(
+                f"line {number} is not carried out: {line.strip()[:_SHOWN_OF_A_LINE]!r}; with "
+                "%container a cell has %container lines and # comments only, put the rest into "
+                "another cell"
+            )
+        if len(acts) == _MOST_LINES:
+            raise InvalidInput(f"a cell of %container has at most {_MOST_LINES} lines")
+        acts.append(_understood("".join(rest), container, open_engine))
+    return acts
+
+
+def _understood(line: str, container: str, open_engine: Callable[[], Engine]) -> _Act:
+    """Return what a line asks for. Raises InvalidInput."""
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise InvalidInput(f"the line cannot be split into words: {error}") from error
+    if words and words[0] in VERBS and words[0] not in OWN_VERBS:
+        raise InvalidInput(
+            f"{_PROG} {words[0]} is not for a notebook whose kernel is in a container, which may "
+            f"look after that container only: {', '.join(OWN_VERBS)}"
+        )
+    try:
+        found = find(words, OWN_VERBS, prog=_PROG, overview=_overview)
+        arguments = found.verb.parse(found.rest, prog=found.prog)
+    except HelpRequested as help_:
+        return partial(print, str(help_).rstrip())
+    engine = open_engine()
+    claim(arguments, engine.container(container))
+    return partial(_do, found.verb, arguments, engine)
+
+
+def _do(verb: Verb, arguments: argparse.Namespace, engine: Engine) -> dict[str, object] | None:
+    outcome = verb.action(Call(engine, arguments, _progress, os.environ, Terminal()))
+    if isinstance(outcome, Listing) and outcome.style != "json":
+        from .frames import frame  # noqa: PLC0415 - pandas
+
+        plain_text = text(outcome.table, View(utc_now(), wide=outcome.style == "wide"))
+        return {"text/plain": plain_text, "text/html": frame(outcome.table)._repr_html_()}
+    value = render(outcome)
+    return {"text/plain": json_text(value)} if value is not None else None
+
+
+def _overview() -> str:
+    return _OVERVIEW.format(verbs=listed(OWN_VERBS))
+
+
+def _progress(work: Work | None = None) -> Shown:
+    from .progress import headless  # noqa: PLC0415 - these verbs pull nothing
+
+    return headless(work)
+
+
+def _interrupted(_number: int, _frame: FrameType | None) -> None:
+    signal.alarm(_GRACE_S)
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""What a notebook may do to the container of its own kernel, without naming it.
+
+Carried out on this machine for a cell of a kernel in a container (:mod:`cellblock.hostcell`), so
+nothing here reaches another container, whatever is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from cellblock_engine import InvalidInput, Limits, format_bytes
+
+from ..tables import duration, utc_now
+from . import VERBS
+from .declaration import Argument, Call, Verb
+from .limits import CPUS, MEMORY, PIDS_LIMIT
+from .outcome import Facts
+
+if TYPE_CHECKING:
+    import argparse
+
+    from cellblock_engine import Container
+
+_UNLIMITED = "no limit of its own"
+_OWN = Argument(
+    ("container",), "this notebook's own: there is no need to name it", "optional", "CONTAINER"
+)
+
+
+def claim(arguments: argparse.Namespace, own: Container) -> None:
+    """Let the arguments of one of these verbs mean ``own``. Raises InvalidInput for another."""
+    named = arguments.container
+    if named is not None and named != own.name and not (named and own.id.startswith(named)):
+        raise InvalidInput(
+            f"{named!r} is not this notebook's container, which is {own.name}: others are reached "
+            "from a kernel that is in none, or by the command cellblock"
+        )
+    arguments.container, arguments.containers = own.id, [own.id]
+
+
+def info(call: Call) -> Facts:
+    """Return what this container is."""
+    found = call.engine.container(call.arguments.container).inspect()
+    up = None if found.started_at is None else (utc_now() - found.started_at).total_seconds()
+    shown = [bind for bind in found.binds if bind.target == found.workdir]
+    facts = {
+        "name": found.name,
+        "id": found.id,
+        "image": found.image,
+        "digest": found.image_id,
+        "up": None if up is None else duration(up),
+        "network": found.network,
+        "workspace": next((_workspace(bind.target, bind.writable) for bind in shown), "none"),
+        **_limits(call),
+    }
+    return Facts(facts, "text")
+
+
+def limits(call: Call) -> Facts:
+    """Change the limits that are given, at once; return those in force."""
+    given = call.arguments
+    wanted = Limits(given.memory, given.cpus, given.pids_limit)
+    if wanted:
+        call.engine.container(given.container).update(wanted)
+    return Facts(_limits(call), "text")
+
+
+def _limits(call: Call) -> dict[str, object]:
+    now = call.engine.container(call.arguments.container).stats()
+    memory, cpus, pids = now.memory_limit_bytes, now.cpus_limit, now.pids_limit
+    return {
+        "memory": _UNLIMITED if memory is None else format_bytes(memory),
+        "cpus": _UNLIMITED if cpus is None else f"{cpus:g}",
+        "pids": _UNLIMITED if pids is None else str(pids),
+    }
+
+
+def _workspace(target: str, writable: bool) -> str:  # noqa: FBT001 - as binds have it
+    return f"{target} ({'rw' if writable else 'ro'})"
+
+
+def _of_own(name: str, summary: str) -> Verb:
+    """Return a verb with the notebook's own container in the place of any."""
+    verb = VERBS[name]
+    assert isinstance(verb, Verb)
+    flags = tuple(argument for argument in verb.arguments if argument.is_flag)
+    return replace(verb, summary=summary, arguments=(*flags, _OWN))
+
+
+OWN_VERBS: Mapping[str, Verb] = {
+    verb.name: verb
+    for verb in (
+        Verb("info", "Show what this container is", (_OWN,), info),
+        _of_own("stats", "Show what this container uses"),
+        Verb(
+            "limits",
+            "Show the limits in force, or change them while the kernel runs",
+            (MEMORY, CPUS, PIDS_LIMIT, _OWN),
+            limits,
+        ),
+        _of_own("logs", "Show what the kernel wrote beside its cells"),
+    )
+}

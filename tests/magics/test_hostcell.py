@@ -1,0 +1,207 @@
+"""Cells about a notebook's own container: what they say to the gate, as lines of JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from cellblock.hostcell import Page, carry_out
+from cellblock.verbs.own import OWN_VERBS
+from cellblock_engine import Bind, Limits, LogRecord
+from support.fake_engine import NOW, Container, FakeEngine, container
+
+
+@pytest.fixture
+def fake():
+    return FakeEngine()
+
+
+def said(fake, text, *, own="up"):
+    """Return the lines that a cell says, and its status."""
+    output = io.BytesIO()
+    identifier = fake.container(own).id
+    cell = text if isinstance(text, bytes) else text.encode()
+    status = carry_out(cell, identifier, Page(output), lambda: fake)
+    return [json.loads(line) for line in output.getvalue().splitlines()], status
+
+
+def shown(fake, text):
+    """Return the text that a cell shows, which ends well."""
+    lines, status = said(fake, text)
+    assert status == 0, lines
+    assert {kind for kind, _ in lines} == {"stream"}
+    return "".join(content["text"] for _, content in lines)
+
+
+def refusal(fake, text):
+    """Return the one line with which a cell ends, without having done anything."""
+    (line,), status = said(fake, text)
+    assert (line[0], status) == ("error", 1)
+    assert (fake.done, fake.readings) == ([], 0)
+    assert "\n" not in line[1]["evalue"]
+    return f"{line[1]['ename']}: {line[1]['evalue']}"
+
+
+def test_info(fake):
+    folder = Bind("/tmp", "/tmp", writable=False)
+    fake.boxes[0] = replace(
+        fake.boxes[0], binds=(folder,), workdir="/tmp", limits=Limits(memory="1g")
+    )
+    text = shown(fake, "%container info")
+    for line in (
+        "name:        up",
+        "image:       python:3.12-slim",
+        "network:     none",
+        "workspace:   /tmp (ro)",
+        "memory:      1 GiB",
+        "cpus:        no limit of its own",
+        "pids:        4096",
+    ):
+        assert line in text.splitlines()
+
+
+def test_stats_are_a_table_for_people_of_both_kinds(fake):
+    ((kind, content),), status = said(fake, "%container stats")
+    assert (kind, status) == ("display_data", 0)
+    plain, html = content["data"]["text/plain"], content["data"]["text/html"]
+    assert plain.splitlines()[0].split()[:3] == ["CONTAINER", "ID", "NAME"]
+    assert plain.splitlines()[1].split()[1] == "up"
+    assert "<th>memory_limit_bytes</th>" in html
+    ((_, content),), _ = said(fake, "%container stats --json")
+    (row,) = json.loads(content["data"]["text/plain"])
+    assert row["name"] == "up"
+
+
+def test_limits_are_shown_and_changed(fake):
+    assert shown(fake, "%container limits") == (
+        "memory:   no limit of its own\ncpus:     no limit of its own\npids:     4096\n"
+    )
+    assert fake.done == []
+    shown(fake, "%container limits --memory 512m --cpus 1.5 --pids-limit 99")
+    assert fake.done == [(f"update {Limits(memory='512m', cpus=1.5, pids=99)}", "up")]
+
+
+def test_logs_are_cleaned(fake, monkeypatch):
+    hostile = b"\x1b]0;title\x07\x1b[31mred\x1b[0m \xff\x9b2J\n"
+    monkeypatch.setattr(Container, "logs", lambda self: (LogRecord(NOW, "stderr", hostile),) * 2)
+    lines, status = said(fake, "%container logs")
+    assert status == 0
+    assert lines == [
+        ["stream", {"name": "stderr", "text": "\x1b[31mred\x1b[0m \ufffd\ufffd2J\n" * 2}]
+    ]
+    assert shown(fake, "%container logs -n 1").count("red") == 1
+
+
+def test_streams_keep_their_order(fake):
+    lines, _ = said(fake, "%container logs\n%container limits")
+    names = [(content["name"], content["text"][:5]) for _, content in lines]
+    assert names == [("stdout", "one\nt"), ("stderr", "three"), ("stdout", "memor")]
+
+
+@pytest.mark.parametrize(
+    "text", ["%container", "%container --help", "%%container help", "%container\n"]
+)
+def test_help_names_the_verbs(fake, text):
+    help_ = shown(fake, text)
+    assert all(f"  {name} " in help_ for name in OWN_VERBS)
+
+
+def test_help_of_a_verb(fake):
+    assert "--memory" in shown(fake, "%container limits --help")
+
+
+def test_lines_comments_and_blank_lines(fake):
+    text = shown(fake, "\n# first\n%container limits\n\n   %%container limits\n#")
+    assert text.count("memory:") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("%container limits -m 1g\nx = 1", "line 2 is not carried out: 'x = 1'"),
+        ("%container limits -m 1g\n%containers", "line 2 is not carried out"),
+        ("%container limits -m 1g\n%container lmits", "did you mean limits?"),
+        ("%container limits -m 1g\n%container limits -x", "unknown flag -x"),
+        ("%container limits -m 1g\n%container limits 'x", "cannot be split"),
+        ("%container limits -m lots", "'lots' is not a size"),
+        ("%container run host true", "%container run is not for a notebook whose kernel is in"),
+        ("%%container exec up", "info, stats, limits, logs"),
+        (
+            "%container limits -m 1g\n%container limits gone -m 1g",
+            "'gone' is not this notebook's container, which is up",
+        ),
+        ("%container stats gone", "'gone' is not this notebook's container"),
+        ("%container logs ''", "'' is not this notebook's container"),
+        ("%container stats up gone", "unexpected argument 'gone'"),
+        ("%container limits\n" * 101, "at most 100 lines"),
+        ("%container limits " + "x" * 70_000, "longer than 64 KiB"),
+    ],
+)
+def test_what_is_refused_is_one_line_and_nothing_is_done(fake, text, line):
+    assert line in refusal(fake, text)
+
+
+def test_its_own_name_and_the_beginning_of_its_id_are_taken(fake):
+    identifier = fake.container("up").id
+    shown(fake, f"%container limits up\n%container limits {identifier[:12]}")
+
+
+def test_what_hostile_text_a_cell_has_stays_text(fake):
+    line = refusal(fake, b"%container limits\n\xff\x1b]0;x\x07<script>")
+    assert "\x1b" not in line
+
+
+def test_a_name_of_markup_is_escaped(fake):
+    name = "<img src=x onerror=alert(1)>"
+    fake.boxes.append(container(name, "running", started_at=NOW))
+    ((_, content),), _ = said(fake, "%container stats", own=name)
+    assert "<img" not in content["data"]["text/html"]
+
+
+def started(within_s):
+    """Start the process as a gate does, and never tell it the end of the cell."""
+    words = [sys.executable, "-m", "cellblock.hostcell", "--container=x", f"--within={within_s}"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.Popen(words, env=env, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def test_it_ends_when_its_time_is_up():
+    with started(1) as process:
+        assert process.wait(20) == -signal.SIGALRM
+
+
+def test_it_ends_at_an_interrupt():
+    with started(60) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) != 0
+
+
+DEAF = """
+import signal, time
+from cellblock import hostcell
+signal.signal(signal.SIGINT, hostcell._interrupted)
+while True:
+    try:
+        print(flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        pass
+"""
+
+
+def test_what_does_not_end_at_an_interrupt_is_ended():
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    words = [sys.executable, "-c", DEAF]
+    with subprocess.Popen(words, env=env, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == -signal.SIGALRM
