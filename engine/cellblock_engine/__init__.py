@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from .oci.platform import Platform
     from .oci.reference import Reference
     from .privileges import Ulimit, check_security_option, parse_ulimit
-    from .progress import Progress, PullEvent
+    from .progress import Progress, TransferEvent
     from .pruning import DiskUsage, Pruned
     from .removal import Removal
     from .request import HOST_IMAGE, NETWORKS, ExecRequest, RunRequest
@@ -109,7 +109,7 @@ _HOMES = {
     "oci.platform": ("Platform",),
     "oci.reference": ("Reference",),
     "privileges": ("Ulimit", "check_security_option", "parse_ulimit"),
-    "progress": ("Progress", "PullEvent"),
+    "progress": ("Progress", "TransferEvent"),
     "pruning": ("DiskUsage", "Pruned"),
     "removal": ("Removal",),
     "request": ("HOST_IMAGE", "NETWORKS", "ExecRequest", "RunRequest"),
@@ -170,7 +170,6 @@ __all__ = [
     "PlatformNotFound",
     "Progress",
     "Pruned",
-    "PullEvent",
     "Reference",
     "Registries",
     "RegistryError",
@@ -188,6 +187,7 @@ __all__ = [
     "StoreFull",
     "TimedOut",
     "Tmpfs",
+    "TransferEvent",
     "Ulimit",
     "Unsupported",
     "Verdict",

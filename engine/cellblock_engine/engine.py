@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from . import assembly
 from .container import (
@@ -28,6 +28,7 @@ from .errors import (
     ImageNotFound,
     InvalidInput,
     StoreFull,
+    Unsupported,
 )
 from .image import Image, RemovedImage
 from .layout import Layout
@@ -167,7 +168,7 @@ class Engine:
         from .registry.pull import pull  # noqa: PLC0415 - brings the HTTP library
 
         self._store.sweep()  # what a killed pull left half done
-        try:
+        with self._collecting_when_full():
             return pull(
                 Reference.parse(reference),
                 self._store,
@@ -176,6 +177,43 @@ class Engine:
                 keyring=Keyring.of().find,
                 registries=self.settings.registries,
             )
+
+    def push(
+        self,
+        reference: str,
+        *,
+        progress: Progress | None = None,
+        compression: Literal["gzip", "zstd", "none"] = "gzip",
+    ) -> Image:
+        """Send the image of this name to the registry that is in it; return it.
+
+        A pulled image keeps its manifest and blobs. Layers of commits are packed with
+        ``compression`` first; then the name means a manifest with these, here as in the
+        registry. Raises ImageNotFound, InvalidInput, RegistryError and its kinds, StoreError and
+        its kinds; the registry then has no image of it.
+        """
+        from .commit import parse_target  # noqa: PLC0415 - as seldom as this
+        from .registry.keyring import Keyring  # noqa: PLC0415 - as does this
+        from .registry.push import push  # noqa: PLC0415 - brings the HTTP library
+
+        if compression not in ("gzip", "zstd", "none"):
+            raise InvalidInput(f"compression {compression!r} is not known: gzip, zstd or none")
+        target = parse_target(reference)
+        self._store.sweep()  # what a killed one left half done
+        with self._collecting_when_full():
+            return push(
+                target,
+                self._store,
+                compression=compression,
+                progress=progress,
+                keyring=Keyring.of().find,
+                registries=self.settings.registries,
+            )
+
+    @contextmanager
+    def _collecting_when_full(self) -> Iterator[None]:
+        try:
+            yield
         except StoreFull:
             with suppress(CellblockError, OSError):  # the lack of room is what is to be told
                 self._store.images.collect()
@@ -259,6 +297,22 @@ class Engine:
             created_by=created_by,
         )
 
+    def tag(self, source: str, target: str) -> Image:
+        """Give an image one more name, which may have been another's; return it.
+
+        Raises ImageNotFound, Unsupported for the host image, InvalidInput for a name with a
+        digest, or ``host``.
+        """
+        from .commit import parse_target  # noqa: PLC0415 - as seldom as a pull
+
+        if source == HOST_IMAGE:
+            raise Unsupported(
+                f"{source!r} is this machine's own image: it has no other name, and goes nowhere"
+            )
+        reference = parse_target(target)
+        with self._store.referencing():
+            return self._store.images.tag(source, reference)
+
     def derived_image(self, base: Image, recipe: str) -> Image | None:
         """Return what was made of ``base`` by ``recipe`` and noted, if it is still in the store."""
         derived = self._store.derivations.find(base.id, recipe)
@@ -274,9 +328,11 @@ class Engine:
     def remove_image(self, name: str, *, force: bool = False) -> RemovedImage:
         """Remove a reference, and what nothing else needs of it.
 
-        Raises ImageNotFound, and Conflict when a container uses it and not ``force``.
+        Raises ImageNotFound, and Conflict when a container that runs uses it, or any and not
+        ``force``.
         """
-        return self._store.images.remove(name, force=force)
+        running = {str(info.image_id) for info in self.containers() if info.status == "running"}
+        return self._store.images.remove(name, force=force, running=running)
 
     def history(self, name: str) -> tuple[HistoryRow, ...]:
         """Return the steps in which an image was made, the newest first.

@@ -1,4 +1,4 @@
-"""What a pull reports while it runs."""
+"""What a pull or a push reports while it runs."""
 
 from __future__ import annotations
 
@@ -8,15 +8,26 @@ from typing import Literal
 
 from .oci.digest import Digest
 
-Phase = Literal["resolving", "waiting", "downloading", "extracting", "exists", "done"]
+Phase = Literal[
+    "resolving",
+    "waiting",
+    "downloading",
+    "extracting",
+    "packing",
+    "uploading",
+    "mounted",
+    "exists",
+    "done",
+]
 
 
 @dataclass(frozen=True)
-class PullEvent:
-    """One step of a pull: of the layer with this blob digest, or of the whole pull (None).
+class TransferEvent:
+    """One step of a transfer: of one layer, or of the whole (None).
 
-    ``current_bytes`` counts towards ``total_bytes`` (compressed bytes, both while downloading and
-    while extracting); ``total_bytes`` is None where it is not known.
+    ``layer`` stands for the same layer in all events of one transfer. ``current_bytes`` counts
+    towards ``total_bytes`` (compressed bytes, but while packing), which is None where it is not
+    known. "mounted" is there now by the registry's own doing.
     """
 
     reference: str
@@ -26,5 +37,5 @@ class PullEvent:
     total_bytes: int | None = None
 
 
-Progress = Callable[[PullEvent], None]
-"""Called from any thread, but never from two at once. What it raises ends the pull."""
+Progress = Callable[[TransferEvent], None]
+"""Called from any thread, but never from two at once. What it raises ends the transfer."""

@@ -1,8 +1,9 @@
 """Progress of long work: bars on a terminal, plain lines in a pipe, widgets in a notebook.
 
-Events are folded into a :class:`Work` (plain facts: a pull, or an image made ready for kernels),
-which each view draws in its own way; at the end every view leaves one line of text. Views may be
-called from any thread. rich, ipywidgets and IPython are imported by the view that needs them only.
+Events are folded into a :class:`Work` (plain facts: a transfer, or an image made ready for
+kernels), which each view draws in its own way; at the end every view leaves one line of text. Views
+may be called from any thread. rich, ipywidgets and IPython are imported by the view that needs
+them only.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 from .tables import counted, plain, size
 
 if TYPE_CHECKING:
-    from cellblock_engine import Digest, PullEvent
+    from cellblock_engine import Digest, TransferEvent
     from cellblock_kernel import Preparation
 
 _REFRESH_S = 0.1
@@ -29,9 +30,13 @@ _WORDS = {
     "waiting": "Waiting",
     "downloading": "Downloading",
     "extracting": "Extracting",
-    "exists": "Already here",
+    "packing": "Packing",
+    "uploading": "Uploading",
+    "mounted": "Mounted",
+    "exists": "Exists",
     "done": "Done",
 }
+_ENDS = ("done", "exists", "mounted")
 _STEPS = {
     "installing": "installing ipykernel",
     "committing": "keeping what was installed",
@@ -65,19 +70,26 @@ class Work(Protocol):
 
 
 @dataclass
-class Pull:
-    """What is known of a pull so far. Each layer counts twice: downloading, then extracting."""
+class Transfer:
+    """What is known of a pull or push so far.
+
+    A layer counts twice: downloading, then extracting; or packing, then uploading, where its blob
+    is not there yet.
+    """
 
     started: float = field(default_factory=time.monotonic)
     reference: str = ""
-    layers: dict[Digest, PullEvent] = field(default_factory=dict)
+    layers: dict[Digest, TransferEvent] = field(default_factory=dict)
+    packed: set[Digest] = field(default_factory=set)
     finished: bool = False
 
-    def take(self, event: PullEvent) -> None:
+    def take(self, event: TransferEvent) -> None:
         """Fold one event in. A size once known is kept when a later event omits it."""
         self.reference = event.reference
         if event.layer is not None:
             self.layers[event.layer] = event
+            if event.phase == "packing":
+                self.packed.add(event.layer)
         elif event.phase in ("done", "exists"):
             self.finished = True
 
@@ -85,7 +97,10 @@ class Pull:
         """Return how much is done, 0 to 1; layers count by their sizes where these are known."""
         if self.finished:
             return 1.0
-        parts = [(event.total_bytes or 1, _layer_fraction(event)) for event in self.layers.values()]
+        parts = [
+            (event.total_bytes or 1, self.layer_fraction(layer))
+            for layer, event in self.layers.items()
+        ]
         whole = sum(weight for weight, _ in parts)
         return sum(weight * done for weight, done in parts) / whole if whole else 0.0
 
@@ -96,13 +111,13 @@ class Pull:
         name = plain(self.reference)
         if not self.layers:
             return f"{name}: {'up to date' if self.finished else 'resolving'}"
-        new = [event for event in self.layers.values() if event.phase != "exists"]
+        new = [each for each in self.layers.values() if each.phase not in ("exists", "mounted")]
         total = size(sum(event.total_bytes or 0 for event in new))
         if self.finished:
             took = time.monotonic() - self.started
-            fresh = f"{len(new)} new, {total}" if new else "all already here"
+            fresh = f"{len(new)} new, {total}" if new else "nothing new"
             return f"{name}: {counted(len(self.layers), 'layer')} ({fresh}) in {took:.1f} s"
-        done = sum(event.phase in ("done", "exists") for event in self.layers.values())
+        done = sum(event.phase in _ENDS for event in self.layers.values())
         return (
             f"{name}: {done} of {counted(len(self.layers), 'layer')}, "
             f"{self.fraction():.0%} of {total}"
@@ -111,9 +126,28 @@ class Pull:
     def parts(self) -> Mapping[object, Part]:
         """Return the layers."""
         return {
-            layer: Part(layer.short, _WORDS[event.phase], _layer_fraction(event), _amount(event))
+            layer: Part(
+                layer.short, _WORDS[event.phase], self.layer_fraction(layer), _amount(event)
+            )
             for layer, event in self.layers.items()
         }
+
+    def layer_fraction(self, layer: Digest) -> float:
+        """Return how much of one layer is done, 0 to 1."""
+        event = self.layers[layer]
+        part = min(1.0, event.current_bytes / event.total_bytes) if event.total_bytes else 0.0
+        match event.phase:
+            case "downloading" | "packing":
+                return part / 2
+            case "extracting":
+                return 0.5 + part / 2
+            case "uploading" | "waiting" if layer in self.packed:
+                return 0.5 + part / 2
+            case "uploading":
+                return part
+            case "mounted" | "done" | "exists":
+                return 1.0
+        return 0.0
 
 
 @dataclass
@@ -145,18 +179,6 @@ class Preparing:
         at = list(_STEPS).index(self.step.phase)
         doing = self.step.phase.capitalize()
         return {"": Part("ipykernel", doing, at / len(_STEPS), f"{at + 1} of {len(_STEPS)}")}
-
-
-def _layer_fraction(event: PullEvent) -> float:
-    part = min(1.0, event.current_bytes / event.total_bytes) if event.total_bytes else 0.0
-    match event.phase:
-        case "downloading":
-            return part / 2
-        case "extracting":
-            return 0.5 + part / 2
-        case "done" | "exists":
-            return 1.0
-    return 0.0
 
 
 class _View(ABC):
@@ -240,10 +262,10 @@ class _Bars(_View):
             self._console.print(self.work.line(), markup=False, highlight=False, soft_wrap=True)
 
 
-def _amount(event: PullEvent) -> str:
+def _amount(event: TransferEvent) -> str:
     if event.total_bytes is None:
         return size(event.current_bytes) if event.current_bytes else ""
-    if event.phase in ("done", "exists", "waiting"):
+    if event.phase == "waiting" or event.phase in _ENDS:
         return size(event.total_bytes)
     return f"{size(event.current_bytes)}/{size(event.total_bytes)}"
 
@@ -330,15 +352,15 @@ def _shown(view: _View) -> Iterator[Callable[[Any], None]]:
 
 def terminal(stream: TextIO, work: Work | None = None) -> Shown:
     """Show work, by default a pull, with bars on a terminal, in lines in a pipe."""
-    work = work or Pull()
+    work = work or Transfer()
     return _shown(_Bars(work, stream) if stream.isatty() else _Lines(work, stream))
 
 
 def notebook(work: Work | None = None) -> Shown:
     """Show work with widgets, in the cell that an IPython kernel executes."""
-    return _shown(_Widgets(work or Pull()))
+    return _shown(_Widgets(work or Transfer()))
 
 
 def headless(work: Work | None = None) -> Shown:
     """Show work as one line that changes, in the outputs of a cell that nobody watches."""
-    return _shown(_Text(work or Pull()))
+    return _shown(_Text(work or Transfer()))

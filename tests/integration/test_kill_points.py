@@ -19,11 +19,19 @@ from pathlib import Path
 
 import pytest
 
-from cellblock_engine import CellblockError, ContainerNotFound, Engine, ImageNotFound, RunRequest
+from cellblock_engine import (
+    CellblockError,
+    ContainerNotFound,
+    Digest,
+    Engine,
+    ImageNotFound,
+    RunRequest,
+)
 from cellblock_engine.layout import Layout
 from cellblock_engine.runtime import sweep
 from support import leaks, strikes
 from support.fakeregistry import FakeRegistry, ImageParts, an_image, serving
+from support.fakeuploads import Uploads, accept
 
 pytestmark = [
     pytest.mark.usefixtures("root"),
@@ -38,7 +46,7 @@ SCRIPT = "for n in $(seq 20); do echo > /srv/$n; done"
 PRELUDE = """
 import sys
 from pathlib import Path
-import cellblock_engine.registry.pull
+import cellblock_engine.registry.push
 from cellblock_engine import Engine, RunRequest
 engine, name = Engine.open(Path(sys.argv[1])), sys.argv[2]
 """
@@ -48,6 +56,7 @@ CASES = {
     "run": f"engine.run(name, ['sh', '-c', {SCRIPT!r}])",
     "rm": "engine.container('struck').remove(force=True)",
     "commit": "engine.commit('struck', name)",
+    "push": "engine.push(name)",
 }
 
 
@@ -116,6 +125,19 @@ def assert_whole(engine: Engine, home: Path, reference: str) -> None:
     assert sizes == [1000] * FILES
 
 
+def assert_pushed(engine: Engine, uploads: Uploads, reference: str) -> None:
+    """The registry has no image or all of it, and what is missing can be sent."""
+    image = engine.image(reference)
+    for raw, _ in uploads.manifests.values():
+        assert Digest.of(raw) == image.manifest
+    pushed = engine.push(reference)
+    assert (pushed.id, pushed.layers) == (image.id, image.layers)
+    engine.remove_image(reference)
+    fetched = engine.pull(reference)
+    assert (fetched.id, fetched.manifest) == (image.id, pushed.manifest)
+    engine.remove_image(reference)
+
+
 def assert_committed(engine: Engine, reference: str, number: int) -> None:
     """An image that is there is whole, and the container can become one."""
     wanted = [f"{number}\n".encode() * FILES]
@@ -138,7 +160,7 @@ def test_a_caller_is_killed(
     at_rest,
     case: str,
 ) -> None:
-    log = tmp_path / "strace.log"
+    log, uploads = tmp_path / "strace.log", accept(fake)
 
     def one(number: int, point: strikes.Point | None) -> int:
         reference = base_image
@@ -150,12 +172,21 @@ def test_a_caller_is_killed(
             reference = "mine/struck"
             argv = ("sh", "-c", SCRIPT.replace("echo", f"echo {number}"))
             base_engine.start(RunRequest(image=base_image, argv=argv, name="struck")).wait(10)
+        if case == "push":
+            reference = f"{fake.host}/push{number}:latest"
+            argv = ("sh", "-c", SCRIPT.replace("echo", f"echo {number}"))
+            base_engine.start(RunRequest(image=base_image, argv=argv, name="struck")).wait(10)
+            base_engine.commit("struck", reference)
+            base_engine.container("struck").remove()
+            uploads.manifests.clear()
         if case == "rm":
             argv = ("sh", "-c", f"{SCRIPT}; sleep 60")
             base_engine.start(RunRequest(image=base_image, argv=argv, name="struck"))
         status = strike(CASES[case], base_home, reference, log, point)
         if case == "commit":
             assert_committed(base_engine, reference, number)
+        if case == "push":
+            assert_pushed(base_engine, uploads, reference)
         if case in ("pull", "rmi"):
             assert_whole(base_engine, base_home, reference)
             base_engine.remove_image(reference)

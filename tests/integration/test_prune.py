@@ -153,16 +153,17 @@ def test_all_goes_at_once_and_the_dry_run_knows_it(own: Engine, base_image: str)
 
 def test_an_image_without_a_name_stays_while_a_container_needs_it(own: Engine, base_image: str):
     base = own.image(base_image)
-    running = own.start(RunRequest(image=base_image, argv=("sleep", "60"), name="up"))
+    own.run(base_image, ["true"], name="kept", remove=False)
     own.remove_image(base_image, force=True)
-    own.prune(images="used")
-    assert running.exec(["true"]).exit_code == 0
+    own.prune(containers=False, images="used")
+    kept = own.start("kept")
+    assert kept.wait(10).exit_code == 0
     assert own.images() == ()
     (nameless,) = own.images(nameless=True)
     assert (nameless.id, nameless.references) == (base.id, ())
     found = usage(own, "layers")
     assert (found.total, found.active, found.reclaimable_bytes) == (1, 1, 0)
-    running.remove(force=True)
+    kept.remove()
     assert set(own.prune().deleted) == set(base.layers)
     assert own.images(nameless=True) == ()
 

@@ -151,7 +151,7 @@ def test_cells_of_a_running_container_share_a_session(shell, seen, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
 def test_tab_completes_through_the_shell(shell):
-    assert shell.Completer.complete(line_buffer="%container im", cursor_pos=13)[1] == ["images"]
+    assert shell.Completer.complete(line_buffer="%container pul", cursor_pos=14)[1] == ["pull"]
     line = "%container logs "
     assert shell.Completer.complete(line_buffer=line, cursor_pos=len(line))[1] == ["gone", "up"]
 

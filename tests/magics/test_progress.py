@@ -8,23 +8,23 @@ import threading
 import pytest
 
 from cellblock import progress
-from cellblock_engine import Digest, PullEvent
+from cellblock_engine import Digest, TransferEvent
 from cellblock_kernel import Preparation
 
 LAYERS = [Digest.of(bytes([number])) for number in range(3)]
 
 
 def events(layers=LAYERS):
-    yield PullEvent("img:1", None, "resolving")
+    yield TransferEvent("img:1", None, "resolving")
     for layer in layers:
-        yield PullEvent("img:1", layer, "waiting", 0, 1000)
+        yield TransferEvent("img:1", layer, "waiting", 0, 1000)
     for done in (0, 500, 1000):
         for layer in layers:
-            yield PullEvent("img:1", layer, "downloading", done, 1000)
-            yield PullEvent("img:1", layer, "extracting", done, 1000)
+            yield TransferEvent("img:1", layer, "downloading", done, 1000)
+            yield TransferEvent("img:1", layer, "extracting", done, 1000)
     for layer in layers:
-        yield PullEvent("img:1", layer, "done", 1000, 1000)
-    yield PullEvent("img:1", None, "done")
+        yield TransferEvent("img:1", layer, "done", 1000, 1000)
+    yield TransferEvent("img:1", None, "done")
 
 
 class Terminal(io.StringIO):
@@ -33,7 +33,7 @@ class Terminal(io.StringIO):
 
 
 def test_the_share_never_falls_while_layers_advance():
-    pull = progress.Pull()
+    pull = progress.Transfer()
     shares = []
     for event in events(LAYERS[:1]):
         if event.layer is None or event.phase != "extracting":
@@ -43,17 +43,37 @@ def test_the_share_never_falls_while_layers_advance():
     assert (shares[0], shares[-1]) == (0.0, 1.0)
 
 
+def test_a_layer_that_is_packed_and_sent_advances_once():
+    push = progress.Transfer()
+    shares = []
+    for phase, current, total in (
+        ("packing", 0, 3000),
+        ("packing", 3000, 3000),
+        ("waiting", 0, 1000),
+        ("uploading", 500, 1000),
+        ("done", 1000, 1000),
+    ):
+        push.take(TransferEvent("img:1", LAYERS[0], phase, current, total))
+        shares.append(push.fraction())
+    assert shares == [0.0, 0.5, 0.5, 0.75, 1.0]
+    push.take(TransferEvent("img:1", LAYERS[1], "uploading", 250, 1000))
+    assert push.layer_fraction(LAYERS[1]) == 0.25
+    push.take(TransferEvent("img:1", LAYERS[1], "mounted", 1000, 1000))
+    push.take(TransferEvent("img:1", None, "done"))
+    assert push.line().startswith("img:1: 2 layers (1 new, 1kB) in ")
+
+
 def test_layers_weigh_by_their_size():
-    pull = progress.Pull()
-    pull.take(PullEvent("img:1", LAYERS[0], "done", 900, 900))
-    pull.take(PullEvent("img:1", LAYERS[1], "waiting", 0, 100))
+    pull = progress.Transfer()
+    pull.take(TransferEvent("img:1", LAYERS[0], "done", 900, 900))
+    pull.take(TransferEvent("img:1", LAYERS[1], "waiting", 0, 100))
     assert pull.fraction() == pytest.approx(0.9)
     assert pull.line() == "img:1: 1 of 2 layers, 90% of 1kB"
 
 
 def test_unknown_totals_do_no_harm():
-    pull = progress.Pull()
-    pull.take(PullEvent("img:1", LAYERS[0], "downloading", 10, None))
+    pull = progress.Transfer()
+    pull.take(TransferEvent("img:1", LAYERS[0], "downloading", 10, None))
     assert pull.fraction() == 0.0
     assert "1 layer" in pull.line()
 
@@ -73,9 +93,9 @@ def test_what_is_here_already_is_said_so():
     stream = io.StringIO()
     with progress.terminal(stream) as report:
         for layer in LAYERS:
-            report(PullEvent("img:1", layer, "exists", 1000, 1000))
-        report(PullEvent("img:1", None, "done"))
-    assert "3 layers (all already here)" in stream.getvalue().splitlines()[-1]
+            report(TransferEvent("img:1", layer, "exists", 1000, 1000))
+        report(TransferEvent("img:1", None, "done"))
+    assert "3 layers (nothing new)" in stream.getvalue().splitlines()[-1]
 
 
 def test_a_terminal_is_left_with_one_line():
@@ -91,7 +111,7 @@ def test_a_terminal_is_left_with_one_line():
 def test_a_failed_pull_leaves_no_claim(stream):
     def fail() -> None:
         with progress.terminal(stream) as report:
-            report(PullEvent("img:1", LAYERS[0], "downloading", 1, 1000))
+            report(TransferEvent("img:1", LAYERS[0], "downloading", 1, 1000))
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -126,7 +146,7 @@ def test_a_preparation_advances_by_steps():
 def test_hostile_references_cannot_steer_the_terminal():
     stream = io.StringIO()
     with progress.terminal(stream) as report:
-        report(PullEvent("img\x1b[2J", None, "resolving"))
+        report(TransferEvent("img\x1b[2J", None, "resolving"))
     assert "\x1b" not in stream.getvalue()
 
 

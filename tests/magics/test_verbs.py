@@ -268,6 +268,23 @@ def test_rmi_says_what_went(fake):
     assert outcome.lines == ("Untagged: python:3.12-slim", f"Deleted: {image.id}")
 
 
+def test_push_says_what_the_registry_now_has(fake):
+    outcome = do(fake, "push python:3.12-slim")
+    assert outcome.lines == (f"python:3.12-slim: {fake.stored[0].manifest}",)
+    do(fake, "push --compression zstd python:3.12-slim")
+    assert fake.done == [
+        ("push", "python:3.12-slim gzip"),
+        ("push", "python:3.12-slim zstd"),
+    ]
+    with pytest.raises(ImageNotFound):
+        do(fake, "push unknown")
+
+
+def test_tag_has_nothing_to_say(fake):
+    assert do(fake, "tag python:3.12-slim mine/python:1").lines == ()
+    assert fake.done == [("tag", "python:3.12-slim mine/python:1")]
+
+
 def test_commit_says_the_id(fake):
     outcome = do(fake, "commit -m why -a Ada gone mine/box:1")
     assert fake.done == [("commit", "gone mine/box:1 why Ada")]

@@ -39,7 +39,6 @@ from cellblock_engine import (
     OutOfMemory,
     Platform,
     Pruned,
-    PullEvent,
     Reference,
     RemovedImage,
     Reset,
@@ -47,6 +46,7 @@ from cellblock_engine import (
     Settings,
     Stats,
     TimedOut,
+    TransferEvent,
 )
 
 NOW = datetime.now(UTC)
@@ -295,7 +295,7 @@ class FakeEngine:
         reference: str,
         *,
         platform: str | None = None,
-        progress: Callable[[PullEvent], None] | None = None,
+        progress: Callable[[TransferEvent], None] | None = None,
     ) -> Image:
         if "missing" in reference:
             raise ImageNotFound(f"{reference}: the registry has no such image")
@@ -305,13 +305,35 @@ class FakeEngine:
         self.done.append(("pull", reference))
         layer = pulled.layers[0]
         if progress is not None:
-            progress(PullEvent(reference, None, "resolving"))
-            progress(PullEvent(reference, layer, "downloading", 500, 1000))
-            progress(PullEvent(reference, layer, "extracting", 500, 1000))
-            progress(PullEvent(reference, layer, "done", 1000, 1000))
-            progress(PullEvent(reference, None, "done"))
+            progress(TransferEvent(reference, None, "resolving"))
+            progress(TransferEvent(reference, layer, "downloading", 500, 1000))
+            progress(TransferEvent(reference, layer, "extracting", 500, 1000))
+            progress(TransferEvent(reference, layer, "done", 1000, 1000))
+            progress(TransferEvent(reference, None, "done"))
         self.stored.insert(0, pulled)
         return pulled
+
+    def push(
+        self,
+        reference: str,
+        *,
+        progress: Callable[[TransferEvent], None] | None = None,
+        compression: str = "gzip",
+    ) -> Image:
+        found = self.image(reference)
+        self.done.append(("push", f"{reference} {compression}"))
+        layer = found.layers[0]
+        if progress is not None:
+            progress(TransferEvent(reference, None, "resolving"))
+            progress(TransferEvent(reference, layer, "packing", 1000, 3000))
+            progress(TransferEvent(reference, layer, "uploading", 500, 1000))
+            progress(TransferEvent(reference, layer, "done", 1000, 1000))
+            progress(TransferEvent(reference, None, "done"))
+        return found
+
+    def tag(self, source: str, target: str) -> Image:
+        self.done.append(("tag", f"{source} {target}"))
+        return self.image(source)
 
     def login(self, registry: str, username: str, password: str) -> str:
         self.logins.append((registry, username, password))

@@ -102,13 +102,23 @@ class Request(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Note the form, and go on as if it had been asked for."""
-        self.form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        if "form" in self.headers.get("Content-Type", ""):
+            self.form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        self.do_GET()
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_PATCH(self) -> None:
+        self.do_GET()
+
+    def do_PUT(self) -> None:
         self.do_GET()
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         self.server.seen.append((self.path, dict(self.headers)))
-        route = self.server.owner.routes.get(path, _not_found)
+        route = self.server.owner.routes.get(path, self.server.owner.otherwise)
         try:
             route(self)
         except (BrokenPipeError, ConnectionResetError):
@@ -122,7 +132,8 @@ class Request(BaseHTTPRequestHandler):
             if value:
                 self.send_header(name.replace("_", "-"), value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its base's name
         """Say nothing."""
@@ -154,6 +165,7 @@ class FakeRegistry:
 
     server: Server
     routes: dict[str, Route] = field(default_factory=dict)
+    otherwise: Route = _not_found
 
     @property
     def host(self) -> str:

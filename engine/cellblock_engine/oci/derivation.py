@@ -1,14 +1,14 @@
-"""An image made from another by one layer more: its config and its manifest; no I/O.
+"""The documents of an image that is made from another; no I/O.
 
-What cellblock knows nothing of in the other's config (a health check, say) is passed on as it
-is. The manifest is OCI's, whatever the other's was: Docker's layers are the same bytes under
-other names.
+By one layer more, or by the same layers in other blobs. What cellblock knows nothing of in the
+other's config (a health check, say) is passed on as it is. The manifest is OCI's, whatever the
+other's was: Docker's layers are the same bytes under other names.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import Conflict, InvalidInput
@@ -58,6 +58,25 @@ def derive(base: Manifest, config: bytes, layer: Descriptor, step: HistoryEntry)
         )
     descriptor = Descriptor(OCI_CONFIG, Digest.of(raw), len(raw))
     return Derived(raw, _manifest(descriptor, (*base.layers, layer)))
+
+
+def repacked(base: Manifest, raw: bytes, layers: Sequence[Descriptor]) -> bytes:
+    """Return the manifest ``base``, whose bytes are ``raw``, with its layers in these blobs.
+
+    Where nothing is new, these are the same bytes.
+    """
+    if tuple(layers) == base.layers:
+        return raw
+    document = json.loads(raw)
+    config = _descriptor(replace(base.config, media_type=OCI_CONFIG))
+    return json.dumps(
+        document
+        | {
+            "mediaType": OCI_MANIFEST,
+            "config": document["config"] | config,
+            "layers": [_descriptor(_as_oci(layer)) for layer in layers],
+        }
+    ).encode()
 
 
 def _manifest(config: Descriptor, layers: tuple[Descriptor, ...]) -> bytes:

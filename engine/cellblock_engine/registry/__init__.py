@@ -1,4 +1,4 @@
-"""Fetching images from registries that speak OCI's distribution-spec.
+"""Fetching images from registries that speak OCI's distribution-spec, and sending them there.
 
-Import :mod:`.pull` when a pull is asked for, not before: it brings the HTTP library.
+Import :mod:`.pull` or :mod:`.push` when one is asked for, not before: they bring the HTTP library.
 """

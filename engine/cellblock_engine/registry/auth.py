@@ -1,4 +1,4 @@
-"""Answering a registry's challenge: who may read, and with which token.
+"""Answering a registry's challenge: who may read or write, and with which token.
 
 The challenge is RFC 9110's WWW-Authenticate; tokens are got as distribution's "token
 authentication" page describes. Without credentials the token is an anonymous one. A challenge
@@ -86,7 +86,8 @@ class Authenticator:
     Credentials are looked up when they are asked for first. They are sent to the registry itself,
     to a token server on its own origin and to those the user has named for it; any other token
     server is asked anonymously. Without a ``repository`` a token is asked for no purpose but
-    to tell whether the credentials are right.
+    to tell whether the credentials are right. With ``writing`` the token is to write there too,
+    and to read the repositories ``beside`` it.
     """
 
     def __init__(
@@ -95,8 +96,12 @@ class Authenticator:
         registry: str,
         repository: str | None,
         credentials: Credentials | Lookup | None,
+        *,
+        writing: bool = False,
+        beside: tuple[str, ...] = (),
     ) -> None:
         self._transport, self._name, self._repository = transport, registry, repository
+        self._writing, self._beside = writing, beside
         self._registry = transport.trust.origin(registry)
         self._lookup = credentials if callable(credentials) else lambda: credentials
         self._lock = threading.Lock()
@@ -106,7 +111,7 @@ class Authenticator:
         self.withheld_from: Origin | None = None
 
     @property
-    def advice(self) -> str:
+    def advice(self) -> str:  # noqa: PLR0911 - one for each case
         """What may be the matter when access is denied, and what to do."""
         if self._trouble:
             return f"no credentials were sent, for {self._trouble}"
@@ -117,9 +122,14 @@ class Authenticator:
             )
         if self._repository is None:
             return "check user name and password"
-        if self.username is not None:
-            return f"the image may not exist, or not be open to {self.username}"
-        return f"the image may not exist, or be private: then log in to {self._name} first"
+        name, user = self._name, self.username
+        if self._writing and user is None:
+            return f"log in to {name} first, as one who may push to {self._repository}"
+        if self._writing:
+            return f"{user} may not push to {self._repository}"
+        if user is None:
+            return f"the image may not exist, or be private: then log in to {name} first"
+        return f"the image may not exist, or not be open to {user}"
 
     @property
     def header(self) -> str | None:
@@ -172,33 +182,45 @@ class Authenticator:
         credentials = self._credentials()
         if credentials is not None and not self._transport.trust.may_learn(self._name, origin):
             self.withheld_from, credentials = origin, None
-        asked = {}
-        if self._repository is not None:
-            asked["scope"] = f"repository:{self._repository}:pull"
-        if "service" in challenge.parameters:
-            asked["service"] = challenge.parameters["service"]
+        service = challenge.parameters.get("service")
+        asked = {"service": service} if service is not None else {}
         with self._ask_for_token(realm, asked, credentials) as response:
             return self._read_token(response)
 
     def _ask_for_token(
         self, realm: str, asked: dict[str, str], credentials: Credentials | None
     ) -> Response:
-        accept = {"Accept": "application/json"}
+        accept, scopes = {"Accept": "application/json"}, self._scopes()
         if credentials is not None and credentials.kind == "identity":
             # distribution's "Docker Registry v2 authentication using OAuth2"
             form = {
                 **asked,
+                **({"scope": " ".join(scopes)} if scopes else {}),
                 "grant_type": "refresh_token",
                 "client_id": "cellblock",
                 "refresh_token": credentials.password,
             }
-            return self._transport.open(realm, accept, None, form)
+            return self._transport.open(
+                realm,
+                {**accept, "Content-Type": "application/x-www-form-urlencoded"},
+                None,
+                method="POST",
+                body=urlencode(form).encode("ascii"),
+            )
         header = None
         if credentials is not None:
             header = credentials.header
             asked = {**asked, "account": credentials.username}
-        url = realm + ("&" if urlsplit(realm).query else "?") + urlencode(asked)
+        query = urlencode([*(("scope", scope) for scope in scopes), *asked.items()])
+        url = realm + ("&" if urlsplit(realm).query else "?") + query
         return self._transport.open(url, accept, header)
+
+    def _scopes(self) -> list[str]:
+        if self._repository is None:
+            return []
+        actions = "pull,push" if self._writing else "pull"
+        beside = (f"repository:{name}:pull" for name in self._beside)
+        return [f"repository:{self._repository}:{actions}", *beside]
 
     def _read_token(self, response: Response) -> str:
         server = Origin.of_url(response.url)

@@ -9,24 +9,16 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from ..errors import (
-    AccessDenied,
-    DigestMismatch,
-    ImageNotFound,
-    InvalidAnswer,
-    InvalidDigest,
-    RegistryError,
-)
+from ..errors import DigestMismatch, InvalidAnswer, InvalidDigest
 from ..oci.digest import Digest
-from ..oci.jsonobject import JsonObject
 from ..oci.manifest import INDEX_TYPES, MANIFEST_TYPES, MAX_MANIFEST_BYTES, Descriptor
 from ..oci.reference import Reference
-from .auth import Authenticator, Credentials, Lookup, parse_challenges
+from .auth import Credentials, Lookup
 from .origin import Origin
+from .repository import Repository
 from .transport import Broken, Response, Transport, unavailable
 
 _ACCEPT = ", ".join(sorted(MANIFEST_TYPES | INDEX_TYPES))
-_MAX_ERROR = 64 * 2**10
 _PROGRESS = 2**20  # a connection that brought this much was worth another attempt
 
 
@@ -42,8 +34,7 @@ class Answer:
 class RegistryClient:
     """Reads the manifests and blobs of one repository; may be shared by threads.
 
-    ``mirror`` (``host[:port][/prefix]``) is asked instead of the registry, where it is given;
-    ``credentials`` are those for the server that is asked.
+    ``credentials`` and ``mirror`` are as in :class:`.repository.Repository`.
     """
 
     def __init__(
@@ -54,12 +45,8 @@ class RegistryClient:
         *,
         mirror: str | None = None,
     ) -> None:
-        self._transport, self._name = transport, reference.name
-        registry, _, prefix = (mirror or reference.registry).partition("/")
-        repository = f"{prefix}/{reference.repository}" if prefix else reference.repository
-        self._origin = transport.trust.origin(registry)
-        self._base = f"{self._origin}/v2/{repository}"
-        self._auth = Authenticator(transport, registry, repository, credentials)
+        self._transport = transport
+        self._repository = Repository(transport, reference, credentials, mirror=mirror)
 
     def manifest(self, wanted: str | Digest) -> Answer:
         """Return the manifest or index that a tag or digest names, verified.
@@ -67,14 +54,14 @@ class RegistryClient:
         Raises ImageNotFound, AccessDenied, DigestMismatch, InvalidAnswer, RegistryUnavailable;
         Stopped.
         """
-        url = f"{self._base}/manifests/{wanted}"
+        url = f"{self._repository.base}/manifests/{wanted}"
         raw, media_type, promised = self._manifest(url, wanted)
         digest = Digest.of(raw)
         expected = wanted if isinstance(wanted, Digest) else promised
         if expected is not None and expected != digest:
             raise DigestMismatch(
-                f"{self._origin} served a manifest of {self._name} with digest {digest} "
-                f"instead of {expected}: it is damaged or forged"
+                f"{self._repository.origin} served a manifest of {self._repository.name} with "
+                f"digest {digest} instead of {expected}: it is damaged or forged"
             )
         return Answer(raw, media_type, digest)
 
@@ -86,7 +73,7 @@ class RegistryClient:
         there is more or less than promised, RegistryUnavailable when it breaks too often, and
         whatever :meth:`manifest` raises.
         """
-        url = f"{self._base}/blobs/{descriptor.digest}"
+        url = f"{self._repository.base}/blobs/{descriptor.digest}"
         received, failures = start, 0
         if start and start == descriptor.size:
             return  # a server has no answer to a range without bytes
@@ -123,7 +110,7 @@ class RegistryClient:
             with self._get(url, {"Accept": _ACCEPT}, str(wanted)) as response:
                 if (response.length or 0) > MAX_MANIFEST_BYTES:
                     raise InvalidAnswer(
-                        f"the manifest from {self._origin} has {response.length} bytes, "
+                        f"the manifest from {self._repository.origin} has {response.length} bytes, "
                         f"more than the {MAX_MANIFEST_BYTES} allowed"
                     )
                 try:
@@ -135,39 +122,12 @@ class RegistryClient:
         raise unavailable(url, problem)
 
     def _get(self, url: str, headers: dict[str, str], wanted: str) -> Response:
-        """Return a successful answer, having answered at most one challenge on the way."""
-        sent = self._auth.header
-        response = self._transport.open(url, headers, sent)
-        if response.status == 401 and Origin.of_url(response.url) == self._origin:
-            challenges = parse_challenges(response.headers.getlist("WWW-Authenticate"))
-            response.discard()
-            response = self._transport.open(url, headers, self._auth.answer(challenges, sent))
+        """Return a successful answer."""
+        response = self._repository.open(url, headers)
         if response.status in (200, 206):
             return response
         with response:
-            raise self._failure(response, wanted)
-
-    def _failure(self, response: Response, wanted: str) -> RegistryError | ImageNotFound:
-        status, server = response.status, Origin.of_url(response.url)
-        code, message = _first_error(response)
-        said = f" ({message})" if message else ""
-        if status in (401, 403):
-            return AccessDenied(
-                f"access to {self._name} on {server} is denied{said}: {self._auth.advice}"
-            )
-        if code == "NAME_UNKNOWN":
-            return ImageNotFound(f"{server} has no image {self._name}: check the name")
-        if status == 404 and not wanted.startswith("sha256:"):
-            # Also of a repository that does not exist many registries say MANIFEST_UNKNOWN.
-            return ImageNotFound(
-                f"{self._name} has no tag {wanted!r} on {server}: check the name and the tag"
-            )
-        if status == 404:
-            return ImageNotFound(f"{self._name} has no {wanted} on {server}: it may be deleted")
-        return InvalidAnswer(
-            f"{server} answered {status}{said} when asked for {self._name}: "
-            "is it an image registry?"
-        )
+            raise self._repository.failure(response, wanted)
 
     @staticmethod
     def _check_length(response: Response, descriptor: Descriptor, received: int) -> int:
@@ -204,20 +164,3 @@ def _promised(response: Response) -> Digest | None:
         return Digest.parse(response.headers.get("Docker-Content-Digest", ""))
     except InvalidDigest:
         return None
-
-
-def _first_error(response: Response) -> tuple[str, str]:
-    """Return code and message of a registry's error answer, empty where it is none."""
-    try:
-        body = response.read(_MAX_ERROR, "the error answer")
-        errors = JsonObject.decode(body, "the error answer", _MAX_ERROR).members("errors", 100)
-        if errors:
-            return errors[0].text("code") or "", _printable(errors[0].text("message") or "")
-    except (Broken, InvalidAnswer):
-        pass
-    return "", ""
-
-
-def _printable(text: str) -> str:
-    """Return a stranger's words in one short line that cannot steer a terminal."""
-    return "".join(char if char.isprintable() else " " for char in text[:120]).strip()

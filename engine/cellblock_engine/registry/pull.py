@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -27,6 +27,7 @@ from ..store import Store
 from .auth import Credentials
 from .client import RegistryClient
 from .patience import Patience
+from .pool import pool, some_done
 from .report import Report
 from .resolve import resolve
 from .transport import Stopped, Transport
@@ -35,9 +36,6 @@ from .trust import Trust
 _DOWNLOADS = 4
 _EXTRACTIONS = min(4, os.cpu_count() or 1)
 _MIRROR_ATTEMPTS = 2
-_TICK_S = 0.2  # an interrupt whose signal went to another thread is seen after this long
-
-
 _log = Log(__name__)
 # Finds the credentials for a registry by its name, or for a mirror by its host.
 Find = Callable[[str], Credentials | None]
@@ -76,7 +74,7 @@ def pull(
             )
             store.blobs.keep(image.config, image.config_raw)
             store.blobs.keep(image.manifest, image.manifest_raw)
-            return store.images.add(reference, image.manifest)
+            return store.images.add(reference, image.manifest, served=mirror is None)
 
     sooner = replace(patience, attempts=min(patience.attempts, _MIRROR_ATTEMPTS))
     for mirror in registries.mirrors.get(reference.registry, ()):
@@ -121,16 +119,10 @@ class _Transfer:
         )
         with (
             self._store.layers.warm(),
-            ThreadPoolExecutor(_EXTRACTIONS, "cellblock-extract") as extractions,
-            ThreadPoolExecutor(_DOWNLOADS, "cellblock-download") as downloads,
+            pool(self._transport, _EXTRACTIONS, "extract") as extractions,
+            pool(self._transport, _DOWNLOADS, "download") as downloads,
         ):
-            try:
-                self._direct(missing, downloads, extractions)
-            except BaseException:
-                self._transport.stop()
-                downloads.shutdown(wait=False, cancel_futures=True)
-                extractions.shutdown(wait=False, cancel_futures=True)
-                raise
+            self._direct(missing, downloads, extractions)
 
     def _is_there(self, job: _Job) -> bool:
         there = self._store.layers.has(job.diff_id)
@@ -145,10 +137,8 @@ class _Transfer:
         }
         extracting: set[Future[None]] = set()
         while downloading or extracting:
-            pending = downloading.keys() | extracting
-            done, _ = wait(pending, timeout=_TICK_S, return_when=FIRST_COMPLETED)
+            done = some_done(downloading.keys() | extracting)
             for future in done:
-                future.result()
                 job = downloading.pop(future, None)
                 if job is not None:
                     extracting.add(extractions.submit(self._extract, job))

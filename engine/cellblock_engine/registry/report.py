@@ -1,4 +1,4 @@
-"""Progress events of one pull, one at a time and not too many."""
+"""Progress events of one pull or push, one at a time and not too many."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import time
 from ..oci.digest import Digest
 from ..oci.manifest import Descriptor
 from ..oci.reference import Reference
-from ..progress import Phase, Progress, PullEvent
+from ..progress import Phase, Progress, TransferEvent
 
 _INTERVAL_S = 0.05
 
 
 class Report:
-    """Tells a listener how far a pull is; safe to call from several threads.
+    """Tells a listener how far a transfer is; safe to call from several threads.
 
     Within one phase of one layer events come at most every 50 ms. What the listener raises goes
-    to the thread that reported, and ends the pull there.
+    to the thread that reported, and ends the transfer there.
     """
 
     def __init__(self, reference: Reference, progress: Progress | None) -> None:
@@ -26,12 +26,19 @@ class Report:
         self._last: dict[Digest | None, tuple[Phase, float]] = {}
 
     def whole(self, phase: Phase, current_bytes: int = 0, total_bytes: int | None = None) -> None:
-        """Report on the whole pull."""
+        """Report on the whole."""
         self._send(None, phase, current_bytes, total_bytes)
 
-    def layer(self, descriptor: Descriptor, phase: Phase, current_bytes: int = 0) -> None:
-        """Report on one layer, in compressed bytes."""
-        self._send(descriptor.digest, phase, current_bytes, descriptor.size)
+    def layer(
+        self,
+        descriptor: Descriptor,
+        phase: Phase,
+        current_bytes: int = 0,
+        *,
+        name: Digest | None = None,
+    ) -> None:
+        """Report on one layer, in bytes of its blob, by whose digest it goes without a ``name``."""
+        self._send(name or descriptor.digest, phase, current_bytes, descriptor.size)
 
     def _send(self, layer: Digest | None, phase: Phase, current: int, total: int | None) -> None:
         if self._progress is None:
@@ -42,4 +49,4 @@ class Report:
             if phase == last_phase and now - last_time < _INTERVAL_S and current != total:
                 return
             self._last[layer] = (phase, now)
-            self._progress(PullEvent(self._reference, layer, phase, current, total))
+            self._progress(TransferEvent(self._reference, layer, phase, current, total))

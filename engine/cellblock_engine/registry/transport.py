@@ -13,11 +13,11 @@ import threading
 import time
 import urllib.request
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urljoin
 
 import urllib3
 import urllib3.exceptions as failures
@@ -36,7 +36,8 @@ _MAX_REDIRECTS = 5
 _SMALL_BODY = 64 * 2**10
 _MAX_URL = 16 * 2**10  # signed URLs of object stores have some 2 KiB
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+"""Answers after which another attempt may do better."""
 
 
 _log = Log(__name__)
@@ -123,7 +124,7 @@ class Response:
 
 
 class Transport:
-    """A client with pooled connections, shared by the threads of one pull.
+    """A client with pooled connections, shared by the threads of one pull or push.
 
     ``stop`` ends every request under way, in whatever thread, and refuses new ones.
     """
@@ -141,34 +142,49 @@ class Transport:
         url: str,
         headers: Mapping[str, str],
         authorization: str | None,
-        form: Mapping[str, str] | None = None,
+        *,
+        method: str = "GET",
+        body: bytes = b"",
     ) -> Response:
-        """Return the answer to a GET request, after redirects and retries.
+        """Return the answer to a request that may be sent several times, after retries.
 
-        With a ``form`` it is a POST request, which is sent to ``url`` alone: no redirect is
-        followed.
-
-        The caller closes it. Raises RegistryUnavailable when failures persist, InvalidAnswer for
-        a redirect that is refused, Stopped.
+        Redirects are followed for GET and HEAD; anything else is sent to ``url`` alone. The
+        caller closes the answer. Raises RegistryUnavailable when failures persist, InvalidAnswer
+        for a redirect that is refused, Stopped.
         """
         problem = ""
         for attempt in range(self.patience.attempts):
             retry_after = None
             try:
-                response = self._follow(url, headers, authorization, form)
+                response = self._follow(method, url, headers, authorization, body)
             except Broken as error:
                 problem = str(error)
             else:
-                if response.status not in _TRANSIENT:
+                if response.status not in TRANSIENT:
                     return response
-                words = http.client.responses.get(response.status, "")
-                problem = f"it answered {response.status} {words}"
+                problem = answered(response)
                 retry_after = response.headers.get("Retry-After")
                 response.discard()
             _log.info("%s: %s (attempt %d)", _shown(url), problem, attempt + 1)
             if attempt + 1 < self.patience.attempts:
                 self.wait(attempt, retry_after)
         raise unavailable(url, f"{problem}, {self.patience.attempts} times")
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        authorization: str | None,
+        body: Iterable[bytes],
+    ) -> Response:
+        """Return the answer to a request that is sent once, to ``url`` alone, piece by piece.
+
+        Its ``headers`` tell the length. The caller closes the answer. Raises Broken, InvalidAnswer
+        for an address that is refused, RegistryUnavailable for one where nobody is, Stopped.
+        """
+        sent = _headers(headers, authorization)
+        return self._request(method, url, Origin.of_url(url), sent, body)
 
     def wait(self, attempt: int, retry_after: str | None = None) -> None:
         """Sleep before the next attempt. Raises Stopped as soon as the transport is stopped."""
@@ -204,27 +220,34 @@ class Transport:
         for pools in self._pools.values():
             pools.clear()
 
+    def refer(self, source: str, location: str) -> str:
+        """Return where the Location in an answer from ``source`` leads. Raises InvalidAnswer."""
+        origin = Origin.of_url(source)
+        target = urljoin(source, location) if 0 < len(location) <= _MAX_URL else ""
+        if not self.trust.may_refer(origin, Origin.of_url(target)):
+            raise InvalidAnswer(
+                f"{origin} redirects to {Origin.of_url(target)}: plain http is refused"
+            )
+        return target
+
     def _follow(
         self,
+        method: str,
         url: str,
         headers: Mapping[str, str],
         authorization: str | None,
-        form: Mapping[str, str] | None,
+        body: bytes,
     ) -> Response:
         origin = Origin.of_url(url)
         for _ in range(_MAX_REDIRECTS + 1):
-            sent = {"User-Agent": "cellblock", "Accept-Encoding": "identity", **headers}
-            if authorization is not None:
-                sent["Authorization"] = authorization
-            response = self._request(url, origin, sent, form)
-            if response.status not in _REDIRECTS or form is not None:
+            sent = _headers(headers, authorization)
+            response = self._request(method, url, origin, sent, body)
+            if response.status not in _REDIRECTS or method not in ("GET", "HEAD"):
                 return response
             location = response.headers.get("Location", "")
             response.discard()
-            url = urljoin(url, location) if 0 < len(location) <= _MAX_URL else ""
+            url = self.refer(url, location)
             target = Origin.of_url(url)
-            if not self.trust.may_refer(origin, target):
-                raise InvalidAnswer(f"{origin} redirects to {target}: plain http is refused")
             _log.debug("%s redirects to %s", origin, target)
             if target != origin:
                 authorization = None
@@ -233,10 +256,11 @@ class Transport:
 
     def _request(
         self,
+        method: str,
         url: str,
         origin: Origin,
         headers: Mapping[str, str],
-        form: Mapping[str, str] | None,
+        body: bytes | Iterable[bytes],
     ) -> Response:
         if not self.trust.allows(origin):
             raise InvalidAnswer(
@@ -244,15 +268,11 @@ class Transport:
                 "and for hosts named under registries.plain-http in the config file"
             )
         self.check()
-        body = None
-        if form is not None:
-            body = urlencode(form).encode("ascii")
-            headers = {**headers, "Content-Type": "application/x-www-form-urlencoded"}
         try:
             raw = self._pool(origin).request(
-                "GET" if form is None else "POST",
+                method,
                 url,
-                body=body,
+                body=body or None,
                 headers=headers,
                 preload_content=False,
                 decode_content=False,
@@ -265,7 +285,7 @@ class Transport:
             if _is_final(error):
                 raise unavailable(url, _reason(error)) from error
             raise Broken(_reason(error)) from error
-        _log.debug("%s %s: %d", "GET" if form is None else "POST", _shown(url), raw.status)
+        _log.debug("%s %s: %d", method, _shown(url), raw.status)
         return Response(raw, url, self)
 
     def _pool(self, origin: Origin) -> urllib3.PoolManager:
@@ -331,9 +351,20 @@ class Transport:
             _shut(connection)
 
 
+def _headers(headers: Mapping[str, str], authorization: str | None) -> dict[str, str]:
+    sent = {"User-Agent": "cellblock", "Accept-Encoding": "identity", **headers}
+    return sent if authorization is None else {**sent, "Authorization": authorization}
+
+
 def _shown(url: str) -> str:
     """Return the address without its query, which can hold a signature that opens it."""
     return url.partition("?")[0]
+
+
+def answered(response: Response) -> str:
+    """Return in words that a server answered so."""
+    words = http.client.responses.get(response.status, "")
+    return f"it answered {response.status} {words}".rstrip()
 
 
 def unavailable(url: str, reason: str) -> RegistryUnavailable:

@@ -61,17 +61,36 @@ class Images:
         # By manifest. What a digest names never changes, so entries only ever become useless.
         self._known: dict[Digest, tuple[Digest, ImageDocument, int]] = {}
 
-    def add(self, reference: Reference, manifest: Digest) -> Image:
+    def add(self, reference: Reference, manifest: Digest, *, served: bool = False) -> Image:
         """Let ``reference`` name the image of this manifest, whose parts are all in the store.
 
-        To be called within :meth:`Store.referencing`. Raises StoreError, InvalidLayer, and
-        InvalidAnswer for a manifest or config that is none.
+        ``served`` notes that its registry has that manifest under this reference. To be called
+        within :meth:`Store.referencing`. Raises StoreError, InvalidLayer, and InvalidAnswer for
+        a manifest or config that is none.
         """
         image_id, document, size_bytes = self._read(manifest)
         self._layers.chain(document.diff_ids)
-        make_private(self._layout.home, self._layout.references)
-        self._publish(reference, manifest)
+        self._publish(reference, manifest, served=served)
         return _image(image_id, document, size_bytes, manifest, (reference,))
+
+    def supersede(
+        self, reference: Reference, old: Digest, new: Digest, *, served: bool = False
+    ) -> None:
+        """Let ``reference`` name the manifest ``new``, unless it names ``old`` no more.
+
+        ``new`` is of the same image. To be called within :meth:`Store.referencing`.
+        """
+        if self._references().get(reference) == old:
+            self._publish(reference, new, served=served)
+
+    def tag(self, source: str, target: Reference) -> Image:
+        """Let ``target`` name an image too; return that with all its references.
+
+        To be called within :meth:`Store.referencing`. Raises as :meth:`resolve` does.
+        """
+        image = self._resolve(source)[0]
+        self._publish(target, image.manifest)
+        return self.resolve(str(target))
 
     def derive(self, base: Digest, layer: Descriptor, step: HistoryEntry, name: Reference) -> Image:
         """Add the image that the one of the manifest ``base`` is with one layer more; return it.
@@ -96,6 +115,29 @@ class Images:
         held = replace(named or image.references[0], tag=None, digest=image.manifest)
         self._publish(held, image.manifest)
         return self.resolve(str(image.id))
+
+    def manifest(self, digest: Digest) -> tuple[bytes, Manifest]:
+        """Return the bytes of an image's manifest, and what they say. Raises StoreError."""
+        return self._blobs.read(digest, MAX_MANIFEST_BYTES), self._manifest(digest)
+
+    def packed(self) -> dict[Digest, tuple[Descriptor, ...]]:
+        """Return, by diffID, the blobs of the store that layers of its images are packed in."""
+        found: dict[Digest, dict[Digest, Descriptor]] = {}
+        for manifest in set(self._references().values()):
+            diffids, layers = self._read(manifest)[1].diff_ids, self._manifest(manifest).layers
+            for diffid, layer in zip(diffids, layers, strict=True):
+                if self._blobs.has(layer.digest):
+                    found.setdefault(diffid, {})[layer.digest] = layer
+        return {diffid: tuple(blobs.values()) for diffid, blobs in found.items()}
+
+    def served(self, registry: str) -> dict[Digest, str]:
+        """Return in which repository of a registry, as far as is known here, a blob is."""
+        return {
+            layer.digest: reference.repository
+            for reference, manifest, served in sorted(self._records())
+            if served and reference.registry == registry
+            for layer in self._manifest(manifest).layers
+        }
 
     def list(self, *, nameless: bool = False) -> tuple[Image, ...]:
         """Return all images, each once with all its references, the newest first.
@@ -127,22 +169,27 @@ class Images:
         """Return the config of an image that is in the store. Raises StoreError, InvalidAnswer."""
         return self._read(image.manifest)[1]
 
-    def remove(self, name: str, *, force: bool = False) -> RemovedImage:
+    def remove(
+        self, name: str, *, force: bool = False, running: Collection[str] = ()
+    ) -> RemovedImage:
         """Remove a reference and, with an image's last one, the image and what only it needs.
 
-        By id, all its references go, which takes ``force`` where there are several; so does an
-        image that a container was made from (whose layers stay while the container does). While
-        a pull or start is under way nothing is freed: the next removal does it. Raises
-        ImageNotFound, Conflict.
+        By id, all its references go, which takes ``force`` where there are several (but for a tag
+        and digests of one repository); so does an image that a container was made from (whose
+        layers stay while the container does). Images of the ids ``running`` are kept in any
+        case. While a pull or start is under way nothing is freed: the next removal does it.
+        Raises ImageNotFound, Conflict.
         """
         image, named = self._resolve(name)
         doomed = image.references if named is None else (named,)
-        if named is None and len(doomed) > 1 and not force:
+        if named is None and _are_several(doomed) and not force:
             raise Conflict(
                 f"image {image.id.short} has {len(doomed)} references: remove them one by one, "
                 "or all with --force"
             )
         last = len(doomed) == len(image.references)
+        if last and str(image.id) in running:
+            raise Conflict(f"image {name} is used by a container that runs: stop that first")
         users = self._collector.containers_of(image.id) if last else ()
         if users and not force:
             raise Conflict(
@@ -265,23 +312,27 @@ class Images:
         same = (r for r, m in references.items() if self._read(m)[0] == image_id)
         return _image(image_id, document, size_bytes, manifest, tuple(sorted(same)))
 
-    def _publish(self, reference: Reference, manifest: Digest) -> None:
-        content = {"reference": str(reference), "manifest": str(manifest)}
+    def _publish(self, reference: Reference, manifest: Digest, *, served: bool = False) -> None:
+        make_private(self._layout.home, self._layout.references)
+        content = {"reference": str(reference), "manifest": str(manifest), "served": served}
         self._staging.publish_json(self._path(reference), content)
 
     def _references(self) -> dict[Reference, Digest]:
         """Return the manifest of every reference."""
-        found = {}
+        return {reference: manifest for reference, manifest, _ in self._records()}
+
+    def _records(self) -> Iterator[tuple[Reference, Digest, bool]]:
+        """Yield every reference, its manifest, and whether its registry is known to have that."""
         directory = self._layout.references
         for path in directory.iterdir() if directory.is_dir() else ():
             try:
                 known = json.loads(path.read_bytes())
-                found[Reference.parse(known["reference"])] = Digest.parse(known["manifest"])
+                reference = Reference.parse(known["reference"])
+                yield reference, Digest.parse(known["manifest"]), known.get("served") is True
             except FileNotFoundError:
                 continue  # removed since
             except (ValueError, KeyError, TypeError) as error:
                 raise StoreError(f"{path} is damaged: remove it and pull again") from error
-        return found
 
     def _read(self, manifest: Digest) -> tuple[Digest, ImageDocument, int]:
         """Return id, config and size of the image with this manifest."""
@@ -304,6 +355,12 @@ class Images:
 
     def _path(self, reference: Reference) -> Path:
         return self._layout.references / f"{Digest.of(str(reference).encode()).hex}.json"
+
+
+def _are_several(references: tuple[Reference, ...]) -> bool:
+    """Tell whether these are more than what one pull, and the digest it found, can leave."""
+    tagged = sum(reference.tag is not None for reference in references)
+    return tagged > 1 or len({reference.name for reference in references}) > 1
 
 
 def _image(

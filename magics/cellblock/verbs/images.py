@@ -1,4 +1,4 @@
-"""pull, commit, images, rmi."""
+"""pull, push, commit, tag, images, rmi."""
 
 from __future__ import annotations
 
@@ -129,6 +129,22 @@ def pull(call: Call) -> Acknowledged:
     return Acknowledged((f"{call.arguments.image}: {image.manifest}",))
 
 
+def push(call: Call) -> Acknowledged:
+    """Send an image to its registry; the line is its name and its manifest's digest."""
+    arguments = call.arguments
+    with call.progress() as progress:
+        image = call.engine.push(
+            arguments.image, compression=arguments.compression, progress=progress
+        )
+    return Acknowledged((f"{arguments.image}: {image.manifest}",))
+
+
+def tag(call: Call) -> Acknowledged:
+    """Give an image one more name; there is nothing to say, as in Docker."""
+    call.engine.tag(call.arguments.source, call.arguments.target)
+    return Acknowledged(())
+
+
 def commit(call: Call) -> Acknowledged:
     """Make an image of a container; the line is the image's id."""
     arguments = call.arguments
@@ -168,6 +184,29 @@ VERBS = (
             Argument(("image",), "as Docker writes it, python:3.12-slim", metavar="IMAGE"),
         ),
         pull,
+    ),
+    Verb(
+        "push",
+        "Send an image to the registry that is in its name",
+        (
+            Argument(
+                ("--compression",),
+                "of layers that commits have made: gzip, zstd or none",
+                default="gzip",
+                values=("gzip", "zstd", "none"),
+            ),
+            Argument(("image",), "a name of an image here", metavar="IMAGE", subject="image"),
+        ),
+        push,
+    ),
+    Verb(
+        "tag",
+        "Give an image one more name",
+        (
+            Argument(("source",), "reference or id", metavar="SOURCE", subject="image"),
+            Argument(("target",), "the further name", metavar="TARGET"),
+        ),
+        tag,
     ),
     Verb(
         "commit",

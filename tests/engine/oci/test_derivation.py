@@ -8,7 +8,7 @@ import pytest
 
 from cellblock_engine.errors import Conflict, InvalidAnswer, InvalidInput
 from cellblock_engine.oci.config import HistoryEntry, parse_config
-from cellblock_engine.oci.derivation import Derived, derive
+from cellblock_engine.oci.derivation import Derived, derive, repacked
 from cellblock_engine.oci.digest import Digest
 from cellblock_engine.oci.manifest import (
     DOCKER_CONFIG,
@@ -114,6 +114,24 @@ def test_the_manifest_is_ocis(media_type: str, expected: str):
         len(made.config),
     )
     assert manifest.config.media_type == "application/vnd.oci.image.config.v1+json"
+
+
+def test_the_same_layers_in_other_blobs():
+    made = derived(Descriptor(f"{OCI_LAYER}+gzip", ONE, 77, annotations={"key": "value"}))
+    manifest = parse_manifest(made.manifest, OCI_MANIFEST)
+    assert isinstance(manifest, Manifest)
+    assert repacked(manifest, made.manifest, manifest.layers) == made.manifest
+    raw = json.dumps(json.loads(made.manifest) | {"annotations": {"kept": "yes"}}).encode()
+    packed = Descriptor(f"{OCI_LAYER}+zstd", Digest.of(b"packed"), 12)
+    document = json.loads(repacked(manifest, raw, (manifest.layers[0], packed)))
+    before = json.loads(raw)
+    assert document["layers"][0] == before["layers"][0]
+    assert document["layers"][1] == {
+        "mediaType": f"{OCI_LAYER}+zstd",
+        "digest": str(packed.digest),
+        "size": 12,
+    }
+    assert (document["config"], document["annotations"]) == (before["config"], {"kept": "yes"})
 
 
 def test_too_many_layers():

@@ -1,5 +1,6 @@
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,22 @@ def test_links_in_place_of_blobs_are_not_followed(store: Store, tmp_path: Path):
     store.blobs.path(DIGEST).symlink_to(tmp_path / "secret")
     with pytest.raises(OSError, match="symbolic links"):
         store.blobs.read(DIGEST, len(DATA))
+
+
+def test_a_blob_is_made_whose_digest_shows_at_its_end(store: Store, layout: Layout):
+    pieces = [DATA[at : at + 999] for at in range(0, len(DATA), 999)]
+    assert store.blobs.add(pieces) == (DIGEST, len(DATA))
+    assert b"".join(store.blobs.pieces(DIGEST)) == DATA
+    assert b"".join(store.blobs.pieces(DIGEST, 5000)) == DATA[5000:]
+    assert list(store.blobs.pieces(DIGEST, len(DATA))) == []
+    assert store.blobs.path(DIGEST).stat().st_mode & 0o777 == 0o600
+
+    def failing() -> Iterator[bytes]:
+        yield DATA
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.blobs.add(failing())
+    assert os.listdir(layout.staging) == []
+    with pytest.raises(StoreError, match="not in the store"):
+        next(store.blobs.pieces(Digest.of(b"none")))

@@ -178,6 +178,59 @@ def test_one_of_several_references_is_only_untagged(store: Store, layout: Layout
     assert content(layout) == set()
 
 
+def test_a_tag_and_its_digest_are_not_several(store: Store, layout: Layout, make: Make):
+    image = store.images.add(ref("a:1"), make(BASE))
+    store.images.hold("a:1")
+    store.images.tag("a:1", ref("b"))
+    with pytest.raises(Conflict, match="3 references"):
+        store.images.remove(image.id.short)
+    assert store.images.remove("b").deleted == ()
+    assert len(store.images.remove(image.id.short).untagged) == 2
+    assert content(layout) == set()
+
+
+def test_tags_move(store: Store, make: Make):
+    first, second = make(BASE), make(ALPHA)
+    store.images.add(ref("a"), first)
+    store.images.add(ref("b"), second)
+    image = store.images.tag("a", ref("b"))
+    assert (image.manifest, image.references) == (first, (ref("a"), ref("b")))
+    assert [known.manifest for known in store.images.list()] == [first]
+    with pytest.raises(ImageNotFound):
+        store.images.tag("unknown", ref("d"))
+    assert store.images.tag("a", ref("a")).references == (ref("a"), ref("b"))
+
+
+def test_what_a_registry_has_is_known_only_of_what_came_or_went_there(
+    store: Store, make: Make, layout: Layout
+):
+    manifest = make(BASE)
+    store.images.add(ref("r.test/pulled"), manifest, served=True)
+    store.images.tag("r.test/pulled", ref("r.test/tagged"))
+    blob = Digest.of(BASE)
+    assert store.images.served("r.test") == {blob: "pulled"}
+    assert store.images.served("docker.io") == {}
+    store.images.add(ref("r.test/pulled"), make(ALPHA))  # a commit of that name
+    assert store.images.served("r.test") == {}
+    for path in layout.references.iterdir():  # as older versions wrote them
+        known = json.loads(path.read_text())
+        del known["served"]
+        path.write_text(json.dumps(known))
+    assert store.images.served("r.test") == {}
+    assert len(store.images.list()) == 2
+
+
+def test_blobs_are_found_by_layer(store: Store, make: Make, layout: Layout):
+    store.images.add(ref("a"), make(BASE, ALPHA))
+    packed = store.images.packed()
+    assert {diffid: [b.digest for b in blobs] for diffid, blobs in packed.items()} == {
+        Digest.of(BASE): [Digest.of(BASE)],
+        Digest.of(ALPHA): [Digest.of(ALPHA)],
+    }
+    (layout.blobs / Digest.of(ALPHA).hex).unlink()
+    assert set(store.images.packed()) == {Digest.of(BASE)}
+
+
 def container(layout: Layout, **config: object) -> None:
     directory = layout.containers / "c1"
     directory.mkdir(parents=True)

@@ -15,6 +15,8 @@ from cellblock_engine.errors import InvalidLayer, StoreError, StoreFull
 from cellblock_engine.layout import Layout
 from cellblock_engine.oci.digest import Digest
 from cellblock_engine.store import Store
+from cellblock_engine.store.compression import Compression, compress
+from cellblock_engine.store.pack import pack
 from cellblock_engine.store.unpacking import Caps
 from support import tars
 from support.treelist import tree
@@ -86,6 +88,32 @@ def test_every_compression_gives_the_same_layer(
     assert store.layers.record(DIFFID).implied == ("d",)
     assert read == sorted(read)
     assert staged(layout) == []
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_what_is_compressed_here_unpacks_to_the_same_layer(
+    store: Store, tmp_path: Path, compression: Compression
+):
+    data = b"".join(compress([ARCHIVE[:999], ARCHIVE[999:]], compression))
+    assert data == b"".join(compress([ARCHIVE[:999], ARCHIVE[999:]], compression))
+    assert len(data) < len(ARCHIVE) // 10
+    store.layers.extract(blob(tmp_path, data), f"{OCI}+{compression}", DIFFID)
+    assert store.layers.has(DIFFID)
+
+
+def test_a_layer_that_was_packed_here_gives_its_archive_again(store: Store, tmp_path: Path):
+    store.layers.extract(blob(tmp_path, ARCHIVE), OCI, DIFFID)
+    fd = os.open(store.layers.path(DIFFID), os.O_RDONLY)
+    try:
+        diffid, _ = store.layers.make(pack(fd))
+    finally:
+        os.close(fd)
+    assert Digest.of(b"".join(store.layers.archive(diffid))) == diffid
+    with pytest.raises(InvalidLayer, match="cannot be packed as it was"):
+        list(store.layers.archive(DIFFID))
+    (store.layers.path(diffid) / "d" / "g").write_bytes(b"forged")
+    with pytest.raises(InvalidLayer, match="cannot be packed as it was"):
+        list(store.layers.archive(diffid))
 
 
 DAMAGED = {
