@@ -14,8 +14,8 @@ import pytest
 from cellblock_kernel.gate.farewell import farewells
 from cellblock_kernel.gate.hostcells import HostCells
 from cellblock_kernel.gate.ledger import Ledger
-from cellblock_kernel.gate.operation import Failure
 from cellblock_kernel.gate.messages import DELIMITER, Signer
+from cellblock_kernel.gate.operation import Failure
 from support.relays import BACK_KEY, FRONT_KEY, WAIT_MS, message
 
 # What is run on the host: a cell's second word, which it also notes to have been done.
