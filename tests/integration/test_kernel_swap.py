@@ -27,6 +27,7 @@ def site(root, tmp_path_factory):
     with kernels.site(tmp_path_factory.mktemp("swap")) as made:
         made.install("plain")
         made.install("kept", keep=True)
+        made.install("wild", untrusted=True)
         yield made
 
 
@@ -119,6 +120,33 @@ def test_what_is_open_is_answered_and_closed(site, engine):
         assert rest[:3] == [("comm_close", None), ("status", "restarting"), ("status", "idle")]
         assert "never" not in str(said)
         assert run(kc, SHOW) == "other False\n"
+    site.assert_gone()
+
+
+@pytest.mark.parametrize("name", ["plain", "wild"])
+def test_host_cells_end_with_it_and_go_on_in_the_next(site, engine, name):
+    with site.kernel(name) as (km, kc):
+        run(kc, "")
+        heard(kc, "iopub", 0.3)
+        cells = [
+            kc.execute("\n".join(["%container stats"] * 90), stop_on_error=False),
+            kc.execute("%container info"),  # held by the gate
+            kc.execute("print('held too')"),
+        ]
+        info = kc.kernel_info()
+        time.sleep(0.5)
+        other = made_for(engine, site, km)
+        swap(km, other)
+        shell, iopub = heard(kc, "shell"), heard(kc, "iopub")
+        for msg_id in (*cells, info):
+            (reply,) = of(shell, msg_id)
+            assert reply["content"]["status"] in ("error", "aborted")
+            states = [one for one in of(iopub, msg_id) if one["msg_type"] == "status"]
+            assert states[-1]["content"]["execution_state"] == "idle"
+        (first,) = of(shell, cells[0])
+        assert first["content"]["ename"] == "KernelSwapped"
+        assert run(kc, SHOW) == "other False\n"
+        assert other in run(kc, "%container info")
     site.assert_gone()
 
 

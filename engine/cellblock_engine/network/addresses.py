@@ -28,6 +28,10 @@ _PRIVATE = tuple(
         ),
     )
 )
+# Where clouds give credentials away beside link-local, in networks that are otherwise of use.
+_OF_CLOUDS = tuple(
+    map(ip_address, ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254"))
+)
 _NEVER = tuple(
     map(
         ip_network,
@@ -55,6 +59,8 @@ def refusal(text: str, *, private: bool) -> str | None:
     ``private``: networks that are not the internet may be. Raises ValueError for no address.
     """
     address = _carried(ip_address(text))
+    if address in _OF_CLOUDS:
+        return "reserved"
     if any(address in network for network in _PRIVATE):
         return None if private else "private"
     return "reserved" if any(address in network for network in _NEVER) else None

@@ -72,8 +72,9 @@ class HostCells:
                 cell.operation = None
 
     def abandon(self, failure: Failure) -> None:
-        """End what goes on with this failure."""
+        """End what goes on with this failure, and begin nothing that waits for its turn."""
         for cell in tuple(self._cells.values()):
+            cell.is_aborted = True
             if cell.operation is not None:
                 cell.operation.kill()
                 self._on_end(cell, failure)

@@ -231,4 +231,8 @@ def _text(mapping: Mapping[str, Any], name: str) -> str:
 
 
 def _dumped(part: Mapping[str, Any]) -> zmq.Frame:
-    return zmq.Frame(json.dumps(part).encode())
+    """Return a part, an empty one for what could just be parsed and is nested too deeply here."""
+    try:
+        return zmq.Frame(json.dumps(part).encode())
+    except RecursionError:
+        return zmq.Frame(b"{}")

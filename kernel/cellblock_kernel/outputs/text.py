@@ -42,6 +42,7 @@ def colourless(text: str) -> str:
 def one_line(text: str, length: int) -> str:
     """Return ``text`` as at most ``length`` printable characters of one line."""
     words = " ".join(colourless(text[: length * 8]).split())
+    words = "".join(filter(str.isprintable, words))  # nor what turns the direction of writing
     return words if len(words) <= length else words[: length - 4] + " ..."
 
 

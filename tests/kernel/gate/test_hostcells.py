@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from cellblock_kernel.gate.farewell import farewells
 from cellblock_kernel.gate.hostcells import HostCells
 from cellblock_kernel.gate.ledger import Ledger
 from cellblock_kernel.gate.messages import DELIMITER, Signer
+from cellblock_kernel.gate.operation import Failure
 from support.relays import BACK_KEY, FRONT_KEY, WAIT_MS, message
 
 # What is run on the host: a cell's second word, which it also notes to have been done.
@@ -429,6 +431,25 @@ def test_at_the_kernels_end_the_process_ends_and_nothing_begins(scene):
     scene.rig.relay.drain()
     assert scene.nothing_heard()  # no reply that nobody gave
     assert scene.done() == ["%container wait"]
+
+
+def test_a_kernel_that_goes_before_it_is_idle_lets_nothing_begin_in_the_next_ones_place(scene):
+    scene.ask("%container show")
+    request = scene.asked()
+    scene.publish(request, "status", {"execution_state": "busy"})
+    scene.reply(request, {"status": "ok", "execution_count": 1, "payload": []})
+    deadline = time.monotonic() + WAIT_MS / 1000
+    while scene.rule._cells[None].reply is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    scene.rig.halt()
+    scene.rule.abandon(Failure("KernelSwapped", "gone"))
+    for channel, said in farewells(scene.rule._ledger):
+        scene.rig.relay.pass_outward(channel, said, scene.rule._ledger)
+    scene.rig.relay.deliver()
+    assert scene.heard("shell").content == {"status": "aborted"}
+    assert not scene.rule._cells
+    assert scene.done() == []
 
 
 def test_before_there_is_a_container_nothing_is_a_host_cell(make_rig):

@@ -108,3 +108,23 @@ def test_any_part_is_parsed_or_nothing(part):
 @given(st.lists(st.binary(max_size=8) | st.just(DELIMITER), min_size=1, max_size=12))
 def test_any_frames_are_believed_or_dropped(parts):
     assert resign(framed(parts), KERNEL, CLIENT) is None
+
+
+def test_what_could_just_be_parsed_and_cannot_be_written_says_nothing():
+    nested = b'{"x":' + b"[" * 700 + b"]" * 700 + b"}"
+    hostile = Message([], [zmq.Frame(part) for part in (b"{}", nested, b"{}", nested)])
+    assert hostile.content
+    assert hostile.parent
+
+    def deeper(levels):
+        if levels:
+            return deeper(levels - 1)
+        return (
+            hostile.but(content={**hostile.content, "execution_count": 1}),
+            Message.of("stream", {"text": "t"}, parent=hostile.parent),
+        )
+
+    changed, made = deeper(500)
+    assert changed.content.get("execution_count") in (None, 1)  # some Pythons can write it
+    assert not made.parent or made.parent.keys() == {"x"}
+    assert made.content == {"text": "t"}

@@ -65,3 +65,4 @@ def test_cleaning_takes_linear_time():
 def test_one_line():
     assert one_line(f"a\n b\t{RED}", 40) == "a b red"
     assert one_line("x" * 100, 20) == "x" * 16 + " ..."
+    assert one_line("Python\u202e\u2066 3\u200b", 40) == "Python 3"  # no other way to read it
