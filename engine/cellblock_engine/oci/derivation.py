@@ -57,10 +57,11 @@ def derive(base: Manifest, config: bytes, layer: Descriptor, step: HistoryEntry)
             "allowed: shorten the message"
         )
     descriptor = Descriptor(OCI_CONFIG, Digest.of(raw), len(raw))
-    return Derived(raw, _manifest(descriptor, (*base.layers, layer)))
+    return Derived(raw, oci_manifest(descriptor, (*base.layers, layer)))
 
 
-def _manifest(config: Descriptor, layers: tuple[Descriptor, ...]) -> bytes:
+def oci_manifest(config: Descriptor, layers: tuple[Descriptor, ...]) -> bytes:
+    """Return the manifest of an image that has this config and these layers."""
     document = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,

@@ -1,10 +1,10 @@
-"""Blobs as the registry sent them: ``sha256/<hex>``, complete and verified, or absent."""
+"""Blobs as registries have them: ``sha256/<hex>``, complete and verified, or absent."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from .room import raise_if_full
 from .staging import Staging, sync_directory
 
 _ROOM_FOR = "an image in the store"
+_PIECE_BYTES = 64 * 2**10
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -41,13 +42,7 @@ class BlobWriter:
                 f"blob {self._digest.short} is longer than the {self._size} bytes promised"
             )
         self._hash.update(chunk)
-        rest = memoryview(chunk)
-        try:
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
-        except OSError as error:
-            raise_if_full(error, _ROOM_FOR)
-            raise
+        _write(self._fd, chunk)
 
     def resume(self) -> int:
         """Begin with what an earlier download left; return its length in bytes, 0 for none.
@@ -74,14 +69,7 @@ class BlobWriter:
                 f"blob {self._digest.short} arrived with the digest "
                 f"sha256:{self._hash.hexdigest()[:12]}...: damaged or replaced on the way"
             )
-        try:
-            os.fsync(self._fd)
-            make_private(self._target.parent.parent, self._target.parent)
-            self._path.rename(self._target)
-            sync_directory(self._target.parent)
-        except OSError as error:
-            raise_if_full(error, _ROOM_FOR)
-            raise
+        _publish(self._fd, self._path, self._target)
 
 
 class Blobs:
@@ -102,11 +90,7 @@ class Blobs:
 
     def read(self, digest: Digest, cap_bytes: int) -> bytes:
         """Return the content, verified. Raises StoreError, DigestMismatch."""
-        try:
-            fd = os.open(self.path(digest), _READ)
-        except FileNotFoundError:
-            raise StoreError(f"blob {digest.short} is not in the store: pull its image") from None
-        with open(fd, "rb") as file:
+        with open(self._open(digest), "rb") as file:
             data = file.read(cap_bytes + 1)
         if len(data) > cap_bytes:
             raise StoreError(f"blob {digest.short} has more than the {cap_bytes} bytes allowed")
@@ -145,6 +129,31 @@ class Blobs:
                 writer.write(data)
                 writer.commit()
 
+    def add(self, content: Iterable[bytes]) -> tuple[Digest, int]:
+        """Put the blob there that ``content`` is; return its digest, and its size in bytes.
+
+        Raises what ``content`` raises, and StoreFull; then nothing stays.
+        """
+        hashed, size_bytes = hashlib.sha256(), 0
+        with self._staging.file() as (fd, path):
+            for piece in content:
+                hashed.update(piece)
+                size_bytes += len(piece)
+                _write(fd, piece)
+            digest = Digest("sha256", hashed.hexdigest())
+            _publish(fd, path, self.path(digest))
+        return digest, size_bytes
+
+    def pieces(self, digest: Digest, start: int = 0) -> Iterator[bytes]:
+        """Yield the content from byte ``start`` on, in small pieces, unverified.
+
+        Raises StoreError for a blob that is not there.
+        """
+        with open(self._open(digest), "rb") as file:
+            file.seek(start)
+            while piece := file.read(_PIECE_BYTES):
+                yield piece
+
     def discard(self, digest: Digest) -> int:
         """Remove the blob and return its size in bytes; for the garbage collector alone."""
         path = self.path(digest)
@@ -154,3 +163,31 @@ class Blobs:
         except FileNotFoundError:
             return 0
         return size
+
+    def _open(self, digest: Digest) -> int:
+        try:
+            return os.open(self.path(digest), _READ)
+        except FileNotFoundError:
+            raise StoreError(f"blob {digest.short} is not in the store: pull its image") from None
+
+
+def _write(fd: int, chunk: bytes) -> None:
+    rest = memoryview(chunk)
+    try:
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+    except OSError as error:
+        raise_if_full(error, _ROOM_FOR)
+        raise
+
+
+def _publish(fd: int, path: Path, target: Path) -> None:
+    """Make a complete file visible at its place, durably."""
+    try:
+        os.fsync(fd)
+        make_private(target.parent.parent, target.parent)
+        path.rename(target)
+        sync_directory(target.parent)
+    except OSError as error:
+        raise_if_full(error, _ROOM_FOR)
+        raise

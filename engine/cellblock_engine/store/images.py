@@ -81,6 +81,10 @@ class Images:
         self._publish(held, image.manifest)
         return self.resolve(str(image.id))
 
+    def manifest(self, digest: Digest) -> tuple[bytes, Manifest]:
+        """Return the bytes of an image's manifest, and what they say. Raises StoreError."""
+        return self._blobs.read(digest, MAX_MANIFEST_BYTES), self._manifest(digest)
+
     def list(self) -> tuple[Image, ...]:
         """Return all images, each once with all its references, the newest first."""
         by_id: dict[Digest, dict[Reference, Digest]] = {}

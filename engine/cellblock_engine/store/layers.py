@@ -8,8 +8,10 @@ any order; what depends on the layers below is :mod:`.chains`' business.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -20,8 +22,11 @@ from ..oci.manifest import LAYER_TYPES
 from ..private import make_private
 from . import chains
 from .chains import LayerRecord
+from .pack import pack
 from .staging import Staging, sync_directory
 from .unpacking import Caps, Unpackers, unpack_while_made
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Layers:
@@ -87,7 +92,10 @@ class Layers:
             return
         with self._staging.directory() as staging:
             with self._unpackers.one() as unpacker:
-                found = unpacker.unpack(blob, staging, self._caps, progress)
+                try:
+                    found = unpacker.unpack(blob, staging, self._caps, progress)
+                except InvalidLayer as error:
+                    raise InvalidLayer(f"layer {diffid.short} is refused: {error}") from error
             if found != diffid.hex:
                 raise InvalidLayer(
                     f"layer {diffid.short} unpacks to sha256:{found[:12]}..., not to what the "
@@ -106,6 +114,26 @@ class Layers:
             diffid = Digest("sha256", found)
             _publish(staging, self._directory(diffid))
         return diffid, size_bytes
+
+    def archive(self, diffid: Digest) -> Iterator[bytes]:
+        """Yield the archive that the layer was made from, if packing it gives that again.
+
+        At the end it raises InvalidLayer where that is not so, as for layers of other tools; also
+        StoreError for a layer that is not there, and what :func:`.pack.pack` raises.
+        """
+        hashed = hashlib.sha256()
+        root = os.open(self.path(diffid), _DIRECTORY)
+        try:
+            for piece in pack(root):
+                hashed.update(piece)
+                yield piece
+        finally:
+            os.close(root)
+        if hashed.hexdigest() != diffid.hex:
+            raise InvalidLayer(
+                f"layer {diffid.short} cannot be packed as it was: its blob is not in the store, "
+                "and it is of another tool's making; remove its images and pull them again"
+            )
 
     def chain(self, diffids: Sequence[Digest]) -> tuple[Path, ...]:
         """Return the lower directories of a stack of layers, the bottom one first.
