@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from . import assembly
 from .container import (
@@ -155,7 +155,7 @@ class Engine:
         from .registry.pull import pull  # noqa: PLC0415 - brings the HTTP library
 
         self._store.sweep()  # what a killed pull left half done
-        try:
+        with self._collecting_when_full():
             return pull(
                 Reference.parse(reference),
                 self._store,
@@ -164,6 +164,11 @@ class Engine:
                 keyring=Keyring.of().find,
                 registries=self.settings.registries,
             )
+
+    @contextmanager
+    def _collecting_when_full(self) -> Iterator[None]:
+        try:
+            yield
         except StoreFull:
             with suppress(CellblockError, OSError):  # the lack of room is what is to be told
                 self._store.images.collect()
@@ -240,6 +245,31 @@ class Engine:
             author=author,
             created_by=created_by,
         )
+
+    def save(self, names: Sequence[str], target: Path | BinaryIO) -> None:
+        """Write images, each with all it needs, into one archive that Docker reads as well.
+
+        A name is in it as it was given; an image that was given by its id has none there. A file
+        is there whole or not at all. Raises ImageNotFound, InvalidInput, Unsupported for the
+        host image, StoreError and its kinds, OSError for a stream.
+        """
+        from .archive.save import save  # noqa: PLC0415 - as seldom as a pull
+        from .archive.target import write  # noqa: PLC0415 - as does this
+
+        write(save(self._store, names), target)
+
+    def load(self, source: Path | BinaryIO) -> tuple[Image, ...]:
+        """Add the images of an archive or an OCI layout; return each once for each of its names.
+
+        A stream is one with a descriptor. An image without a name is held by its digest. Raises
+        InvalidInput, InvalidArchive and StoreError's other kinds, PlatformNotFound; then there is
+        no new image, and after StoreFull nothing of one stays, unless others use the store.
+        """
+        from .archive.load import load  # noqa: PLC0415 - as seldom as a pull
+
+        self._store.sweep()  # what a killed one left half done
+        with self._collecting_when_full():
+            return load(self._store, source)
 
     def derived_image(self, base: Image, recipe: str) -> Image | None:
         """Return what was made of ``base`` by ``recipe`` and noted, if it is still in the store."""

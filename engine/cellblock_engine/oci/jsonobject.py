@@ -33,7 +33,7 @@ class JsonObject:
 
     @classmethod
     def decode_all(cls, raw: bytes, what: str, cap_bytes: int, most: int) -> tuple[JsonObject, ...]:
-        """Return the objects (at most ``most``) of the array ``raw`` holds. Raises InvalidAnswer."""
+        """Return the objects of the array ``raw`` holds, at most ``most``. Raises InvalidAnswer."""
         value = _decode(raw, what, cap_bytes)
         if not isinstance(value, list):
             raise InvalidAnswer(f"{what} is not a JSON array")

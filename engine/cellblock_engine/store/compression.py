@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import InvalidLayer, StoreError
 
@@ -50,6 +50,13 @@ def chunks(fd: int, *, max_bytes: int, read: Callable[[int], None]) -> Iterator[
         raise StoreError(f"cannot read what is to be unpacked: {error.strerror}") from error
 
 
+def compression_of(beginning: bytes) -> Literal["gzip", "zstd"] | None:
+    """Return how content that begins with these four bytes, or fewer, is compressed."""
+    if beginning.startswith(_GZIP_MAGIC):
+        return "gzip"
+    return "zstd" if beginning.startswith(_ZSTD_MAGICS) else None
+
+
 def _blocks(fd: int, read: Callable[[int], None]) -> Iterator[bytes]:
     total = 0
     while block := os.read(fd, _INPUT_BYTES):
@@ -60,13 +67,14 @@ def _blocks(fd: int, read: Callable[[int], None]) -> Iterator[bytes]:
 
 def _plain(blocks: Iterator[bytes]) -> Iterator[bytes]:
     first = next(blocks, b"")
-    if first.startswith(_GZIP_MAGIC):
-        yield from _gunzip(first, blocks)
-    elif first.startswith(_ZSTD_MAGICS):
-        yield from _unzstd(first, blocks)
-    else:
-        yield first
-        yield from blocks
+    match compression_of(first):
+        case "gzip":
+            yield from _gunzip(first, blocks)
+        case "zstd":
+            yield from _unzstd(first, blocks)
+        case None:
+            yield first
+            yield from blocks
 
 
 def _gunzip(first: bytes, blocks: Iterator[bytes]) -> Iterator[bytes]:
