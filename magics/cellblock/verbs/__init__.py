@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .archives import VERBS as ARCHIVE_VERBS
 from .containers import VERBS as CONTAINER_VERBS
 from .declaration import Verb
 from .group import Group
@@ -22,6 +23,7 @@ VERBS: Mapping[str, Verb | Group] = {
         *CONTAINER_VERBS,
         *USAGE_VERBS,
         *IMAGE_VERBS,
+        *ARCHIVE_VERBS,
         *LOGIN_VERBS,
         *SYSTEM_VERBS,
         KERNEL,
