@@ -208,7 +208,14 @@ def _docker(documents: _Documents) -> Iterator[Found]:
         tags = entry.texts("RepoTags")
         if len(tags) > _MAX_NAMES:
             raise entry.wrong("RepoTags", f"has more than {_MAX_NAMES} names")
-        yield Found(manifest, config, tuple(layers), tuple(map(_reference, tags)))
+        yield Found(manifest, config, tuple(layers), tuple(map(_tagged, tags)))
+
+
+def _tagged(name: str) -> Reference:
+    reference = _reference(name)
+    if reference.digest is not None:
+        raise InvalidArchive(f"the archive is refused: its tag {name[:80]!r} has a digest")
+    return reference
 
 
 def _described(members: Members, file: str, diffid: Digest) -> Descriptor:
