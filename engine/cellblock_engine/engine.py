@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from . import assembly
 from .container import (
@@ -312,6 +312,31 @@ class Engine:
         reference = parse_target(target)
         with self._store.referencing():
             return self._store.images.tag(source, reference)
+
+    def save(self, names: Sequence[str], target: Path | BinaryIO) -> None:
+        """Write images, each with all it needs, into one archive that Docker reads as well.
+
+        A name is in it as it was given; an image that was given by its id has none there. A file
+        is there whole or not at all. Raises ImageNotFound, InvalidInput, Unsupported for the
+        host image, StoreError and its kinds, OSError for a stream.
+        """
+        from .archive.save import save  # noqa: PLC0415 - as seldom as a pull
+        from .archive.target import write  # noqa: PLC0415 - as does this
+
+        write(save(self._store, names), target)
+
+    def load(self, source: Path | BinaryIO) -> tuple[Image, ...]:
+        """Add the images of an archive or an OCI layout; return each once for each of its names.
+
+        A stream is one with a descriptor. An image without a name is held by its digest. Raises
+        InvalidInput, InvalidArchive and StoreError's other kinds, PlatformNotFound; then there is
+        no new image, and after StoreFull nothing of one stays, unless others use the store.
+        """
+        from .archive.load import load  # noqa: PLC0415 - as seldom as a pull
+
+        self._store.sweep()  # what a killed one left half done
+        with self._collecting_when_full():
+            return load(self._store, source)
 
     def derived_image(self, base: Image, recipe: str) -> Image | None:
         """Return what was made of ``base`` by ``recipe`` and noted, if it is still in the store."""

@@ -20,7 +20,8 @@
     |   `-- InvalidAnswer
     |-- StoreError
     |   |-- StoreFull
-    |   `-- InvalidLayer
+    |   |-- InvalidLayer
+    |   `-- InvalidArchive
     |-- StartFailed               the container never ran its command (exit status 125)
     |   |-- CommandNotExecutable  (126)
     |   `-- CommandNotFound       (127)
@@ -116,6 +117,10 @@ class StoreFull(StoreError):
 
 class InvalidLayer(StoreError):
     """A layer archive that is damaged, exceeds a cap, or tries to leave its directory."""
+
+
+class InvalidArchive(StoreError):
+    """A file of images that is damaged, exceeds a cap, or does not say what its images are."""
 
 
 class StartFailed(CellblockError):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import getpass
 import sys
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from cellblock_engine import InvalidInput
 
@@ -28,6 +28,12 @@ class Asking(Protocol):
 
     def piped(self) -> str:
         """Return what a program or file has put into stdin, without its last line end."""
+
+    def reader(self) -> BinaryIO:
+        """Return stdin, for bytes that are piped in; never a terminal."""
+
+    def writer(self) -> BinaryIO:
+        """Return stdout, for bytes that are piped on; never a terminal."""
 
 
 class Terminal:
@@ -55,6 +61,18 @@ class Terminal:
         words = "" if sys.stdin is None else sys.stdin.read(_MAX_CHARACTERS)
         return words.removesuffix("\n").removesuffix("\r")
 
+    def reader(self) -> BinaryIO:
+        """Return stdin as bytes."""
+        if sys.stdin is None or sys.stdin.isatty():
+            raise InvalidInput("there is nothing on stdin: name a file with -i, or pipe one in")
+        return sys.stdin.buffer
+
+    def writer(self) -> BinaryIO:
+        """Return stdout as bytes."""
+        if sys.stdout is None or sys.stdout.isatty():
+            raise InvalidInput("stdout is a terminal: name a file with -o, or pipe it on")
+        return sys.stdout.buffer
+
     def _need_terminal(self, otherwise: str) -> None:
         if sys.stdin is None or not sys.stdin.isatty():
             raise InvalidInput(f"nobody can be asked: stdin is not a terminal; {otherwise}")
@@ -80,6 +98,14 @@ class FrontEnd:
     def piped(self) -> str:
         """Refuse: a notebook has no stdin."""
         raise InvalidInput("a notebook has no stdin: leave --password-stdin out and you are asked")
+
+    def reader(self) -> BinaryIO:
+        """Refuse likewise."""
+        raise InvalidInput("a notebook has no stdin: name a file with -i")
+
+    def writer(self) -> BinaryIO:
+        """Refuse: what a notebook shows is text."""
+        raise InvalidInput("a notebook has no stdout for bytes: name a file with -o")
 
 
 def _nobody(otherwise: str) -> InvalidInput:

@@ -57,6 +57,7 @@ CASES = {
     "rm": "engine.container('struck').remove(force=True)",
     "commit": "engine.commit('struck', name)",
     "push": "engine.push(name)",
+    "load": "engine.load(Path(name))",
 }
 
 
@@ -164,7 +165,7 @@ def test_a_caller_is_killed(
 
     def one(number: int, point: strikes.Point | None) -> int:
         reference = base_image
-        if case in ("pull", "rmi"):
+        if case in ("pull", "rmi", "load"):
             reference = fake.serve(parts_of(number), f"{case}{number}")
         if case == "rmi":
             base_engine.pull(reference)
@@ -182,12 +183,21 @@ def test_a_caller_is_killed(
         if case == "rm":
             argv = ("sh", "-c", f"{SCRIPT}; sleep 60")
             base_engine.start(RunRequest(image=base_image, argv=argv, name="struck"))
-        status = strike(CASES[case], base_home, reference, log, point)
+        subject = reference
+        if case == "load":
+            subject = str(tmp_path / "archive")
+            base_engine.pull(reference)
+            base_engine.save([reference], Path(subject))
+            base_engine.remove_image(reference)
+        status = strike(CASES[case], base_home, subject, log, point)
         if case == "commit":
             assert_committed(base_engine, reference, number)
         if case == "push":
             assert_pushed(base_engine, uploads, reference)
-        if case in ("pull", "rmi"):
+        if case == "load":
+            (image,) = base_engine.load(Path(subject))
+            assert str(image.references[0]) == reference
+        if case in ("pull", "rmi", "load"):
             assert_whole(base_engine, base_home, reference)
             base_engine.remove_image(reference)
             with pytest.raises(ImageNotFound):

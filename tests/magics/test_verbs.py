@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import BinaryIO
 
 import pytest
 
@@ -45,6 +46,12 @@ class Answers:
 
     def piped(self) -> str:
         return "from stdin"
+
+    def reader(self) -> BinaryIO:
+        raise InvalidInput("no stdin")
+
+    def writer(self) -> BinaryIO:
+        raise InvalidInput("no stdout")
 
 
 def call(fake, line: str, form="line", environ=None) -> Call:
@@ -293,6 +300,14 @@ def test_commit_says_the_id(fake):
     assert fake.done[1:] == [("commit", "gone None  ")]
     with pytest.raises(Conflict, match="stop it first"):
         do(fake, "commit up mine/box:1")
+
+
+def test_save_and_load_name_files(fake):
+    assert do(fake, "save -o out.tar mine/box:1 two").lines == ()
+    named, nameless = do(fake, "load -i in.tar").lines
+    assert named == "Loaded image: mine/box:1"
+    assert nameless.startswith("Loaded image ID: sha256:")
+    assert fake.done == [("save", "mine/box:1 two out.tar"), ("load", "in.tar")]
 
 
 def test_inspect_knows_containers_and_images(fake):

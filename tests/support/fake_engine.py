@@ -10,11 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from cellblock_engine import (
     Change,
@@ -350,6 +350,15 @@ class FakeEngine:
         self.done.append(("commit", f"{name} {reference} {comment} {author}"))
         self.stored.insert(0, image(reference or f"{name}@{Digest.of(b'')}"))
         return self.stored[0]
+
+    def save(self, names: Sequence[str], target: Path | BinaryIO) -> None:
+        assert isinstance(target, Path)
+        self.done.append(("save", f"{' '.join(names)} {target}"))
+
+    def load(self, source: Path | BinaryIO) -> tuple[Image, ...]:
+        assert isinstance(source, Path)
+        self.done.append(("load", str(source)))
+        return (image("mine/box:1"), image(f"localhost/nameless@sha256:{'a' * 64}"))
 
     def remove_image(self, name: str, *, force: bool = False) -> RemovedImage:
         found = self.image(name)

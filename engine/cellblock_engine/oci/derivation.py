@@ -57,7 +57,7 @@ def derive(base: Manifest, config: bytes, layer: Descriptor, step: HistoryEntry)
             "allowed: shorten the message"
         )
     descriptor = Descriptor(OCI_CONFIG, Digest.of(raw), len(raw))
-    return Derived(raw, _manifest(descriptor, (*base.layers, layer)))
+    return Derived(raw, oci_manifest(descriptor, (*base.layers, layer)))
 
 
 def repacked(base: Manifest, raw: bytes, layers: Sequence[Descriptor]) -> bytes:
@@ -79,7 +79,8 @@ def repacked(base: Manifest, raw: bytes, layers: Sequence[Descriptor]) -> bytes:
     ).encode()
 
 
-def _manifest(config: Descriptor, layers: tuple[Descriptor, ...]) -> bytes:
+def oci_manifest(config: Descriptor, layers: tuple[Descriptor, ...]) -> bytes:
+    """Return the manifest of an image that has this config and these layers."""
     document = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,

@@ -26,15 +26,18 @@ class JsonObject:
 
         Duplicate names are refused: parsers differ in which of the two they believe.
         """
-        if len(raw) > cap_bytes:
-            raise InvalidAnswer(f"{what} has {len(raw)} bytes, more than the {cap_bytes} allowed")
-        try:
-            value = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates)
-        except (ValueError, RecursionError) as error:
-            raise InvalidAnswer(f"{what} is not valid JSON ({_one_line(error)})") from error
+        value = _decode(raw, what, cap_bytes)
         if not isinstance(value, dict):
             raise InvalidAnswer(f"{what} is not a JSON object")
         return cls(value, what)
+
+    @classmethod
+    def decode_all(cls, raw: bytes, what: str, cap_bytes: int, most: int) -> tuple[JsonObject, ...]:
+        """Return the objects of the array ``raw`` holds, at most ``most``. Raises InvalidAnswer."""
+        value = _decode(raw, what, cap_bytes)
+        if not isinstance(value, list):
+            raise InvalidAnswer(f"{what} is not a JSON array")
+        return cls({"entries": value}, what).members("entries", most)
 
     def __contains__(self, name: str) -> bool:
         """Tell whether the member is there and not null."""
@@ -136,6 +139,15 @@ class JsonObject:
         if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
             raise self.wrong(name, "has a character that no string can carry")
         return value
+
+
+def _decode(raw: bytes, what: str, cap_bytes: int) -> object:
+    if len(raw) > cap_bytes:
+        raise InvalidAnswer(f"{what} has {len(raw)} bytes, more than the {cap_bytes} allowed")
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise InvalidAnswer(f"{what} is not valid JSON ({_one_line(error)})") from error
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -9,20 +9,13 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 
-from ..errors import DigestMismatch, InvalidAnswer, PlatformNotFound
-from ..oci.config import MAX_CONFIG_BYTES, ImageDocument, parse_config
+from ..errors import DigestMismatch, InvalidAnswer
+from ..oci.config import MAX_CONFIG_BYTES, parse_config
 from ..oci.digest import Digest
-from ..oci.manifest import (
-    CONFIG_TYPES,
-    LAYER_TYPES,
-    MANIFEST_TYPES,
-    Descriptor,
-    Index,
-    Manifest,
-    parse_manifest,
-)
+from ..oci.manifest import Descriptor, Index, Manifest, parse_manifest
 from ..oci.platform import Platform
 from ..oci.reference import DEFAULT_TAG, Reference
+from ..oci.selection import check_kind, not_for, pair, select
 from .client import Answer, RegistryClient
 
 
@@ -49,43 +42,24 @@ def resolve(client: RegistryClient, reference: Reference, platform: Platform) ->
     answer = client.manifest(reference.digest or reference.tag or DEFAULT_TAG)
     parsed = parse_manifest(answer.raw, answer.media_type)
     if isinstance(parsed, Index):
-        chosen = select(parsed, platform, reference)
+        chosen = select(parsed, platform, reference.familiar)
         answer = client.manifest(chosen.digest)
         parsed = _chosen_manifest(answer, chosen)
-    _check_kind(parsed, reference)
+    check_kind(parsed, reference.familiar)
     config_raw = _config(client, parsed.config)
     document = parse_config(config_raw)
     if (document.platform.os, document.platform.architecture) != (
         platform.os,
         platform.architecture,
     ):
-        raise _not_for(reference, platform, [document.platform])
+        raise not_for(reference.familiar, platform, [document.platform])
     return Resolved(
         answer.digest,
         answer.raw,
         parsed.config.digest,
         config_raw,
-        _pair(parsed, document, reference),
+        pair(parsed, document, reference.familiar),
     )
-
-
-def select(index: Index, platform: Platform, reference: Reference) -> Descriptor:
-    """Return the manifest in ``index`` that a machine of ``platform`` runs best.
-
-    One that names no platform is taken when nothing else fits; its config then tells. Raises
-    PlatformNotFound.
-    """
-    best, best_rank = None, -1
-    for entry in index.manifests:
-        if entry.media_type not in MANIFEST_TYPES:
-            continue  # an index in an index, an artefact: no image to run
-        rank = -1 if entry.platform is None else platform.runs(entry.platform)
-        if rank is not None and (best is None or rank > best_rank):
-            best, best_rank = entry, rank
-    if best is None:
-        there = [entry.platform for entry in index.manifests if entry.platform is not None]
-        raise _not_for(reference, platform, there)
-    return best
 
 
 def _chosen_manifest(answer: Answer, chosen: Descriptor) -> Manifest:
@@ -103,19 +77,6 @@ def _chosen_manifest(answer: Answer, chosen: Descriptor) -> Manifest:
     return manifest
 
 
-def _check_kind(manifest: Manifest, reference: Reference) -> None:
-    """Refuse what is no image to run (charts, signatures, models) before anything is loaded."""
-    for descriptor, known in (
-        (manifest.config, CONFIG_TYPES),
-        *((layer, LAYER_TYPES) for layer in manifest.layers),
-    ):
-        if descriptor.media_type not in known:
-            raise InvalidAnswer(
-                f"{reference.familiar} is not a container image: "
-                f"it contains {descriptor.media_type[:80]!r}"
-            )
-
-
 def _config(client: RegistryClient, descriptor: Descriptor) -> bytes:
     if descriptor.size > MAX_CONFIG_BYTES:
         raise InvalidAnswer(
@@ -130,29 +91,3 @@ def _config(client: RegistryClient, descriptor: Descriptor) -> bytes:
             "the registry's copy is damaged or forged"
         )
     return raw
-
-
-def _pair(
-    manifest: Manifest, document: ImageDocument, reference: Reference
-) -> dict[Digest, Descriptor]:
-    if len(document.diff_ids) != len(manifest.layers):
-        raise InvalidAnswer(
-            f"{reference.familiar} is damaged: its manifest has {len(manifest.layers)} layers, "
-            f"its config {len(document.diff_ids)}"
-        )
-    if not manifest.layers:
-        raise InvalidAnswer(f"{reference.familiar} has no layers: there is nothing in it to run")
-    # A layer may occur twice (an empty one often does); it is loaded once.
-    pairs: dict[Digest, Descriptor] = {}
-    for diff_id, layer in zip(document.diff_ids, manifest.layers, strict=True):
-        pairs.setdefault(diff_id, layer)
-    return pairs
-
-
-def _not_for(reference: Reference, platform: Platform, there: list[Platform]) -> PlatformNotFound:
-    # "unknown" is what BuildKit calls the platform of its attestations.
-    names = sorted({str(found) for found in there if found.os != "unknown"})
-    listed = ", ".join(names[:20]) or "none that is named"
-    return PlatformNotFound(
-        f"{reference.familiar} is not there for {platform}; there is: {listed[:300]}"
-    )

@@ -62,10 +62,17 @@ def chunks(fd: int, *, max_bytes: int, read: Callable[[int], None]) -> Iterator[
         for chunk in _plain(_blocks(fd, read)):
             total += len(chunk)
             if total > max_bytes:
-                raise InvalidLayer(f"the layer unpacks to more than the {max_bytes} bytes allowed")
+                raise InvalidLayer(f"it unpacks to more than the {max_bytes} bytes allowed")
             yield chunk
     except OSError as error:
-        raise StoreError(f"cannot read the layer's blob: {error.strerror}") from error
+        raise StoreError(f"cannot read what is to be unpacked: {error.strerror}") from error
+
+
+def compression_of(beginning: bytes) -> Literal["gzip", "zstd"] | None:
+    """Return how content that begins with these four bytes, or fewer, is compressed."""
+    if beginning.startswith(_GZIP_MAGIC):
+        return "gzip"
+    return "zstd" if beginning.startswith(_ZSTD_MAGICS) else None
 
 
 def _blocks(fd: int, read: Callable[[int], None]) -> Iterator[bytes]:
@@ -78,13 +85,14 @@ def _blocks(fd: int, read: Callable[[int], None]) -> Iterator[bytes]:
 
 def _plain(blocks: Iterator[bytes]) -> Iterator[bytes]:
     first = next(blocks, b"")
-    if first.startswith(_GZIP_MAGIC):
-        yield from _gunzip(first, blocks)
-    elif first.startswith(_ZSTD_MAGICS):
-        yield from _unzstd(first, blocks)
-    else:
-        yield first
-        yield from blocks
+    match compression_of(first):
+        case "gzip":
+            yield from _gunzip(first, blocks)
+        case "zstd":
+            yield from _unzstd(first, blocks)
+        case None:
+            yield first
+            yield from blocks
 
 
 def _gunzip(first: bytes, blocks: Iterator[bytes]) -> Iterator[bytes]:
@@ -96,7 +104,7 @@ def _gunzip(first: bytes, blocks: Iterator[bytes]) -> Iterator[bytes]:
     try:
         yield from _decompress(member, _GZIP_MAGIC, first, blocks)
     except isal_zlib.error as error:  # type: ignore[misc] # the stub has an instance there
-        raise InvalidLayer(f"the layer's gzip stream is damaged: {error}") from error
+        raise InvalidLayer(f"the gzip stream is damaged: {error}") from error
 
 
 def _gzip() -> _Compressor:
@@ -127,7 +135,7 @@ def _unzstd(first: bytes, blocks: Iterator[bytes]) -> Iterator[bytes]:
     try:
         yield from _decompress(frame, _ZSTD_MAGICS, first, blocks)
     except zstd.ZstdError as error:
-        raise InvalidLayer(f"the layer's zstd stream is damaged: {error}") from error
+        raise InvalidLayer(f"the zstd stream is damaged: {error}") from error
 
 
 def _decompress(
@@ -143,7 +151,7 @@ def _decompress(
             if not data and decompressor.needs_input:
                 data = next(blocks, b"")
                 if not data:
-                    raise InvalidLayer("the layer's compressed stream is truncated")
+                    raise InvalidLayer("the compressed stream is truncated")
             chunk = decompressor.decompress(data, _CHUNK_BYTES)
             data = b""
             if chunk:
@@ -152,4 +160,4 @@ def _decompress(
         while 0 < len(data) < 4 and (more := next(blocks, b"")):
             data += more
         if data and not data.startswith(magic):
-            raise InvalidLayer("the layer's compressed stream is followed by something else")
+            raise InvalidLayer("the compressed stream is followed by something else")

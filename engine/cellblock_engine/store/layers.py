@@ -92,7 +92,10 @@ class Layers:
             return
         with self._staging.directory() as staging:
             with self._unpackers.one() as unpacker:
-                found = unpacker.unpack(blob, staging, self._caps, progress)
+                try:
+                    found = unpacker.unpack(blob, staging, self._caps, progress)
+                except InvalidLayer as error:
+                    raise InvalidLayer(f"layer {diffid.short} is refused: {error}") from error
             if found != diffid.hex:
                 raise InvalidLayer(
                     f"layer {diffid.short} unpacks to sha256:{found[:12]}..., not to what the "

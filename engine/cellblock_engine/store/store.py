@@ -30,12 +30,12 @@ class Store:
 
     def __init__(self, layout: Layout, *, caps: Caps | None = None) -> None:
         self._layout = layout
-        self._staging = Staging(layout.staging)
-        self.blobs = Blobs(layout, self._staging)
-        self.layers = Layers(layout, self._staging, caps)
-        self.derivations = Derivations(layout, self._staging)
+        self.staging = Staging(layout.staging)
+        self.blobs = Blobs(layout, self.staging)
+        self.layers = Layers(layout, self.staging, caps)
+        self.derivations = Derivations(layout, self.staging)
         collector = Collector(layout, self.blobs, self.layers)
-        self.images = Images(layout, self._staging, self.blobs, self.layers, collector)
+        self.images = Images(layout, self.staging, self.blobs, self.layers, collector)
 
     @contextmanager
     def referencing(self) -> Iterator[None]:
@@ -55,7 +55,7 @@ class Store:
         Returns the names that the former had in staging.
         """
         self.blobs.partials.sweep()
-        swept = self._staging.sweep()
+        swept = self.staging.sweep()
         if swept:
             _log.info("swept what killed processes left: %s", ", ".join(swept))
         return swept

@@ -73,7 +73,7 @@ class Stream:
             return data
         data = b"".join(self.pieces_until_end(count))
         if data and len(data) < count:
-            raise InvalidLayer("the layer archive ends in the middle of an entry")
+            raise InvalidLayer("the archive ends in the middle of an entry")
         return data
 
     def pieces(self, count: int) -> Iterator[memoryview]:
@@ -81,7 +81,7 @@ class Stream:
         end = self.offset + count
         yield from self.pieces_until_end(count)
         if self.offset < end:
-            raise InvalidLayer("the layer archive ends in the middle of a file")
+            raise InvalidLayer("the archive ends in the middle of a file")
 
     def pieces_until_end(self, count: int) -> Iterator[memoryview]:
         """Yield the next ``count`` bytes, or as many as there still are."""
@@ -126,7 +126,7 @@ def entries(stream: Stream, max_entries: int) -> Iterator[Entry]:
         header = stream.read(BLOCK)
         if not header or header == _ZEROS:
             if header and stream.read(BLOCK) not in (b"", _ZEROS):
-                raise InvalidLayer("the layer archive goes on after an end-of-archive block")
+                raise InvalidLayer("the archive goes on after an end-of-archive block")
             return
         _check_sum(header)
         kind = header[156:157]
@@ -146,15 +146,15 @@ def entries(stream: Stream, max_entries: int) -> Iterator[Entry]:
         stream.skip(end - stream.offset)
         for _ in stream.pieces_until_end(-entry.size % BLOCK):
             pass  # writers that leave out the end (umoci insert) leave out this padding too
-    raise InvalidLayer(f"the layer archive has more than {max_entries} headers")
+    raise InvalidLayer(f"the archive has more than {max_entries} headers")
 
 
 def _extension(stream: Stream, size: int) -> bytes:
     if not 0 <= size <= _MAX_EXTENSION_BYTES:
-        raise InvalidLayer(f"the layer archive has an extension header of {size} bytes")
+        raise InvalidLayer(f"the archive has an extension header of {size} bytes")
     data = stream.read(size)
     if len(data) < size:
-        raise InvalidLayer("the layer archive ends in the middle of an extension header")
+        raise InvalidLayer("the archive ends in the middle of an extension header")
     stream.skip(-size % BLOCK)
     return data
 
@@ -166,7 +166,7 @@ def _check_sum(header: bytes) -> None:
     if sum(blanked) != recorded:
         signed = sum(blanked) - 256 * sum(byte > 127 for byte in blanked)  # some old writers
         if signed != recorded:
-            raise InvalidLayer("the layer archive has a header whose check sum is wrong")
+            raise InvalidLayer("the archive has a header whose check sum is wrong")
 
 
 @lru_cache(maxsize=4096)
@@ -184,7 +184,7 @@ def _number(field: bytes) -> int:
         # int() alone would read signs, underscores and prefixes.
         return int(text, 8) if text.isdigit() else int("")
     except ValueError:
-        raise InvalidLayer(f"the layer archive has the number {text[:20]!r} in a header") from None
+        raise InvalidLayer(f"the archive has the number {text[:20]!r} in a header") from None
 
 
 def _text(field: bytes) -> bytes:
@@ -215,11 +215,11 @@ def _entry(
     shown = name[-60:]
     if kind not in _KNOWN:
         what = "a sparse file" if kind == b"S" else f"of the unknown type {kind!r}"
-        raise InvalidLayer(f"entry {shown!r} of the layer is {what}: not supported")
+        raise InvalidLayer(f"entry {shown!r} is {what}: not supported")
     if size < 0:
-        raise InvalidLayer(f"entry {shown!r} of the layer has the size {size}")
+        raise InvalidLayer(f"entry {shown!r} has the size {size}")
     if not (0 <= uid < 2**32 - 1 and 0 <= gid < 2**32 - 1):
-        raise InvalidLayer(f"entry {shown!r} of the layer has the owner {uid}:{gid}")
+        raise InvalidLayer(f"entry {shown!r} has the owner {uid}:{gid}")
     device = (0, 0)
     if kind in (CHARACTER, BLOCK_DEVICE):
         device = (_number(header[329:337]), _number(header[337:345]))
@@ -248,10 +248,10 @@ def _pax_records(data: bytes) -> dict[bytes, bytes]:
         end = at + int(digits) if digits.isdigit() else 0
         equals = data.find(b"=", blank + 1, end)
         if not blank < equals < end <= len(data) or data[end - 1] != 0x0A:
-            raise InvalidLayer("the layer archive has a malformed pax header")
+            raise InvalidLayer("the archive has a malformed pax header")
         key = data[blank + 1 : equals]
         if key.startswith(b"GNU.sparse."):
-            raise InvalidLayer("the layer archive has a sparse file: not supported")
+            raise InvalidLayer("the archive has a sparse file: not supported")
         records[key] = data[equals + 1 : end - 1]
         at = end
     return records
@@ -261,7 +261,7 @@ def _decimal(text: bytes | None, default: int) -> int:
     if text is None or not text:  # an empty value takes the record back (POSIX)
         return default
     if not text.isdigit() or len(text) > _MAX_NUMBER_DIGITS:
-        raise InvalidLayer(f"the layer archive has the number {text[:20]!r} in a pax header")
+        raise InvalidLayer(f"the archive has the number {text[:20]!r} in a pax header")
     return int(text)
 
 
@@ -269,6 +269,6 @@ def _time_ns(text: bytes) -> int:
     """Return nanoseconds from decimal seconds, exactly; digits beyond are cut off."""
     whole, _, fraction = text.removeprefix(b"-").partition(b".")
     if not whole.isdigit() or len(whole) > _MAX_NUMBER_DIGITS or not (fraction or b"0").isdigit():
-        raise InvalidLayer(f"the layer archive has the time {text[:20]!r} in a pax header")
+        raise InvalidLayer(f"the archive has the time {text[:20]!r} in a pax header")
     ns = int(whole) * _NS + int(fraction[:9].ljust(9, b"0"))
     return -ns if text.startswith(b"-") else ns

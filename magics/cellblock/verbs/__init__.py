@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .archives import VERBS as ARCHIVE_VERBS
 from .cleaning import CONTAINER, IMAGE
 from .containers import VERBS as CONTAINER_VERBS
 from .declaration import Verb
@@ -25,6 +26,7 @@ VERBS: Mapping[str, Verb | Group] = {
         *USAGE_VERBS,
         *IMAGE_VERBS,
         *READING_VERBS,
+        *ARCHIVE_VERBS,
         *LOGIN_VERBS,
         *SYSTEM_VERBS,
         KERNEL,
