@@ -568,7 +568,7 @@ def test_the_verb(engine: Engine, base_image: str, cellblock: Cellblock):
     assert cellblock("run", "--rm", "mine/box:2", "cat", "/new").stdout == "new"
     bare = cellblock("commit", "box")
     assert engine.image(bare.stdout.strip()).references[0].digest is not None
-    assert "has ended" in cellblock("commit", "--help").stdout
+    assert "also of one that runs" in cellblock("commit", "--help").stdout
     refused = cellblock("commit", "nobox")
     assert (refused.returncode, refused.stdout) == (125, "")
     assert refused.stderr.count("\n") == 1

@@ -154,13 +154,14 @@ def places(root: int, excluded: Callable[[bytes], bool]) -> Iterator[Place]:
             os.close(fd)
 
 
-def open_file(place: Place) -> int:
-    """Return a descriptor of the regular file there. Raises Conflict, OSError."""
+def open_file(place: Place) -> tuple[int, os.stat_result]:
+    """Return a descriptor of the regular file there, and its status. Raises Conflict, OSError."""
     fd = os.open(place.name, _FILE, dir_fd=place.directory)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
         os.close(fd)
         raise changed(place.path)
-    return fd
+    return fd, status
 
 
 def owner(status: os.stat_result) -> tuple[int, int]:
@@ -209,9 +210,8 @@ def _other(place: Place) -> tar.Entry:
 def _file(
     place: Place, contents: Callable[[bytes, int, os.stat_result], Iterator[Content]]
 ) -> Iterator[tar.Entry | Content]:
-    fd = open_file(place)
+    fd, status = open_file(place)
     try:
-        status = os.fstat(fd)
         entry = _entry(place.path, tar.FILE, status)
         yield entry._replace(size=status.st_size, xattrs=xattrs(fd))
         yield from contents(place.path, fd, status)

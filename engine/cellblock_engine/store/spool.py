@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from ..errors import Conflict
 from ..linux import syscalls as sys
 from . import tar
 from .pack import changed, nothing, open_file, places
@@ -53,14 +54,15 @@ class Spool:
         sys.syncfs(root)
         for place in places(root, excluded):
             status = seen.pop(_key(place.status), None)
-            if status is None or _is_young(status, now_ns) or _like(status) != _like(place.status):
+            if status is None or _is_young(status, now_ns):
                 continue
             try:
-                fd = open_file(place)
-            except FileNotFoundError:
-                continue
+                fd, opened = open_file(place)
+            except (FileNotFoundError, Conflict):
+                continue  # it has another file by now
             try:
-                held = self._append(fd, status.st_size)
+                same = (_key(opened), _like(opened)) == (_key(status), _like(status))
+                held = self._append(fd, status.st_size) if same else None
             finally:
                 os.close(fd)
             if held is not None:
