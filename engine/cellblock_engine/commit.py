@@ -1,16 +1,20 @@
-"""A container that has ended becomes an image: what was written in it is one layer more.
+"""A container becomes an image: what was written in it is one layer more.
 
-The container stays as it is and can be started again: its files are copied, never moved, and
-never linked, as later writes would change the layer. Its own settings do not go in: the image is
-run as the one that it was made from.
+One that runs stands still for as long as its files are looked at, not while they are packed. The
+container stays as it is: its files are copied, never moved, and never linked, as later writes
+would change the layer. Its own settings do not go in: the image is run as the one that it was
+made from.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import replace
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain
 
 from .assembly import mount_places
 from .container import Container
@@ -22,12 +26,28 @@ from .oci.digest import Digest
 from .oci.manifest import OCI_LAYER, Descriptor
 from .oci.reference import Reference
 from .request import HOST_IMAGE
-from .store import Store
+from .store import Store, pax
 from .store.containers import ContainerConfig, upper
-from .store.pack import data_bytes, pack
+from .store.pack import archive, data_bytes, entries, read
+from .store.spool import Spool
+from .store.touched import Lowers
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _log = Log(__name__)
+
+
+@dataclass(frozen=True)
+class Commit(Image):
+    """The image that was made of a container, and what that took.
+
+    ``added`` is the layer it has above its base, None where nothing had changed;
+    ``added_bytes`` is the size of its archive. For ``paused_s`` seconds the container stood
+    still, 0 where it did not run.
+    """
+
+    added: Digest | None
+    added_bytes: int
+    paused_s: float
 
 
 def commit(
@@ -39,39 +59,71 @@ def commit(
     comment: str,
     author: str,
     created_by: str,
-) -> Image:
+) -> Commit:
     """Add the image that the container's files make of its image; return it.
 
     Without a reference it is held by its digest, under its base's name. ``created_by`` is the
-    container's command where it is empty. Raises Conflict for a container that runs, Unsupported
-    for one of the host image, ImageNotFound where its image is gone, StoreFull, StoreError; then
-    there is no image.
+    container's command where it is empty. Raises Conflict for a container that does not hold
+    still, Unsupported for one of the host image, whose files are in memory, or that cannot be
+    paused, ImageNotFound where its image is gone, StoreFull, StoreError; then there is no image.
     """
     if config.image_id is None:
         raise Unsupported(
             f"container {config.name} cannot become an image: its files are this machine's own; "
             "use a container of a pulled image"
         )
+    if config.storage_bytes is not None:
+        raise Unsupported(
+            f"container {config.name} cannot become an image: what it writes is in memory; use a "
+            "container without --storage"
+        )
     with store.referencing():
         base = _base(store, config)
         name = reference or _name(store, config)
-        with container.at_rest() as directory:
-            root = os.open(upper(directory, 0) / "fs", _DIRECTORY)
-            try:
-                store.blobs.check_room(data_bytes(root))  # files may be more hole than data
-                diffid, size_bytes = store.layers.make(pack(root, without=mount_places(config)))
-            finally:
-                os.close(root)
+        layer, paused_s = _layer(store, container, config)
         step = HistoryEntry(
             created=datetime.now(UTC),
             created_by=created_by or shlex.join(config.argv),
             author=author,
             comment=comment,
-            empty_layer=False,
+            empty_layer=layer is None,
         )
-        image = store.images.derive(base, Descriptor(OCI_LAYER, diffid, size_bytes), step, name)
+        image = store.images.derive(base, layer, step, name)
     _log.info("committed container %s: %s", config.name, image.id)
-    return image
+    if layer is None:
+        return Commit(**vars(image), added=None, added_bytes=0, paused_s=paused_s)
+    return Commit(**vars(image), added=layer.digest, added_bytes=layer.size, paused_s=paused_s)
+
+
+def _layer(
+    store: Store, container: Container, config: ContainerConfig
+) -> tuple[Descriptor | None, float]:
+    """Return what was written as a layer, if anything was, and for how long it stood still."""
+    below = store.layers.chain(list(map(Digest.parse, config.layers)))
+    with Lowers(below) as lowers, ExitStack() as stack:
+        paused_s = 0.0
+        without = mount_places(config)
+        if container.runs():
+            root = _root(container, stack)
+            spool = Spool(stack.enter_context(store.spool()), store.blobs.check_room)
+            store.blobs.check_room(data_bytes(root))
+            spool.fill(root)
+            begun = time.monotonic()
+            with container.standing_still():
+                seen = list(entries(root, spool.contents, without=without))
+            paused_s = time.monotonic() - begun
+            described = spool.read(seen)
+        else:
+            stack.enter_context(container.at_rest())
+            root = _root(container, stack)
+            store.blobs.check_room(data_bytes(root))
+            described = entries(root, read, without=without)
+        pieces = archive(lowers.changes(described))
+        start = next(pieces)
+        if start == pax.END:
+            return None, paused_s
+        diffid, size_bytes = store.layers.make(chain((start,), pieces))
+    return Descriptor(OCI_LAYER, diffid, size_bytes), paused_s
 
 
 def parse_target(text: str) -> Reference:
@@ -107,3 +159,10 @@ def _name(store: Store, config: ContainerConfig) -> Reference:
             "name: give one to the new image"
         ) from None
     return replace(first, tag=None, digest=None)
+
+
+def _root(container: Container, stack: ExitStack) -> int:
+    """Return a descriptor of what was written in it."""
+    fd = os.open(upper(container.directory, 0) / "fs", _DIRECTORY)
+    stack.callback(os.close, fd)
+    return fd

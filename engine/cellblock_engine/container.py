@@ -22,7 +22,7 @@ from .request import ExecRequest
 from .runtime import logs, state, wire
 from .runtime.amendment import amended
 from .runtime.attached import Attached, Exit, NotStartedInTime, Pipes, await_exit
-from .runtime.questions import ask
+from .runtime.questions import ask, exchange
 from .runtime.spec import dump
 from .runtime.sweep import settle
 from .runtime.verdicts import verdict_of
@@ -118,6 +118,11 @@ class Container:
         return self._config.id
 
     @property
+    def directory(self) -> Path:
+        """Where its files are."""
+        return self._directory
+
+    @property
     def name(self) -> str:
         """The name it was given, or got."""
         return self._config.name
@@ -125,6 +130,10 @@ class Container:
     def inspect(self) -> ContainerInfo:
         """Return what is known of it now."""
         return describe(self._containers.current(self._config), self._directory)
+
+    def runs(self) -> bool:
+        """Return whether its command runs now."""
+        return state.read(os.fspath(self._directory)).status == "running"
 
     def stats(self) -> Stats:
         """Return what it uses now. Raises Conflict, ContainerNotFound when it does not run."""
@@ -299,8 +308,8 @@ class Container:
             self._containers.remove(self._config)
 
     @contextmanager
-    def at_rest(self) -> Iterator[Path]:
-        """Give its directory, and keep it from being started while the block reads its files.
+    def at_rest(self) -> Iterator[None]:
+        """Keep it from being started while the block reads its files.
 
         Raises Conflict while it runs; a start, or an end, is waited for. Raises
         ContainerNotFound where it was removed, also while the block ran.
@@ -311,11 +320,35 @@ class Container:
 
         with self._at_rest(refuse):
             try:
-                yield self._directory
+                yield
             except OSError:
                 self._check_there()
                 raise
             self._check_there()  # removing it, which is not kept off, begins with renaming it
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Let nothing in it run while the block reads its files; whoever asks it waits.
+
+        Raises Unsupported where the machine cannot do that, Conflict when it does not run, or
+        when the block takes longer than its monitor allows (5 s).
+        """
+        failing = f"container {self.name} cannot be read while it runs"
+        try:
+            with self._connect() as sock:
+                if sock is None:
+                    raise self._not_running("cannot stand still")
+                sock.settimeout(_LAST_WORDS_S)
+                exchange(sock, {"op": "pause"}, failing)
+                yield
+                if exchange(sock, {"op": "go on"}, failing)["whole"]:
+                    return
+        except ConnectionError:
+            self._check_there()
+        raise Conflict(
+            f"container {self.name} did not stand still until all was read: try again, or stop it "
+            "first"
+        )
 
     @contextmanager
     def _at_rest(self, when_running: Callable[[], None]) -> Iterator[None]:

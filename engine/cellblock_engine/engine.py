@@ -50,6 +50,7 @@ from .store.containers import ContainerConfig, Containers
 from .store.formats import migrate
 
 if TYPE_CHECKING:
+    from .commit import Commit
     from .comparison import Change
     from .doctor import Diagnosis
     from .explanation import Explanation
@@ -273,14 +274,16 @@ class Engine:
         comment: str = "",
         author: str = "",
         created_by: str = "",
-    ) -> Image:
-        """Make an image of a container that has ended, its files one layer more; return it.
+    ) -> Commit:
+        """Make an image of a container, its files one layer more; return it.
 
-        Settings are those of the container's image. Without ``reference`` it is held by its
-        digest, as :meth:`hold_image` does; ``created_by`` is the container's command where it is
-        empty. Raises ContainerNotFound, Conflict while the container runs, Unsupported for one
-        of the host image, ImageNotFound where its image was removed, InvalidInput, StoreError
-        and its kinds; then there is no image.
+        One that runs is paused while its files are looked at. Settings are those of the
+        container's image. Without ``reference`` it is held by its digest, as :meth:`hold_image`
+        does; ``created_by`` is the container's command where it is empty. Raises
+        ContainerNotFound, Conflict where the container does not hold still, Unsupported for one
+        of the host image, with a limit on storage, or that runs and cannot be paused,
+        ImageNotFound where its image was removed, InvalidInput, StoreError and its kinds; then
+        there is no image.
         """
         from .commit import commit, parse_target  # noqa: PLC0415 - as seldom as a pull
 

@@ -7,10 +7,12 @@ import io
 import json
 import os
 import shlex
+import signal
 import subprocess
 import tarfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,14 @@ import pytest
 from cellblock_engine import (
     Bind,
     Conflict,
+    Container,
     ContainerNotFound,
     Digest,
     Engine,
     ImageNotFound,
     InvalidInput,
     InvalidLayer,
+    Removal,
     RunRequest,
     StartFailed,
     StoreFull,
@@ -33,7 +37,8 @@ from cellblock_engine import (
 )
 from cellblock_engine import commit as committing
 from cellblock_engine.layout import Layout
-from cellblock_engine.store.pack import pack
+from cellblock_engine.store.pack import archive, pack
+from cellblock_engine.store.tar import Entry
 from support.layouts import LayoutWriter
 from support.registry import Registry
 
@@ -214,8 +219,19 @@ def test_the_same_files_are_the_same_layer(engine: Engine, base_image: str):
 def test_a_container_that_was_never_started(engine: Engine, base_image: str):
     engine.create(RunRequest(image=base_image, argv=("true",), name="box"))
     image = engine.commit("box", "mine/box")
-    assert names_in(archived(engine, image.layers[-1])) == {"."}
+    assert (image.added, image.added_bytes, image.paused_s) == (None, 0, 0)
+    assert image.layers == engine.image(base_image).layers
+    assert document(engine, image.id)["history"][-1]["empty_layer"] is True
     assert engine.run("mine/box", ["true"]).exit_code == 0
+
+
+@pytest.mark.parametrize("code", ["", "open('/new', 'w'); import os; os.unlink('/new')"])
+def test_a_container_that_has_changed_nothing(engine: Engine, base_image: str, code: str):
+    ended(engine, base_image, code)
+    assert engine.commit("box", "mine/box").added is None
+    ended(engine, base_image, "import os; os.chmod('/etc', 0o700)", name="other")
+    image = engine.commit("other", "mine/other")
+    assert names_in(archived(engine, image.layers[-1])) == {".", "etc"}
 
 
 def test_without_a_reference_it_is_held_by_its_digest(engine: Engine, base_image: str):
@@ -307,14 +323,120 @@ def test_a_removed_image_is_missed_in_one_line(engine: Engine, base_image: str, 
         own.container("box").remove()
 
 
-def test_a_running_container_is_refused(engine: Engine, base_image: str):
-    before = stored(engine)
-    container = engine.start(RunRequest(image=base_image, argv=("sleep", "60"), name="box"))
-    with pytest.raises(Conflict, match=r"^container box is running: stop it first$"):
-        engine.commit("box", "mine/box")
-    assert stored(engine) == before
+WRITING = """
+import os, mmap, sys, time
+os.mkdir("/work"); file = open("/work/mapped", "w+b"); file.truncate(4096)
+seen = mmap.mmap(file.fileno(), 4096); seen[0] = 1
+print("ready", flush=True)
+number = 0
+while True:
+    number += 1
+    text = str(number)
+    os.mkdir(f"/work/{number}")
+    for name in "ab":
+        open(f"/work/{name}", "w").write(text)
+        open(f"/work/{number}/{name}", "w").write(text)
+    seen[8:8 + len(text)] = text.encode()
+"""
+READING = """
+import os
+numbers = sorted(int(name) for name in os.listdir("/work") if name.isdigit())
+for number in numbers[:-1]:
+    assert [open(f"/work/{number}/{name}").read() for name in "ab"] == [str(number)] * 2, number
+assert numbers == list(range(1, len(numbers) + 1))
+last, read = numbers[-1], lambda name: open(f"/work/{name}").read()
+mapped = open("/work/mapped", "rb").read()[8:].rstrip(bytes(1)).decode()
+assert int(mapped) in (last - 1, last), (mapped, last)
+for name in "ab":
+    assert read(name) in ("", str(last), str(last - 1)), (name, read(name), last)
+print(last)
+"""
+WAITING = "print('ready', flush=True); input()"
+
+
+def started(engine: Engine, image: str, code: str, **asked: Any) -> Container:
+    """Start Python code in a container, and return it when it says that it is ready."""
+    argv = ("python3", "-c", code)
+    container = engine.start(RunRequest(**{"image": image, "argv": argv, "name": "box"} | asked))
+    deadline = time.monotonic() + 30
+    while not any(b"ready" in record.data for record in container.logs()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return container
+
+
+def test_a_running_container_as_it_is_at_one_moment(engine: Engine, base_image: str):
+    container = started(engine, base_image, WRITING)
+    numbers = []
+    try:
+        for tag in range(3):
+            image = engine.commit("box", f"mine/box:{tag}")
+            assert 0 < image.paused_s < 5
+            seen = engine.run(f"mine/box:{tag}", ["python3", "-c", READING])
+            assert (seen.exit_code, seen.stderr) == (0, b"")
+            numbers.append(int(seen.stdout))
+            assert container.inspect().status == "running"
+    finally:
+        container.stop(0)
+    assert numbers == sorted(set(numbers))
+
+
+def test_the_same_running_and_ended(engine: Engine, base_image: str):
+    container = started(engine, base_image, CHANGES + WAITING, interactive=True)
+    running = engine.commit("box", "mine/box:1")
     container.stop(0)
-    engine.commit("box", "mine/box")
+    assert engine.commit("box", "mine/box:2").added == running.added
+
+
+def test_a_commit_that_is_ended_lets_it_go_on(engine: Engine, base_image: str):
+    container = started(engine, base_image, WAITING, interactive=True)
+    before = stored(engine)
+    with pytest.raises(KeyboardInterrupt), container.standing_still():
+        raise KeyboardInterrupt
+    assert container.exec(["true"], timeout=10).exit_code == 0
+    with container.standing_still():
+        killer = threading.Thread(target=container.stop, args=(0,))
+        killer.start()
+        killer.join(0.5)
+        assert killer.is_alive()
+    killer.join(10)
+    assert container.inspect().status == "exited"
+    assert stored(engine) == before
+
+
+def test_standing_still_ends_by_itself(engine: Engine, base_image: str):
+    container = started(engine, base_image, WAITING, interactive=True)
+    with pytest.raises(Conflict, match="did not stand still until"), container.standing_still():
+        container.kill(0)  # is answered when it goes on
+    assert container.exec(["true"], timeout=10).exit_code == 0
+    container.stop(0)
+
+
+def test_a_monitor_that_is_killed_meanwhile_leaves_nothing(engine: Engine, base_image: str):
+    container = started(engine, base_image, WAITING, interactive=True)
+    pid = container.inspect().pid
+    with pytest.raises(Conflict, match="did not stand still"), container.standing_still():
+        os.kill(monitor_of(container), signal.SIGKILL)
+    container.remove(force=True)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def monitor_of(container: Container) -> int:
+    own = b"cellblock-monitor " + container.id[:12].encode()
+    (pid,) = [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if path.read_bytes().startswith(own)
+    ]
+    return pid
+
+
+def test_a_limit_on_storage_is_refused(engine: Engine, base_image: str):
+    own = {"removal": Removal.AT_END, "storage_bytes": 1 << 20}
+    container = started(engine, base_image, WAITING, interactive=True, **own)
+    with pytest.raises(Unsupported, match="what it writes is in memory"):
+        engine.commit("box", "mine/box")
+    container.stop(0)
 
 
 def test_the_host_image_is_refused(engine: Engine):
@@ -362,14 +484,14 @@ def test_a_failure_in_the_middle_leaves_nothing(
     ended(engine, base_image, "open('/new', 'wb').write(bytes(3_000_000))")
     before = stored(engine)
 
-    def failing(root: int, **asked: Any) -> Iterator[bytes]:
-        pieces = pack(root, **asked)
+    def failing(described: Iterable[Entry | bytes]) -> Iterator[bytes]:
+        pieces = archive(described)
         for _ in range(3):
             yield next(pieces)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(committing, "pack", failing)
+        patch.setattr(committing, "archive", failing)
         with pytest.raises(KeyboardInterrupt):
             engine.commit("box", "mine/box")
     assert stored(engine) == before
@@ -382,11 +504,11 @@ def test_a_container_that_is_removed_meanwhile_is_no_image(
     ended(engine, base_image, "open('/new', 'w')")
     references = [name for name in stored(engine) if "/references/" in name]
 
-    def removed(root: int, **asked: Any) -> Iterator[bytes]:
+    def removed(described: Iterable[Entry | bytes]) -> Iterator[bytes]:
         engine.container("box").remove()
-        yield from pack(root, **asked)
+        yield from archive(described)
 
-    monkeypatch.setattr(committing, "pack", removed)
+    monkeypatch.setattr(committing, "archive", removed)
     with pytest.raises(ContainerNotFound, match="was removed meanwhile"):
         engine.commit("box", "mine/box")
     assert [name for name in stored(engine) if "/references/" in name] == references
@@ -398,13 +520,13 @@ def test_a_container_does_not_start_meanwhile(
 ):
     ended(engine, base_image, "open('/new', 'w')")
 
-    def started(root: int, **asked: Any) -> Iterator[bytes]:
+    def starting(described: Iterable[Entry | bytes]) -> Iterator[bytes]:
         with pytest.raises(StartFailed, match="being started or committed"):
             engine.start("box")
         assert engine.container("box").inspect().status == "exited"
-        yield from pack(root, **asked)
+        yield from archive(described)
 
-    monkeypatch.setattr(committing, "pack", started)
+    monkeypatch.setattr(committing, "archive", starting)
     assert engine.commit("box", "mine/box").references
 
 
@@ -446,7 +568,7 @@ def test_the_verb(engine: Engine, base_image: str, cellblock: Cellblock):
     assert cellblock("run", "--rm", "mine/box:2", "cat", "/new").stdout == "new"
     bare = cellblock("commit", "box")
     assert engine.image(bare.stdout.strip()).references[0].digest is not None
-    assert "has ended" in cellblock("commit", "--help").stdout
+    assert "also of one that runs" in cellblock("commit", "--help").stdout
     refused = cellblock("commit", "nobox")
     assert (refused.returncode, refused.stdout) == (125, "")
     assert refused.stderr.count("\n") == 1

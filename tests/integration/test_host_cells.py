@@ -173,6 +173,13 @@ def memory_limit(container):
     return found
 
 
+def test_a_kernel_of_this_machine_is_no_image(kernel):
+    _, kc = kernel
+    said = run(kc, "%container commit mine/box")
+    assert said.startswith("Unsupported: ")
+    assert "use a container of a pulled image" in said
+
+
 class TestTurn:
     def test_run_all_with_a_failure_before_it(self, kernel, site):
         _, kc = kernel

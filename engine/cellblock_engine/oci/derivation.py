@@ -35,20 +35,24 @@ class Derived:
     manifest: bytes
 
 
-def derive(base: Manifest, config: bytes, layer: Descriptor, step: HistoryEntry) -> Derived:
+def derive(base: Manifest, config: bytes, layer: Descriptor | None, step: HistoryEntry) -> Derived:
     """Return ``base``, whose config is ``config``, with the uncompressed ``layer`` above it.
 
+    Without a layer only the step is added, which should say so.
     An author that the step does not name stays. Raises InvalidAnswer for a config that is none,
     Conflict for too many layers, InvalidInput for a step that says too much.
     """
     layers = parse_config(config).diff_ids
-    if len(layers) >= MAX_LAYERS:
+    above = () if layer is None else (layer,)
+    if len(layers) + len(above) > MAX_LAYERS:
         raise Conflict(f"the image has {len(layers)} layers, as many as a kernel can stack")
     document = json.loads(config)
     document["created"] = _moment(step)
     if step.author:
         document["author"] = _text(step.author)
-    document["rootfs"]["diff_ids"] = [str(digest) for digest in (*layers, layer.digest)]
+    document["rootfs"]["diff_ids"] = [
+        str(digest) for digest in (*layers, *(layer.digest for layer in above))
+    ]
     document["history"] = [*(document.get("history") or ()), _history(step)]
     raw = json.dumps(document).encode()
     if len(raw) > MAX_CONFIG_BYTES:
@@ -57,7 +61,7 @@ def derive(base: Manifest, config: bytes, layer: Descriptor, step: HistoryEntry)
             "allowed: shorten the message"
         )
     descriptor = Descriptor(OCI_CONFIG, Digest.of(raw), len(raw))
-    return Derived(raw, oci_manifest(descriptor, (*base.layers, layer)))
+    return Derived(raw, oci_manifest(descriptor, (*base.layers, *above)))
 
 
 def repacked(base: Manifest, raw: bytes, layers: Sequence[Descriptor]) -> bytes:
@@ -113,7 +117,9 @@ def _descriptor(descriptor: Descriptor) -> Mapping[str, object]:
 
 def _history(step: HistoryEntry) -> Mapping[str, object]:
     words = {"created_by": step.created_by, "author": step.author, "comment": step.comment}
-    return {"created": _moment(step)} | {key: _text(text) for key, text in words.items() if text}
+    plain: dict[str, object] = {"created": _moment(step)}
+    plain |= {key: _text(text) for key, text in words.items() if text}
+    return plain | ({"empty_layer": True} if step.empty_layer else {})
 
 
 def _moment(step: HistoryEntry) -> str | None:

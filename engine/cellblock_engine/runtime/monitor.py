@@ -28,6 +28,7 @@ from .descriptors import Descriptors
 from .failures import as_error, removed_meanwhile
 from .logs import LogWriter
 from .loop import Loop, Timer
+from .pause import Pause
 from .process import Process, StageFailed
 from .sandbox import Sandbox, Surroundings, group_name
 from .spec import StartSpec, load_start
@@ -79,6 +80,7 @@ class Monitor:
         self._notes = state.Notes(lock, controllers.places(group_name(spec)), caller)
         self.sandbox = Sandbox(spec, controllers, around, self._stack)
         self._commands = Commands(self._loop, self.sandbox)
+        self._pause = Pause(self._loop, self.sandbox.group)
         # While init builds the root.
         self._listen()
         with ExitStack() as given:
@@ -219,6 +221,8 @@ class Monitor:
         self._loop.watch(client.fileno(), lambda: self._on_request(client))
 
     def _on_request(self, client: socket.socket) -> None:
+        if self._pause.puts_off(client, lambda: self._on_request(client)):
+            return
         try:
             message, received = wire.receive(client)
         except (OSError, ValueError, KeyError, TypeError):
@@ -261,6 +265,11 @@ class Monitor:
                 self._commands.start(client, message["process"], fds)
             case "stats":
                 wire.tell(client, self._stats())
+            case "pause":
+                self._pause.begin(client)
+                wire.tell(client, {"event": "paused"})
+            case "go on":
+                wire.tell(client, {"event": "went on", "whole": self._pause.end()})
             case "update":
                 wire.tell(client, self._update(cgroups.Limits(*message["limits"])))
             case other:
@@ -289,6 +298,7 @@ class Monitor:
         self._clients.discard(client)
         if client in self._waiters:
             self._waiters.remove(client)
+        self._pause.drop(client)
         self._commands.drop(client)
         client.close()
 
@@ -333,6 +343,7 @@ class Monitor:
 
     def _on_exit(self) -> None:
         self._loop.unwatch(self._first.pidfd)
+        self._pause.end()  # what stands still does not end
         if self._deadline is not None:
             self._deadline.cancel()
         exit_code = self._first.reap()

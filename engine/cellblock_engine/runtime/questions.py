@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from typing import Any
 
 from ..errors import Conflict, LimitNotEnforceable, StoreFull, Unsupported
@@ -21,12 +22,23 @@ def ask(path: str, request: dict[str, Any], failing: str) -> dict[str, Any] | No
     """
     try:
         with wire.connect(path, timeout_s=_PATIENCE_S) as sock:
-            wire.send(sock, request)
-            answer, fds = wire.receive(sock)
+            return exchange(sock, request, failing)
     except (FileNotFoundError, ConnectionError):
         return None
     except TimeoutError:
-        raise Conflict(f"{failing}: its monitor does not answer; is the machine busy?") from None
+        raise _silent(failing) from None
+
+
+def exchange(sock: socket.socket, request: dict[str, Any], failing: str) -> dict[str, Any]:
+    """Return the answer of the monitor at the other end; raises as :func:`ask` does.
+
+    Raises ConnectionError when it has ended.
+    """
+    try:
+        wire.send(sock, request)
+        answer, fds = wire.receive(sock)
+    except TimeoutError:
+        raise _silent(failing) from None
     for fd in fds:
         os.close(fd)
     if answer["event"] != "failed":
@@ -35,3 +47,7 @@ def ask(path: str, request: dict[str, Any], failing: str) -> dict[str, Any] | No
     if isinstance(error, LimitNotEnforceable | StoreFull):
         raise error
     raise Unsupported(f"{failing}: {error}")
+
+
+def _silent(failing: str) -> Conflict:
+    return Conflict(f"{failing}: its monitor does not answer; is the machine busy?")

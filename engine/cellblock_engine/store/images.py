@@ -92,11 +92,14 @@ class Images:
         self._publish(target, image.manifest)
         return self.resolve(str(target))
 
-    def derive(self, base: Digest, layer: Descriptor, step: HistoryEntry, name: Reference) -> Image:
+    def derive(
+        self, base: Digest, layer: Descriptor | None, step: HistoryEntry, name: Reference
+    ) -> Image:
         """Add the image that the one of the manifest ``base`` is with one layer more; return it.
 
-        The layer is in the store. A name without a tag gets the image's digest. To be called
-        within :meth:`Store.referencing`. Raises as :meth:`add` and :func:`derive` do.
+        Without a layer it is one step of its history more. The layer is in the store. A name
+        without a tag gets the image's digest. To be called within
+        :meth:`Store.referencing`. Raises as :meth:`add` and :func:`derive` do.
         """
         manifest = self._manifest(base)
         config = self._blobs.read(manifest.config.digest, MAX_CONFIG_BYTES)

@@ -49,6 +49,13 @@ class Store:
         with locked(self._layout.gc_lock, Kind.SHARED, timeout_s=_WAIT_S, what="the image store"):
             yield
 
+    @contextmanager
+    def spool(self) -> Iterator[int]:
+        """Give a file for what is needed until the block ends, open for reading and writing."""
+        make_home(self._layout)
+        with self.staging.file() as (fd, _):
+            yield fd
+
     def sweep(self) -> tuple[str, ...]:
         """Remove the unfinished work of processes that are gone, and beginnings of old pulls.
 

@@ -210,7 +210,7 @@ VERBS = (
     ),
     Verb(
         "commit",
-        "Make an image of a container that has ended",
+        "Make an image of a container, also of one that runs",
         (
             Argument(("-m", "--message"), "what the history is to say of it", default=""),
             Argument(("-a", "--author"), "who made it", default=""),

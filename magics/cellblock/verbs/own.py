@@ -31,7 +31,7 @@ _OWN = Argument(
 
 def claim(arguments: argparse.Namespace, own: Container) -> None:
     """Let the arguments of one of these verbs mean ``own``. Raises InvalidInput for another."""
-    named = arguments.container
+    named = getattr(arguments, "container", None)
     if named is not None and named != own.name and not (named and own.id.startswith(named)):
         raise InvalidInput(
             f"{named!r} is not this notebook's container, which is {own.name}: others are reached "
@@ -67,6 +67,22 @@ def limits(call: Call) -> Facts:
     return Facts(_limits(call), "text")
 
 
+def commit(call: Call) -> Facts:
+    """Make an image of this container while the kernel runs; return what that took."""
+    given = call.arguments
+    made = call.engine.commit(
+        given.container, given.image, comment=given.message, author=given.author
+    )
+    facts = {
+        "image": str(made.id),
+        "layer": "none: nothing has changed"
+        if made.added is None
+        else format_bytes(made.added_bytes),
+        "stood still": f"{made.paused_s:.3f} s",
+    }
+    return Facts(facts, "text")
+
+
 def _limits(call: Call) -> dict[str, object]:
     now = call.engine.container(call.arguments.container).stats()
     memory, cpus, pids = now.memory_limit_bytes, now.cpus_limit, now.pids_limit
@@ -81,10 +97,15 @@ def _workspace(target: str, writable: bool) -> str:  # noqa: FBT001 - as binds h
     return f"{target} ({'rw' if writable else 'ro'})"
 
 
-def _of_own(name: str, summary: str) -> Verb:
-    """Return a verb with the notebook's own container in the place of any."""
+def _named(name: str) -> Verb:
     verb = VERBS[name]
     assert isinstance(verb, Verb)
+    return verb
+
+
+def _of_own(name: str, summary: str) -> Verb:
+    """Return a verb with the notebook's own container in the place of any."""
+    verb = _named(name)
     flags = tuple(argument for argument in verb.arguments if argument.is_flag)
     return replace(verb, summary=summary, arguments=(*flags, _OWN))
 
@@ -99,6 +120,12 @@ OWN_VERBS: Mapping[str, Verb] = {
             "Show the limits in force, or change them while the kernel runs",
             (MEMORY, CPUS, PIDS_LIMIT, _OWN),
             limits,
+        ),
+        Verb(
+            "commit",
+            "Make an image of this container, while the kernel runs",
+            tuple(each for each in _named("commit").arguments if each.names != ("container",)),
+            commit,
         ),
         _of_own("logs", "Show what the kernel wrote beside its cells"),
     )

@@ -325,9 +325,22 @@ def remove_stale(paths: Iterable[str], prefix: str) -> tuple[str, ...]:
     for path in paths:
         if not path.rpartition("/")[2].startswith(prefix) or not path.startswith("/"):
             raise ValueError(f"{path!r} is not the path of a group named {prefix}...")
+        _thaw_stale(path)
         if not _remove(path, time.monotonic()):
             stay.append(path)
     return tuple(stay)
+
+
+def _thaw_stale(path: str) -> None:
+    """Let go on what stood still when its owner was killed: it cannot die before."""
+    try:
+        fd = os.open(f"{path}/freezer.state", os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return  # another controller's
+    try:
+        os.write(fd, b"THAWED")
+    finally:
+        os.close(fd)
 
 
 def _remove(path: str, deadline: float) -> bool:
