@@ -124,7 +124,8 @@ class TestVerbs:
 
     def test_logs_are_the_kernels_own(self, kernel):
         _, kc = kernel
-        assert "ipython kernel" in run(kc, "%container logs")
+        run(kc, "import os, sys; os.write(sys.stdout._original_stdstream_copy, b'beside cells\\n')")
+        assert "beside cells" in run(kc, "%container logs")
 
     def test_another_container_is_not_reached(self, kernel, site):
         from cellblock_engine import Engine, RunRequest

@@ -116,7 +116,7 @@ class TestLife:
         assert "FROM_SPEC" in words
         assert "s p=c" not in words  # other users could read it there
         assert "secret-of-the-server" not in seen
-        assert "JPY_PARENT_PID" not in seen
+        assert "'JPY_PARENT_PID': '1'" in seen
         for item in ("'LANG': 'C.UTF-8'", "'FROM_SPEC': 's p=c'", "'FROM_CALLER': 'c'"):
             assert item in seen
 

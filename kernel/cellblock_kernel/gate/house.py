@@ -14,6 +14,9 @@ from .room import INSIDE, Room
 # What a kernel may know of the environment of who starts it: nothing that could be a secret.
 ALLOWED = tuple("LANG LANGUAGE TZ TERM COLORTERM COLUMNS LINES NO_COLOR JPY_SESSION_NAME".split())
 _ALLOWED_PREFIX = "LC_"
+# As where Jupyter starts it, ipykernel then does not write how to connect to it, and that Ctrl-C
+# would not work; of a parent 1 it does not ask whether that still lives.
+_STARTED_BY_JUPYTER = {"JPY_PARENT_PID": "1"}
 LABEL = "cellblock.kernel"
 
 
@@ -47,7 +50,7 @@ def request(options: GateOptions, room: Room, env: Mapping[str, str], cwd: Path)
 
 def environment(kernel: KernelOptions, environ: Mapping[str, str]) -> dict[str, str]:
     """Return what of the environment goes in, and what the kernel's options set."""
-    env = {
+    env = _STARTED_BY_JUPYTER | {
         name: value
         for name, value in environ.items()
         if name in ALLOWED or name.startswith(_ALLOWED_PREFIX)

@@ -50,6 +50,7 @@ def test_of_the_environment_only_what_is_no_secret_and_what_is_named_goes_in():
     environ |= {"COLUMNS": "80", "JPY_PARENT_PID": "4711"}
     kernel = KernelOptions(env=("A=b=c", "NAMED", "MISSING", "EMPTY="))
     assert house.environment(kernel, environ) == {
+        "JPY_PARENT_PID": "1",
         "LANG": "C",
         "LC_ALL": "C",
         "COLUMNS": "80",
