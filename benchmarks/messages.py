@@ -1,4 +1,6 @@
-"""What the gate costs a message: one local ipykernel as it is, one behind the gate's relay.
+"""What the gate costs a message: a local ipykernel as it is, and behind the gate's relay.
+
+The gate has the rules of a trusted kernel, or of one that is not.
 
 By themselves, as any user: ``python -m benchmarks.messages``.
 """
@@ -20,7 +22,11 @@ ROUNDS = 5
 REPEATS = 200
 _START_S = 60.0
 _ANSWER_S = 30.0
-KERNELS = {"plain": "ipykernel_launcher", "gate": "support.local_gate"}
+KERNELS = {
+    "plain": ("ipykernel_launcher",),
+    "gate": ("support.local_gate",),
+    "gate, untrusted": ("support.local_gate", "--untrusted"),
+}
 CELLS = {
     "one display of 50 MB": "display({'text/plain': 'x' * 50_000_000}, raw=True)",
     "10,000 displays": "for n in range(10_000): display(n)",
@@ -29,7 +35,7 @@ CELLS = {
 
 def tables(stack: ExitStack, rounds: int) -> str:
     """Measure, and return a table for each kind of message."""
-    clients = {name: _start(stack, module) for name, module in KERNELS.items()}
+    clients = {name: _start(stack, *words) for name, words in KERNELS.items()}
     runs: dict[str, Callable[[BlockingKernelClient], object]] = {
         f"{REPEATS} executes": lambda client: [_execute(client, "1") for _ in range(REPEATS)],
         f"{REPEATS} requests on control": _control,
@@ -48,12 +54,12 @@ def _contestant(
     return Contestant(name, lambda: run(client))
 
 
-def _start(stack: ExitStack, module: str) -> BlockingKernelClient:
+def _start(stack: ExitStack, module: str, *flags: str) -> BlockingKernelClient:
     directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="cb-msg-"))
     manager = KernelManager(transport="ipc", ip=f"{directory}/front")
     manager.connection_file = f"{directory}/connection.json"
     manager._kernel_spec = KernelSpec(
-        argv=[sys.executable, "-m", module, "-f", "{connection_file}"], language="python"
+        argv=[sys.executable, "-m", module, "-f", "{connection_file}", *flags], language="python"
     )
     manager.start_kernel()
     stack.callback(manager.shutdown_kernel, now=False)

@@ -1,6 +1,6 @@
 """The gate's relay before a plain local ipykernel: no container, so that it starts fast.
 
-``python -m support.local_gate -f CONNECTION_FILE`` is a kernelspec's argv.
+``python -m support.local_gate -f CONNECTION_FILE [--untrusted]`` is a kernelspec's argv.
 """
 
 from __future__ import annotations
@@ -15,18 +15,28 @@ import time
 from pathlib import Path
 
 from cellblock_kernel.gate.connection import CHANNELS, Connection
+from cellblock_kernel.gate.guard import Guard
+from cellblock_kernel.gate.hostcells import HostCells
+from cellblock_kernel.gate.ledger import Ledger
 from cellblock_kernel.gate.relay import Relay
+from cellblock_kernel.gate.rules import Rule
 
 PORTS = {name: number for number, name in enumerate(CHANNELS, 1)}
 _START_S = 30.0
 
 
-def main(connection_file: str) -> int:
+def main(connection_file: str, *, untrusted: bool) -> int:
     """Relay until the kernel has ended; return its exit status."""
+    ledger = Ledger()
+    rules: list[Rule] = [ledger, HostCells(ledger)]
+    if untrusted:
+        rules.insert(0, guard := Guard(ledger))
     with (
         tempfile.TemporaryDirectory(prefix="cb-lg-") as directory,
-        Relay(Connection.read(Path(connection_file))) as relay,
+        Relay(Connection.read(Path(connection_file)), rules) as relay,
     ):
+        if untrusted:
+            guard.passage = relay
         ip = f"{directory}/kernel"
         back = Connection("ipc", ip, PORTS, secrets.token_hex(32).encode())
         file = Path(directory, "connection.json")
@@ -53,4 +63,4 @@ def main(connection_file: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[2]))
+    sys.exit(main(sys.argv[2], untrusted="--untrusted" in sys.argv))
