@@ -212,7 +212,7 @@ def test_a_caller_is_killed(
         one(number, point)
         hit += strikes.struck(log)
         at_rest(base_image, point)
-    assert hit > len(chosen) // 2, (SEED, chosen, "not all points are in every run")
+    assert 2 * hit >= len(chosen), (SEED, chosen, "not all points are in every run")
 
 
 def _without_container(layout: Layout) -> list[int]:
@@ -279,4 +279,4 @@ def test_a_process_of_the_engine_is_killed(
         one(point)
         hit += strikes.struck(log)
         at_rest(base_image, point)
-    assert hit > len(chosen) // 2, (SEED, chosen, "not all points are in every run")
+    assert 2 * hit >= len(chosen), (SEED, chosen, "not all points are in every run")
