@@ -367,7 +367,7 @@ class Container:
                 if standing != "live" and settle(directory, socket_path):
                     yield
                     return
-            if state.read(directory).status == "running":
+            if standing == "live" and state.read(directory).status == "running":
                 when_running()
             elif time.monotonic() > deadline:
                 raise self._restless()
