@@ -301,7 +301,8 @@ class Container:
                 raise Conflict(
                     f"container {self.name} is running: stop it first, or remove it by force (-f)"
                 )
-            with suppress(ContainerNotFound):  # it removed itself
+            # It removed itself, or its monitor was killed just now.
+            with suppress(ContainerNotFound, Conflict):
                 self.stop(0)
 
         with self._at_rest(end):
@@ -358,7 +359,7 @@ class Container:
         """
         directory = os.fspath(self._directory)
         socket_path = os.fspath(self._layout.monitor_socket(self.id))
-        deadline = time.monotonic() + _LAST_WORDS_S
+        deadline = time.monotonic() + 2 * _LAST_WORDS_S  # an end has its own
         while True:
             with suppress(FileNotFoundError):
                 state.make_lock(directory)
@@ -369,10 +370,9 @@ class Container:
                     return
             if standing == "live" and state.read(directory).status == "running":
                 when_running()
-            elif time.monotonic() > deadline:
+            if time.monotonic() > deadline:
                 raise self._restless()
-            else:
-                time.sleep(_LOOK_AGAIN_S)  # its start, or its end, is not complete
+            time.sleep(_LOOK_AGAIN_S)  # its start, or its end, is not complete
 
     def _check_there(self) -> None:
         if not self._directory.exists():

@@ -68,3 +68,25 @@ def test_an_image_without_python_is_refused_in_one_line(site, registry, tmp_path
     assert line.startswith(f"cellblock: image {reference} has no Python and no other kernel: ")
     with Engine.open(site.home) as engine:
         assert engine.containers() == ()
+
+
+def test_a_kernel_is_committed_while_it_runs_and_its_image_is_a_kernel(site, image):
+    install("--name", "before", image)
+    with site.kernel("before") as (_, kc):
+        run(kc, "open('/opt/made', 'w').write('made'); open('mine', 'w').write('workspace')")
+        said = dict(
+            line.split(":", 1) for line in run(kc, "%container commit mine/made:1").splitlines()
+        )
+        assert 0 < float(said["stood still"].split()[0]) < 5
+        assert run(kc, "print('goes on')") == "goes on\n"
+    with Engine.open(site.home) as engine:
+        made = engine.image("mine/made:1")
+        assert said["image"].strip() == str(made.id)
+        listed = engine.run("mine/made:1", ["find", "/opt", "/run", "-type", "f,s"])
+        assert listed.stdout.splitlines() == [b"/opt/made"]
+        assert engine.run("mine/made:1", ["find", "/", "-xdev", "-name", "mine"]).stdout == b""
+    done = install("--name", "after", "mine/made:1")
+    assert "after" in installed(done)
+    with site.kernel("after") as (_, kc):
+        assert run(kc, "print(open('/opt/made').read())") == "made\n"
+    site.assert_gone()

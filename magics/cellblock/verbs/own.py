@@ -121,12 +121,12 @@ OWN_VERBS: Mapping[str, Verb] = {
             (MEMORY, CPUS, PIDS_LIMIT, _OWN),
             limits,
         ),
+        _of_own("logs", "Show what the kernel wrote beside its cells"),
         Verb(
             "commit",
             "Make an image of this container, while the kernel runs",
             tuple(each for each in _named("commit").arguments if each.names != ("container",)),
             commit,
         ),
-        _of_own("logs", "Show what the kernel wrote beside its cells"),
     )
 }
