@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .comparison import Change
-    from .container import AttachedRun, Container, ContainerInfo, LogRecord, Result
+    from .container import AttachedRun, Container, LogRecord, Result
     from .doctor import Check, Diagnosis
     from .engine import Engine, EngineInfo
     from .errors import (
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .explanation import Explanation
     from .history import HistoryRow
     from .image import Image, RemovedImage
+    from .inspection import ContainerInfo
     from .limits import Limits, parse_bytes, parse_seconds
     from .oci.config import ImageConfig
     from .oci.digest import Digest
@@ -68,7 +69,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "comparison": ("Change",),
-    "container": ("AttachedRun", "Container", "ContainerInfo", "LogRecord", "Result"),
+    "container": ("AttachedRun", "Container", "LogRecord", "Result"),
     "doctor": ("Check", "Diagnosis"),
     "engine": ("Engine", "EngineInfo"),
     "errors": (
@@ -105,6 +106,7 @@ _HOMES = {
     "explanation": ("Explanation",),
     "history": ("HistoryRow",),
     "image": ("Image", "RemovedImage"),
+    "inspection": ("ContainerInfo",),
     "limits": ("Limits", "parse_bytes", "parse_seconds"),
     "oci.config": ("ImageConfig",),
     "oci.digest": ("Digest",),

@@ -25,7 +25,6 @@ from .oci.config import HistoryEntry
 from .oci.digest import Digest
 from .oci.manifest import OCI_LAYER, Descriptor
 from .oci.reference import Reference
-from .request import HOST_IMAGE
 from .store import Store, pax
 from .store.containers import ContainerConfig, upper
 from .store.pack import archive, data_bytes, entries, read
@@ -124,16 +123,6 @@ def _layer(
             return None, paused_s
         diffid, size_bytes = store.layers.make(chain((start,), pieces))
     return Descriptor(OCI_LAYER, diffid, size_bytes), paused_s
-
-
-def parse_target(text: str) -> Reference:
-    """Return the reference that an image of one's own is to have. Raises InvalidInput."""
-    reference = Reference.parse(text)
-    if reference.digest is not None:
-        raise InvalidInput(f"{text!r} has a digest, which follows from the content: give a tag")
-    if text == HOST_IMAGE:
-        raise InvalidInput(f"{text!r} is this machine's own image: give another name")
-    return reference
 
 
 def _base(store: Store, config: ContainerConfig) -> Digest:

@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from . import assembly
 from .errors import Conflict, ContainerNotFound, InvalidInput, TimedOut, Verdict
+from .inspection import ContainerInfo, describe, moment
 from .layout import Layout
 from .limits import Limits
-from .privileges import Ulimit
 from .request import ExecRequest
 from .runtime import logs, state, wire
 from .runtime.amendment import amended
@@ -28,7 +28,6 @@ from .runtime.sweep import settle
 from .runtime.verdicts import verdict_of
 from .stats import Stats, stats_of
 from .store.containers import ContainerConfig, Containers
-from .volumes import DEFAULT_SHM_BYTES, Bind, Tmpfs
 
 CAPTURE_BYTES = 64 << 20
 """How much of each output a Result keeps; the rest is read and dropped."""
@@ -60,40 +59,6 @@ class Result:
         if self.verdict is not None:
             raise self.verdict
         return self
-
-
-@dataclass(frozen=True)
-class ContainerInfo:
-    """What is known of a container at one moment; ``pid`` is its command's, as the host counts."""
-
-    id: str
-    name: str
-    image: str
-    image_id: str | None
-    argv: tuple[str, ...]
-    status: Literal["created", "running", "exited"]
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    exit_code: int | None
-    verdict: str | None
-    pid: int | None
-    network: str
-    hostname: str
-    user: str
-    workdir: str
-    limits: Limits
-    timeout_s: float | None
-    labels: Mapping[str, str]
-    binds: tuple[Bind, ...] = ()
-    tmpfs: tuple[Tmpfs, ...] = ()
-    read_only: bool = False
-    shm_bytes: int = DEFAULT_SHM_BYTES
-    ulimits: tuple[Ulimit, ...] = ()
-    capabilities: tuple[str, ...] = ()
-    interactive: bool = False
-    storage_bytes: int | None = None
-    allow_hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -288,7 +253,7 @@ class Container:
         """
         for entry in logs.read(os.fspath(self._directory)):
             stream: Literal["stdout", "stderr"] = "stderr" if entry.stream == "stderr" else "stdout"
-            yield LogRecord(_moment(entry.time_ns / 1e9), stream, entry.data)
+            yield LogRecord(moment(entry.time_ns / 1e9), stream, entry.data)
 
     def remove(self, *, force: bool = False) -> None:
         """Remove it and all that was written in it.
@@ -455,43 +420,3 @@ class _MaybeSocket:
     def __exit__(self, *_: object) -> None:
         if self._sock is not None:
             self._sock.close()
-
-
-def describe(config: ContainerConfig, directory: Path) -> ContainerInfo:
-    """Return what the container's directory says."""
-    now = state.read(os.fspath(directory))
-    verdict = verdict_of(now.verdict)
-    return ContainerInfo(
-        id=config.id,
-        name=config.name,
-        image=config.image,
-        image_id=config.image_id,
-        argv=config.argv,
-        status=now.status,
-        created_at=_moment(config.created_at),
-        started_at=_moment(now.started_at) if now.started_at is not None else None,
-        finished_at=_moment(now.finished_at) if now.finished_at is not None else None,
-        exit_code=now.exit_code,
-        verdict=str(verdict) if verdict else None,
-        pid=now.pid,
-        network=config.network,
-        hostname=config.hostname,
-        user=config.user,
-        workdir=config.workdir,
-        limits=config.limits,
-        timeout_s=config.timeout_s,
-        labels=config.labels,
-        binds=config.binds,
-        tmpfs=config.tmpfs,
-        read_only=config.read_only,
-        shm_bytes=config.shm_bytes,
-        ulimits=config.ulimits,
-        capabilities=config.capabilities,
-        interactive=config.interactive,
-        storage_bytes=config.storage_bytes,
-        allow_hosts=config.allow_hosts,
-    )
-
-
-def _moment(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)

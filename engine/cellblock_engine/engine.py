@@ -5,56 +5,43 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING
 
 from . import assembly
-from .container import (
-    CAPTURE_BYTES,
-    AttachedRun,
-    Container,
-    ContainerInfo,
-    Result,
-    describe,
-)
+from .container import CAPTURE_BYTES, AttachedRun, Container, Result
 from .errors import (
     CellblockError,
     Conflict,
     ContainerNotFound,
-    ImageNotFound,
     InvalidInput,
-    StoreFull,
-    Unsupported,
 )
-from .image import Image, RemovedImage
+from .image import RemovedImage, parse_name
+from .inspection import ContainerInfo, describe
 from .layout import Layout
+from .library import Library
 from .limits import Limits
 from .linux import cgroups
 from .log import Log
 from .oci.platform import Platform
-from .oci.reference import Reference
 from .private import make_runtime_directory
-from .progress import Progress
 from .removal import Removal
 from .request import HOST_IMAGE, Channel, RunRequest
 from .runtime import launcher, state
 from .runtime.attached import Pipes, await_start
 from .runtime.streams import INWARD, pipe_for_container
 from .settings import Settings
-from .store import Store
 from .store.containers import ContainerConfig, Containers
-from .store.formats import migrate
 
 if TYPE_CHECKING:
     from .commit import Commit
     from .comparison import Change
     from .doctor import Diagnosis
     from .explanation import Explanation
-    from .history import HistoryRow
     from .oci.digest import Digest
     from .pruning import DiskUsage, Pruned
     from .reset import Reset
@@ -83,15 +70,14 @@ class EngineInfo:
     missing_limits: Mapping[str, str]
 
 
-class Engine:
+class Engine(Library):
     """Images and containers of one store. Safe to use from several threads and in event loops.
 
     Nothing runs in the background on its behalf: closing it ends nothing but its own use.
     """
 
     def __init__(self, layout: Layout, settings: Settings | None = None) -> None:
-        self._layout = layout
-        self._settings = settings
+        super().__init__(layout, settings)
         self._started_spawner = False
 
     @classmethod
@@ -108,13 +94,6 @@ class Engine:
         settings = Settings.load()
         return cls(Layout.default(settings.home), settings)
 
-    @property
-    def settings(self) -> Settings:
-        """What the config file and the environment have settled, read once. Raises InvalidInput."""
-        if self._settings is None:
-            self._settings = Settings.load()
-        return self._settings
-
     def kernel_sockets(self) -> Path:
         """Return the private directory for the sockets of notebook kernels, made if need be.
 
@@ -122,16 +101,6 @@ class Engine:
         """
         make_runtime_directory(self._layout.kernels)
         return self._layout.kernels
-
-    @property
-    def home(self) -> Path:
-        """Where its store is, or would be."""
-        return self._layout.home
-
-    @cached_property
-    def _store(self) -> Store:
-        migrate(self._layout)
-        return Store(self._layout)
 
     @cached_property
     def _containers(self) -> Containers:
@@ -154,117 +123,7 @@ class Engine:
         """Close."""
         self.close()
 
-    # Images
-
-    def pull(
-        self, reference: str, *, platform: str | None = None, progress: Progress | None = None
-    ) -> Image:
-        """Fetch an image from its registry and unpack its layers; return it.
-
-        ``platform`` is ``os/architecture[/variant]``, by default this machine's. Raises
-        InvalidReference, RegistryError and its kinds, ImageNotFound, StoreError and its kinds;
-        after StoreFull nothing of the image stays, unless others are using the store.
-        """
-        from .registry.keyring import Keyring  # noqa: PLC0415 - as does this
-        from .registry.pull import pull  # noqa: PLC0415 - brings the HTTP library
-
-        self._store.sweep()  # what a killed pull left half done
-        with self._collecting_when_full():
-            return pull(
-                Reference.parse(reference),
-                self._store,
-                platform=Platform.parse(platform) if platform else None,
-                progress=progress,
-                keyring=Keyring.of().find,
-                registries=self.settings.registries,
-            )
-
-    def push(
-        self,
-        reference: str,
-        *,
-        progress: Progress | None = None,
-        compression: Literal["gzip", "zstd", "none"] = "gzip",
-    ) -> Image:
-        """Send the image of this name to the registry that is in it; return it.
-
-        A pulled image keeps its manifest and blobs. Layers of commits are packed with
-        ``compression`` first; then the name means a manifest with these, here as in the
-        registry. Raises ImageNotFound, InvalidInput, RegistryError and its kinds, StoreError and
-        its kinds; the registry then has no image of it.
-        """
-        from .commit import parse_target  # noqa: PLC0415 - as seldom as this
-        from .registry.keyring import Keyring  # noqa: PLC0415 - as does this
-        from .registry.push import push  # noqa: PLC0415 - brings the HTTP library
-
-        if compression not in ("gzip", "zstd", "none"):
-            raise InvalidInput(f"compression {compression!r} is not known: gzip, zstd or none")
-        target = parse_target(reference)
-        self._store.sweep()  # what a killed one left half done
-        with self._collecting_when_full():
-            return push(
-                target,
-                self._store,
-                compression=compression,
-                progress=progress,
-                keyring=Keyring.of().find,
-                registries=self.settings.registries,
-            )
-
-    @contextmanager
-    def _collecting_when_full(self) -> Iterator[None]:
-        try:
-            yield
-        except StoreFull:
-            with suppress(CellblockError, OSError):  # the lack of room is what is to be told
-                self._store.images.collect()
-            raise
-
-    def login(self, registry: str, username: str, password: str) -> str:
-        """Have a registry check the credentials and keep them where Docker does.
-
-        An empty ``registry`` is Docker Hub. Returns, for people, where they are kept. Raises
-        AccessDenied, RegistryError and its other kinds, InvalidInput.
-        """
-        from .registry import login  # noqa: PLC0415 - brings the HTTP library
-        from .registry.auth import Credentials  # noqa: PLC0415 - as does this
-        from .registry.keyring import Keyring  # noqa: PLC0415 - as does this
-
-        name, credentials = login.registry_of(registry), Credentials(username, password)
-        login.check(name, credentials, self.settings.registries)
-        return Keyring.of().store(name, credentials)
-
-    def logout(self, registry: str) -> bool:
-        """Forget the credentials for a registry; tell whether there were any.
-
-        Raises InvalidInput, AccessDenied for a credential helper that fails.
-        """
-        from .registry.keyring import Keyring  # noqa: PLC0415 - brings the HTTP library
-        from .registry.login import registry_of  # noqa: PLC0415 - as does this
-
-        return Keyring.of().erase(registry_of(registry)) == "erased"
-
-    def images(self, *, nameless: bool = False) -> tuple[Image, ...]:
-        """Return the images in the store, newest first.
-
-        With ``nameless`` also those that lost their names, as long as containers need them.
-        """
-        if not nameless:
-            return self._store.images.list()
-        with self._store.referencing():  # what only a container keeps may go at any moment
-            return self._store.images.list(nameless=True)
-
-    def image(self, name: str) -> Image:
-        """Return the image of this reference, id or unique start of an id. Raises ImageNotFound."""
-        return self._store.images.resolve(name)
-
-    def hold_image(self, name: str) -> Image:
-        """Keep an image in the store by its digest, also when its tag moves; return it.
-
-        Until it is removed, by its id or that reference. Raises ImageNotFound, StoreError.
-        """
-        with self._store.referencing():
-            return self._store.images.hold(name)
+    # Containers
 
     def commit(
         self,
@@ -285,9 +144,9 @@ class Engine:
         ImageNotFound where its image was removed, InvalidInput, StoreError and its kinds; then
         there is no image.
         """
-        from .commit import commit, parse_target  # noqa: PLC0415 - as seldom as a pull
+        from .commit import commit  # noqa: PLC0415 - as seldom as a pull
 
-        target = parse_target(reference) if reference is not None else None
+        target = parse_name(reference) if reference is not None else None
         config = self._containers.find(name)
         self._store.sweep()  # what a killed one left half done
         return commit(
@@ -300,59 +159,6 @@ class Engine:
             created_by=created_by,
         )
 
-    def tag(self, source: str, target: str) -> Image:
-        """Give an image one more name, which may have been another's; return it.
-
-        Raises ImageNotFound, Unsupported for the host image, InvalidInput for a name with a
-        digest, or ``host``.
-        """
-        from .commit import parse_target  # noqa: PLC0415 - as seldom as a pull
-
-        if source == HOST_IMAGE:
-            raise Unsupported(
-                f"{source!r} is this machine's own image: it has no other name, and goes nowhere"
-            )
-        reference = parse_target(target)
-        with self._store.referencing():
-            return self._store.images.tag(source, reference)
-
-    def save(self, names: Sequence[str], target: Path | BinaryIO) -> None:
-        """Write images, each with all it needs, into one archive that Docker reads as well.
-
-        A name is in it as it was given; an image that was given by its id has none there. A file
-        is there whole or not at all. Raises ImageNotFound, InvalidInput, Unsupported for the
-        host image, StoreError and its kinds, OSError for a stream.
-        """
-        from .archive.save import save  # noqa: PLC0415 - as seldom as a pull
-        from .archive.target import write  # noqa: PLC0415 - as does this
-
-        write(save(self._store, names), target)
-
-    def load(self, source: Path | BinaryIO) -> tuple[Image, ...]:
-        """Add the images of an archive or an OCI layout; return each once for each of its names.
-
-        A stream is one with a descriptor. An image without a name is held by its digest. Raises
-        InvalidInput, InvalidArchive and StoreError's other kinds, PlatformNotFound; then there is
-        no new image, and after StoreFull nothing of one stays, unless others use the store.
-        """
-        from .archive.load import load  # noqa: PLC0415 - as seldom as a pull
-
-        self._store.sweep()  # what a killed one left half done
-        with self._collecting_when_full():
-            return load(self._store, source)
-
-    def derived_image(self, base: Image, recipe: str) -> Image | None:
-        """Return what was made of ``base`` by ``recipe`` and noted, if it is still in the store."""
-        derived = self._store.derivations.find(base.id, recipe)
-        try:
-            return None if derived is None else self._store.images.resolve(str(derived))
-        except ImageNotFound:
-            return None
-
-    def note_derived(self, base: Image, recipe: str, derived: Image) -> None:
-        """Let :meth:`derived_image` find ``derived``. Raises OSError."""
-        self._store.derivations.note(base.id, recipe, derived.id)
-
     def remove_image(self, name: str, *, force: bool = False) -> RemovedImage:
         """Remove a reference, and what nothing else needs of it.
 
@@ -361,31 +167,6 @@ class Engine:
         """
         running = {str(info.image_id) for info in self.containers() if info.status == "running"}
         return self._store.images.remove(name, force=force, running=running)
-
-    def history(self, name: str) -> tuple[HistoryRow, ...]:
-        """Return the steps in which an image was made, the newest first.
-
-        Raises ImageNotFound, InvalidReference, StoreError.
-        """
-        from .history import history  # noqa: PLC0415 - asked for seldom
-
-        with self._store.referencing():
-            images = self._store.images
-            return history(self._store, images.document(images.resolve(name)))
-
-    def diff_images(self, one: str, other: str) -> tuple[Change, ...]:
-        """Return what is added, changed and deleted from one image to the other, by path.
-
-        Files are compared by their attributes and, where these are equal, by their content.
-        Raises ImageNotFound, InvalidReference, StoreError.
-        """
-        from .comparison import image_changes  # noqa: PLC0415 - asked for seldom
-
-        with self._store.referencing():
-            images = self._store.images
-            return image_changes(self._store, images.resolve(one), images.resolve(other))
-
-    # Containers
 
     def diff(self, name: str) -> tuple[Change, ...]:
         """Return what a container added, changed and deleted of its image so far, by path.

@@ -1,14 +1,16 @@
-"""What the store knows of an image."""
+"""What the store knows of an image, and what one may be called."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
 
+from .errors import InvalidInput
 from .oci.config import ImageConfig
 from .oci.digest import Digest
 from .oci.platform import Platform
 from .oci.reference import Reference
+from .request import HOST_IMAGE
 
 
 @dataclass(frozen=True)
@@ -36,3 +38,13 @@ class RemovedImage:
     untagged: tuple[Reference, ...]
     deleted: tuple[Digest, ...]
     freed_bytes: int
+
+
+def parse_name(text: str) -> Reference:
+    """Return the reference that an image of one's own is to have. Raises InvalidInput."""
+    reference = Reference.parse(text)
+    if reference.digest is not None:
+        raise InvalidInput(f"{text!r} has a digest, which follows from the content: give a tag")
+    if text == HOST_IMAGE:
+        raise InvalidInput(f"{text!r} is this machine's own image: give another name")
+    return reference
