@@ -22,8 +22,18 @@ def site(root, tmp_path_factory):
         made.assert_gone()
 
 
+USED = "%container stats"
+
+
+def assert_usage(text):
+    """A table of one container, which is the kernel's own."""
+    names, row = text.splitlines()
+    assert names.split()[:2] == ["CONTAINER", "ID"]
+    assert "MiB" in row
+
+
 def papermill(site, kernel, language, *cells, words=()):
-    """Run a notebook whose first cell has parameters; return what its last cell printed."""
+    """Run a notebook whose first cell has parameters; return what each of its cells printed."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     notebook.cells[0].metadata.tags = ["parameters"]
     notebook.metadata.kernelspec = {"name": kernel, "display_name": kernel, "language": language}
@@ -34,8 +44,13 @@ def papermill(site, kernel, language, *cells, words=()):
         argv, cwd=site.folder, capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 0, done.stderr
-    outputs = nbformat.read(site.folder / "out.ipynb", as_version=4).cells[-1].outputs
-    return "".join(output.get("text", "") for output in outputs)
+    return [
+        "".join(
+            output.get("text", "") or output.get("data", {}).get("text/plain", "")
+            for output in cell.outputs
+        )
+        for cell in nbformat.read(site.folder / "out.ipynb", as_version=4).cells
+    ]
 
 
 def test_r_without_python(site, registry, capsys):
@@ -45,9 +60,14 @@ def test_r_without_python(site, registry, capsys):
     assert (specs[name]["language"], specs[name]["metadata"]["debugger"]) == ("R", False)
     assert main(["kernel", "list"]) == 0
     assert any(name in line and " R " in line for line in capsys.readouterr().out.splitlines())
-    cells = ("limit <- 3", "writeLines('from R', 'made'); cat(limit, Sys.info()[['nodename']])")
-    said = papermill(site, name, "R", *cells, words=("-p", "limit", "5"))
+    cells = (
+        "limit <- 3",
+        USED,
+        "writeLines('from R', 'made'); cat(limit, Sys.info()[['nodename']])",
+    )
+    *_, used, said = papermill(site, name, "R", *cells, words=("-p", "limit", "5"))
     assert said.split()[0] == "5"
+    assert_usage(used)
     assert (site.folder / "made").read_text() == "from R\n"
     with site.kernel(name) as (km, kc):
         run(kc, "cat(1)")
@@ -78,7 +98,9 @@ def test_all_kernels_of_an_image(specs):
 
 
 def test_bash_by_papermill_and_interrupted(site, specs):
-    said = papermill(site, "lab-bash", "bash", "true", "hostname; echo made > made; type cd")
+    cells = ("true", USED, "hostname; echo made > made; type cd")
+    *_, used, said = papermill(site, "lab-bash", "bash", *cells)
+    assert_usage(used)
     assert "cd is a shell builtin" in said
     assert (site.folder / "made").read_text() == "made\n"
     with site.kernel("lab-bash") as (km, kc):

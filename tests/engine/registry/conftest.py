@@ -4,12 +4,27 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from cellblock_engine.layout import Layout
 from cellblock_engine.registry.patience import Patience
+from cellblock_engine.store import Store
 from support import capabilities
 from support.fakeregistry import FakeRegistry, Server, serving
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    """The places of a store that is nobody else's."""
+    return Layout(tmp_path / "home", tmp_path / "run")
+
+
+@pytest.fixture
+def store(layout: Layout) -> Store:
+    """That store."""
+    return Store(layout)
 
 
 @pytest.fixture

@@ -17,28 +17,16 @@ from cellblock_engine.errors import (
     RegistryUnavailable,
     StoreFull,
 )
-from cellblock_engine.layout import Layout
 from cellblock_engine.oci import manifest as m
 from cellblock_engine.oci.digest import Digest
 from cellblock_engine.oci.platform import Platform
 from cellblock_engine.oci.reference import Reference
 from cellblock_engine.registry.patience import Patience
 from cellblock_engine.registry.pull import pull
-from cellblock_engine.store import Store
 from support.fakeregistry import HOST_PLATFORM, Packed, an_image, digest_of, packed
 from support.layouts import LayoutWriter, small_tar
 
 ALIEN = {"os": "linux", "architecture": "s390x"}
-
-
-@pytest.fixture
-def layout(tmp_path):
-    return Layout(tmp_path / "home", tmp_path / "run")
-
-
-@pytest.fixture
-def store(layout):
-    return Store(layout)
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from cellblock_engine.errors import (
     RegistryUnavailable,
     StoreFull,
 )
-from cellblock_engine.layout import Layout
 from cellblock_engine.oci import manifest as m
 from cellblock_engine.oci.config import HistoryEntry
 from cellblock_engine.oci.digest import Digest
@@ -32,21 +31,10 @@ from cellblock_engine.registry.auth import Credentials
 from cellblock_engine.registry.patience import Patience
 from cellblock_engine.registry.pull import pull
 from cellblock_engine.registry.push import push
-from cellblock_engine.store import Store
 from support.fakeregistry import Packed, an_image, demand_tokens, digest_of, packed
 from support.fakeuploads import accept, cut
 
 BIG = 3_000_000
-
-
-@pytest.fixture
-def layout(tmp_path):
-    return Layout(tmp_path / "home", tmp_path / "run")
-
-
-@pytest.fixture
-def store(layout):
-    return Store(layout)
 
 
 @pytest.fixture

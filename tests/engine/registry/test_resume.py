@@ -11,24 +11,12 @@ import time
 import pytest
 
 from cellblock_engine.errors import DigestMismatch, RegistryUnavailable
-from cellblock_engine.layout import Layout
 from cellblock_engine.oci.reference import Reference
 from cellblock_engine.registry.patience import Patience
 from cellblock_engine.registry.pull import pull
-from cellblock_engine.store import Store
 from support.fakeregistry import an_image
 
 CUT = 2_000_000
-
-
-@pytest.fixture
-def layout(tmp_path):
-    return Layout(tmp_path / "home", tmp_path / "run")
-
-
-@pytest.fixture
-def store(layout):
-    return Store(layout)
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from cellblock_engine.errors import (
     InvalidAnswer,
     RegistryUnavailable,
 )
-from cellblock_engine.layout import Layout
 from cellblock_engine.oci.reference import Reference
 from cellblock_engine.registry.auth import Credentials
 from cellblock_engine.registry.origin import Origin
@@ -22,16 +21,10 @@ from cellblock_engine.registry.pull import pull
 from cellblock_engine.registry.transport import Transport
 from cellblock_engine.registry.trust import Trust
 from cellblock_engine.settings import Registries
-from cellblock_engine.store import Store
 from support.fakeregistry import an_image
 
 SECRET = Credentials("anna", "secret")
 HUB = Reference.parse("docker.io/library/img")
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Store(Layout(tmp_path / "home", tmp_path / "run"))
 
 
 @pytest.fixture
