@@ -266,11 +266,11 @@ def test_changes_are_read_and_what_has_ended_is_pruned(ordinary_user: OrdinaryUs
     code = """
 from cellblock_engine import Engine
 with Engine.open() as engine:
-    script = "echo 1 > /tmp/new; mkdir -p /srv/a; chmod 700 /srv/a"
+    script = "echo 1 > /tmp/written; mkdir -p /srv/a; chmod 700 /srv/a"
     engine.run("host", ["sh", "-ec", script], name="box", remove=False)
     print(*(change.change + change.path for change in engine.diff("box")))
     print(*engine.prune(images="used").containers, len(engine.containers()))
 """
     done = ordinary_user.run([ordinary_user.python, "-c", code])
     assert done.stderr == ""
-    assert done.stdout.splitlines() == ["C/srv A/srv/a C/tmp A/tmp/new", "box 0"]
+    assert done.stdout.splitlines() == ["C/srv A/srv/a C/tmp A/tmp/written", "box 0"]
