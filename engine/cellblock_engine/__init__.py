@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from .progress import Progress, TransferEvent
     from .pruning import DiskUsage, Pruned
     from .removal import Removal
-    from .request import HOST_IMAGE, NETWORKS, ExecRequest, RunRequest
+    from .request import HOST_IMAGE, NETWORKS, CommitRequest, ExecRequest, RunRequest
     from .reset import Reset
     from .runtime.attached import Attached, Exit
     from .settings import KernelDefaults, Registries, RunDefaults, Settings
@@ -116,7 +116,7 @@ _HOMES = {
     "progress": ("Progress", "TransferEvent"),
     "pruning": ("DiskUsage", "Pruned"),
     "removal": ("Removal",),
-    "request": ("HOST_IMAGE", "NETWORKS", "ExecRequest", "RunRequest"),
+    "request": ("HOST_IMAGE", "NETWORKS", "CommitRequest", "ExecRequest", "RunRequest"),
     "reset": ("Reset",),
     "runtime.attached": ("Attached", "Exit"),
     "settings": ("KernelDefaults", "Registries", "RunDefaults", "Settings"),
@@ -139,6 +139,7 @@ __all__ = [
     "Check",
     "CommandNotExecutable",
     "CommandNotFound",
+    "CommitRequest",
     "Conflict",
     "Container",
     "ContainerInfo",

@@ -25,6 +25,7 @@ from .oci.config import HistoryEntry
 from .oci.digest import Digest
 from .oci.manifest import OCI_LAYER, Descriptor
 from .oci.reference import Reference
+from .request import CommitRequest
 from .store import Store, pax
 from .store.containers import ContainerConfig, upper
 from .store.pack import archive, data_bytes, entries, read
@@ -54,17 +55,14 @@ def commit(
     container: Container,
     config: ContainerConfig,
     reference: Reference | None,
-    *,
-    comment: str,
-    author: str,
-    created_by: str,
+    request: CommitRequest,
 ) -> Commit:
     """Add the image that the container's files make of its image; return it.
 
-    Without a reference it is held by its digest, under its base's name. ``created_by`` is the
-    container's command where it is empty. Raises Conflict for a container that does not hold
-    still, Unsupported for one of the host image, whose files are in memory, or that cannot be
-    paused, ImageNotFound where its image is gone, StoreFull, StoreError; then there is no image.
+    Without a reference it is held by its digest, under its base's name. Raises Conflict for a
+    container that does not hold still, Unsupported for one of the host image, whose files are in
+    memory, or that cannot be paused, ImageNotFound where its image is gone, StoreFull,
+    StoreError; then there is no image.
     """
     if config.image_id is None:
         raise Unsupported(
@@ -82,9 +80,9 @@ def commit(
         layer, paused_s = _layer(store, container, config)
         step = HistoryEntry(
             created=datetime.now(UTC),
-            created_by=created_by or shlex.join(config.argv),
-            author=author,
-            comment=comment,
+            created_by=request.created_by or shlex.join(config.argv),
+            author=request.author,
+            comment=request.comment,
             empty_layer=layer is None,
         )
         image = store.images.derive(base, layer, step, name)

@@ -30,7 +30,7 @@ from .log import Log
 from .oci.platform import Platform
 from .private import make_runtime_directory
 from .removal import Removal
-from .request import HOST_IMAGE, Channel, RunRequest
+from .request import AS_IT_IS, HOST_IMAGE, Channel, CommitRequest, RunRequest
 from .runtime import launcher, state
 from .runtime.attached import Pipes, await_start
 from .runtime.streams import INWARD, pipe_for_container
@@ -129,35 +129,23 @@ class Engine(Library):
         self,
         name: str,
         reference: str | None = None,
-        *,
-        comment: str = "",
-        author: str = "",
-        created_by: str = "",
+        request: CommitRequest = AS_IT_IS,
     ) -> Commit:
         """Make an image of a container, its files one layer more; return it.
 
         One that runs is paused while its files are looked at. Settings are those of the
         container's image. Without ``reference`` it is held by its digest, as :meth:`hold_image`
-        does; ``created_by`` is the container's command where it is empty. Raises
-        ContainerNotFound, Conflict where the container does not hold still, Unsupported for one
-        of the host image, with a limit on storage, or that runs and cannot be paused,
-        ImageNotFound where its image was removed, InvalidInput, StoreError and its kinds; then
-        there is no image.
+        does. Raises ContainerNotFound, Conflict where the container does not hold still,
+        Unsupported for one of the host image, with a limit on storage, or that runs and cannot be
+        paused, ImageNotFound where its image was removed, InvalidInput, StoreError and its kinds;
+        then there is no image.
         """
         from .commit import commit  # noqa: PLC0415 - as seldom as a pull
 
         target = parse_name(reference) if reference is not None else None
         config = self._containers.find(name)
         self._store.sweep()  # what a killed one left half done
-        return commit(
-            self._store,
-            self._held(config),
-            config,
-            target,
-            comment=comment,
-            author=author,
-            created_by=created_by,
-        )
+        return commit(self._store, self._held(config), config, target, request)
 
     def remove_image(self, name: str, *, force: bool = False) -> RemovedImage:
         """Remove a reference, and what nothing else needs of it.

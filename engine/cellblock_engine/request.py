@@ -1,4 +1,4 @@
-"""What a caller asks for when a container is to run, checked as far as words can be checked."""
+"""What a caller asks of containers, checked as far as words can be checked."""
 
 from __future__ import annotations
 
@@ -140,3 +140,19 @@ def check_process(argv: tuple[str, ...], env: Mapping[str, str], workdir: str | 
         raise InvalidInput("the command is longer than 1 MiB: pass large input through stdin")
     if workdir is not None and (not workdir.startswith("/") or "\0" in workdir):
         raise InvalidInput(f"working directory {workdir!r} is not valid: give an absolute path")
+
+
+@dataclass(frozen=True)
+class CommitRequest:
+    """How an image is to be made of a container.
+
+    ``comment``, ``author`` and ``created_by`` are told by the image's history; ``created_by`` is
+    the container's command where it is empty.
+    """
+
+    comment: str = ""
+    author: str = ""
+    created_by: str = ""
+
+
+AS_IT_IS = CommitRequest()

@@ -20,6 +20,7 @@ import pytest
 
 from cellblock_engine import (
     Bind,
+    CommitRequest,
     Conflict,
     Container,
     ContainerNotFound,
@@ -165,7 +166,7 @@ def test_what_is_seen_in_the_image_is_what_was_seen_in_the_container(
 
 def test_its_documents(engine: Engine, base_image: str):
     ended(engine, base_image, "open('/new', 'w').write('new')", labels={"own": "label"})
-    image = engine.commit("box", "mine/box", comment="says\nmuch", author="Ada <ada@example.org>")
+    image = engine.commit("box", "mine/box", CommitRequest("says\nmuch", "Ada <ada@example.org>"))
     base = engine.image(base_image)
     config, below = document(engine, image.id), document(engine, base.id)
     (step,) = config["history"][len(below.get("history") or ()) :]

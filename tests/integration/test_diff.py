@@ -12,6 +12,7 @@ import pytest
 from cellblock_engine import (
     Bind,
     Change,
+    CommitRequest,
     ContainerNotFound,
     Engine,
     ImageNotFound,
@@ -183,7 +184,7 @@ def test_what_cannot_be_compared_is_refused(base_engine: Engine, base_image: str
 
 def test_history_tells_each_step_beside_its_layer(base_engine: Engine, base_image: str):
     ended(base_engine, base_image, "echo 12345 > /srv/new; rm /etc/issue")
-    image = base_engine.commit("box", "mine/box", comment="why", author="Ada")
+    image = base_engine.commit("box", "mine/box", CommitRequest("why", "Ada"))
     newest, oldest = base_engine.history("mine/box")
     assert (newest.comment, newest.author) == ("why", "Ada")
     assert newest.created_by.startswith("sh -ec ")

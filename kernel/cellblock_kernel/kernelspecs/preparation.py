@@ -18,6 +18,7 @@ from typing import Literal
 
 from cellblock_engine import (
     Bind,
+    CommitRequest,
     ContainerNotFound,
     Engine,
     Exit,
@@ -95,7 +96,9 @@ def prepare(engine: Engine, image: Image, python: str, name: str, progress: Prog
         if end.exit_code != 0 or end.verdict is not None:
             raise _failure(name, _reason(end, stderr.decode(errors="replace")))
         progress(Preparation(name, "committing"))
-        made = engine.commit(container.id, created_by=f"pip install {_PACKAGE}")
+        made = engine.commit(
+            container.id, None, CommitRequest(created_by=f"pip install {_PACKAGE}")
+        )
         unfinished = stack.enter_context(ExitStack())
         unfinished.callback(engine.remove_image, str(made.id), force=True)
         progress(Preparation(name, "trying"))

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from cellblock_engine import CommitRequest
+
 from ..tables import Column, Table, size
 from .common import CONTAINER, JSON, NO_TRUNC, PLATFORM, QUIET, each, quiet, style
 from .declaration import Argument, Call, Verb
@@ -149,7 +151,9 @@ def commit(call: Call) -> Acknowledged:
     """Make an image of a container; the line is the image's id."""
     arguments = call.arguments
     image = call.engine.commit(
-        arguments.container, arguments.image, comment=arguments.message, author=arguments.author
+        arguments.container,
+        arguments.image,
+        CommitRequest(comment=arguments.message, author=arguments.author),
     )
     return Acknowledged((str(image.id),))
 

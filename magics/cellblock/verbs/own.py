@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cellblock_engine import InvalidInput, Limits, format_bytes
+from cellblock_engine import CommitRequest, InvalidInput, Limits, format_bytes
 
 from ..tables import duration, utc_now
 from . import VERBS
@@ -71,7 +71,9 @@ def commit(call: Call) -> Facts:
     """Make an image of this container while the kernel runs; return what that took."""
     given = call.arguments
     made = call.engine.commit(
-        given.container, given.image, comment=given.message, author=given.author
+        given.container,
+        given.image,
+        CommitRequest(comment=given.message, author=given.author),
     )
     facts = {
         "image": str(made.id),
