@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .oci.digest import Digest
     from .oci.platform import Platform
     from .oci.reference import Reference
+    from .packages.package import Package, PackageChange
     from .privileges import Ulimit, check_security_option, parse_ulimit
     from .progress import Progress, TransferEvent
     from .pruning import DiskUsage, Pruned
@@ -112,6 +113,7 @@ _HOMES = {
     "oci.digest": ("Digest",),
     "oci.platform": ("Platform",),
     "oci.reference": ("Reference",),
+    "packages.package": ("Package", "PackageChange"),
     "privileges": ("Ulimit", "check_security_option", "parse_ulimit"),
     "progress": ("Progress", "TransferEvent"),
     "pruning": ("DiskUsage", "Pruned"),
@@ -171,6 +173,8 @@ __all__ = [
     "LogRecord",
     "NotFound",
     "OutOfMemory",
+    "Package",
+    "PackageChange",
     "PidsExceeded",
     "Platform",
     "PlatformNotFound",

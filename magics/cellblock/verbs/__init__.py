@@ -12,6 +12,7 @@ from .group import Group
 from .images import VERBS as IMAGE_VERBS
 from .kernel import KERNEL
 from .login import VERBS as LOGIN_VERBS
+from .packages import VERBS as PACKAGES_VERBS
 from .reading import VERBS as READING_VERBS
 from .run import VERBS as RUN_VERBS
 from .system import SYSTEM
@@ -26,6 +27,7 @@ VERBS: Mapping[str, Verb | Group] = {
         *USAGE_VERBS,
         *IMAGE_VERBS,
         *READING_VERBS,
+        *PACKAGES_VERBS,
         *ARCHIVE_VERBS,
         *LOGIN_VERBS,
         *SYSTEM_VERBS,
