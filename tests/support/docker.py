@@ -6,6 +6,7 @@ one, is neither asked nor disturbed.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -59,6 +60,15 @@ class Docker:
             error.add_note(error.stderr)
             raise
         return done.stdout
+
+    def layers(self, image: str) -> list[Path]:
+        """Return the directories of an image's layers, the bottom one first."""
+        driver = json.loads(self("image", "inspect", "--format", "{{json .GraphDriver}}", image))
+        assert driver["Name"] == "overlay2", driver
+        lower = driver["Data"].get("LowerDir", "")
+        return list(map(Path, filter(None, f"{driver['Data']['UpperDir']}:{lower}".split(":"))))[
+            ::-1
+        ]
 
 
 @contextmanager
