@@ -14,6 +14,7 @@ from .kernel import KERNEL
 from .login import VERBS as LOGIN_VERBS
 from .reading import VERBS as READING_VERBS
 from .run import VERBS as RUN_VERBS
+from .search import VERBS as SEARCH_VERBS
 from .system import SYSTEM
 from .system import VERBS as SYSTEM_VERBS
 from .usage import VERBS as USAGE_VERBS
@@ -27,6 +28,7 @@ VERBS: Mapping[str, Verb | Group] = {
         *IMAGE_VERBS,
         *READING_VERBS,
         *ARCHIVE_VERBS,
+        *SEARCH_VERBS,
         *LOGIN_VERBS,
         *SYSTEM_VERBS,
         KERNEL,
