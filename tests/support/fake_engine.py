@@ -20,6 +20,7 @@ from cellblock_engine import (
     Change,
     Check,
     CommandNotFound,
+    CommitRequest,
     Conflict,
     ContainerInfo,
     ContainerNotFound,
@@ -343,11 +344,12 @@ class FakeEngine:
         return not registry
 
     def commit(
-        self, name: str, reference: str | None = None, *, comment: str = "", author: str = ""
+        self, name: str, reference: str | None = None, request: CommitRequest | None = None
     ) -> Image:
         if self.container(name).facts.status == "running":
             raise Conflict(f"container {name} is running: stop it first")
-        self.done.append(("commit", f"{name} {reference} {comment} {author}"))
+        asked = request or CommitRequest()
+        self.done.append(("commit", f"{name} {reference} {asked.comment} {asked.author}"))
         self.stored.insert(0, image(reference or f"{name}@{Digest.of(b'')}"))
         return self.stored[0]
 
