@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cellblock_engine import CommitRequest, InvalidInput, Limits, format_bytes
+from cellblock_engine import InvalidInput, Limits, format_bytes
 
 from ..tables import duration, utc_now
 from . import VERBS
+from .commitment import commit_request
 from .common import JSON
 from .declaration import Argument, Call, Verb
 from .limits import CPUS, MEMORY, PIDS_LIMIT
@@ -75,7 +76,7 @@ def commit(call: Call) -> Facts:
     made = call.engine.commit(
         given.container,
         given.image,
-        CommitRequest(comment=given.message, author=given.author),
+        commit_request(call),
     )
     facts = {
         "image": str(made.id),
