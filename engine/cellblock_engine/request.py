@@ -147,12 +147,14 @@ class CommitRequest:
     """How an image is to be made of a container.
 
     ``comment``, ``author`` and ``created_by`` are told by the image's history; ``created_by`` is
-    the container's command where it is empty.
+    the container's command where it is empty. With ``squash`` all that was written in it is one
+    layer above its own image, whatever was committed before.
     """
 
     comment: str = ""
     author: str = ""
     created_by: str = ""
+    squash: bool = False
 
 
 AS_IT_IS = CommitRequest()

@@ -153,7 +153,7 @@ def commit(call: Call) -> Acknowledged:
     image = call.engine.commit(
         arguments.container,
         arguments.image,
-        CommitRequest(comment=arguments.message, author=arguments.author),
+        CommitRequest(comment=arguments.message, author=arguments.author, squash=arguments.squash),
     )
     return Acknowledged((str(image.id),))
 
@@ -218,6 +218,9 @@ VERBS = (
         (
             Argument(("-m", "--message"), "what the history is to say of it", default=""),
             Argument(("-a", "--author"), "who made it", default=""),
+            Argument(
+                ("--squash",), "all changes in one layer, whatever was committed before", "flag"
+            ),
             CONTAINER,
             Argument(
                 ("image",),

@@ -50,6 +50,7 @@ def info(call: Call) -> Facts:
         "id": found.id,
         "image": found.image,
         "digest": found.image_id,
+        "committed": None if found.committed is None else str(found.committed),
         "up": None if up is None else duration(up),
         "network": found.network,
         "workspace": next((_workspace(bind.target, bind.writable) for bind in shown), "none"),
@@ -73,7 +74,7 @@ def commit(call: Call) -> Facts:
     made = call.engine.commit(
         given.container,
         given.image,
-        CommitRequest(comment=given.message, author=given.author),
+        CommitRequest(comment=given.message, author=given.author, squash=given.squash),
     )
     facts = {
         "image": str(made.id),
