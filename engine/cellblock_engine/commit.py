@@ -25,6 +25,7 @@ from .image import Image
 from .log import Log
 from .oci.config import HistoryEntry
 from .oci.digest import Digest
+from .oci.instructions import parse_changes
 from .oci.manifest import MAX_LAYERS, OCI_LAYER, Descriptor
 from .oci.reference import Reference
 from .request import CommitRequest
@@ -90,7 +91,9 @@ def commit(
     )
     with alone, store.referencing():
         name = reference or _name(store, config)
+        changes = parse_changes(request.changes)
         ground = _ground(store, container, config, squash=request.squash)
+        store.images.check_changes(ground.manifest, changes)
         written = _layer(store, container, config, ground)
         step = HistoryEntry(
             created=datetime.now(UTC),
@@ -99,7 +102,7 @@ def commit(
             comment=request.comment,
             empty_layer=written.layer is None,
         )
-        image = store.images.derive(written.ground.manifest, written.layer, step, name)
+        image = store.images.derive(written.ground.manifest, written.layer, step, name, changes)
         _note(store, container, image, written.marks)
     _log.info("committed container %s: %s", config.name, image.id)
     layer, paused_s = written.layer, written.paused_s
