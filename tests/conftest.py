@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from support import attacks, capabilities, images, registry
+from support import alone, attacks, capabilities, docker, images, registry
 from support.ordinary import OrdinaryUser
 from support.ordinary import ordinary_user as make_ordinary_user
 
 if TYPE_CHECKING:
     from cellblock_engine import Engine
+    from support.docker import Docker
     from support.registry import Registry
 
 hypothesis.settings.register_profile(
@@ -48,6 +49,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     attacks.note(items)
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before the time limit of a test begins
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let a test that is marked for it run alone."""
+    with alone.together(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
 @pytest.fixture(scope="session")
 def base_tar() -> Path:
     """The root file system of this distribution with python3, as a tar archive."""
@@ -73,6 +81,14 @@ def _registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     capabilities.need_program("docker-registry")
     capabilities.need_program("skopeo")
     with registry.serving(tmp_path_factory.mktemp("registry")) as served:
+        yield served
+
+
+@pytest.fixture(scope="session", name="docker")
+def _docker(root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
+    """A Docker daemon of the session's own, without a bridge; it has no image at first."""
+    capabilities.need_program("dockerd")
+    with docker.serving(tmp_path_factory.mktemp("docker") / "d") as served:
         yield served
 
 
