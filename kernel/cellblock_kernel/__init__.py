@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         PreparationFailed,
         VariableRefused,
     )
-    from .gate.options import KernelOptions
+    from .gate.options import KernelOptions, Successor
     from .kernelspecs.folders import (
         Kernelspec,
         installed_kernelspecs,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from .kernelspecs.installation import install_kernelspecs
     from .kernelspecs.preparation import Preparation
+    from .kernelspecs.succession import find_successor, made_successor
     from .outputs.bundles import Losses, reduce_bundle, reduce_metadata, trusted_bundle
     from .outputs.text import TextCleaner, clean
 
@@ -54,11 +55,14 @@ __all__ = [
     "Session",
     "Sessions",
     "Stream",
+    "Successor",
     "TextCleaner",
     "VariableRefused",
     "clean",
+    "find_successor",
     "install_kernelspecs",
     "installed_kernelspecs",
+    "made_successor",
     "reduce_bundle",
     "reduce_metadata",
     "remove_kernelspec",
@@ -82,7 +86,7 @@ _HOMES = {
         "PreparationFailed",
         "VariableRefused",
     ),
-    ".gate.options": ("KernelOptions",),
+    ".gate.options": ("KernelOptions", "Successor"),
     ".kernelspecs.folders": (
         "Kernelspec",
         "installed_kernelspecs",
@@ -91,6 +95,7 @@ _HOMES = {
     ),
     ".kernelspecs.installation": ("install_kernelspecs",),
     ".kernelspecs.preparation": ("Preparation",),
+    ".kernelspecs.succession": ("find_successor", "made_successor"),
     ".outputs.bundles": ("Losses", "reduce_bundle", "reduce_metadata", "trusted_bundle"),
     ".outputs.text": ("TextCleaner", "clean"),
 }
