@@ -25,6 +25,7 @@ from .oci.config import HistoryEntry
 from .oci.digest import Digest
 from .oci.manifest import OCI_LAYER, Descriptor
 from .oci.reference import Reference
+from .provenance import completed
 from .request import CommitRequest
 from .store import Store, pax
 from .store.containers import ContainerConfig, upper
@@ -78,14 +79,22 @@ def commit(
         base = _base(store, config)
         name = reference or _name(store, config)
         layer, paused_s = _layer(store, container, config)
+        provenance = completed(
+            request.provenance,
+            store,
+            base=base,
+            called=config.image,
+            below=tuple(map(Digest.parse, config.layers)),
+            layer=layer.digest if layer else None,
+        )
         step = HistoryEntry(
             created=datetime.now(UTC),
-            created_by=request.created_by or shlex.join(config.argv),
+            created_by=request.created_by or provenance.in_short or shlex.join(config.argv),
             author=request.author,
             comment=request.comment,
             empty_layer=layer is None,
         )
-        image = store.images.derive(base, layer, step, name)
+        image = store.images.derive(base, layer, step, name, provenance)
     _log.info("committed container %s: %s", config.name, image.id)
     if layer is None:
         return Commit(**vars(image), added=None, added_bytes=0, paused_s=paused_s)

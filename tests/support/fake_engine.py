@@ -255,7 +255,7 @@ class FakeEngine:
     def history(self, name: str) -> tuple[HistoryRow, ...]:
         found = self.image(name)
         return (
-            HistoryRow(NOW, 'CMD ["$python$"]', "", "", 0, None, None),
+            HistoryRow(NOW, 'CMD ["$python$"]', "", "", 0, None, None, "2-4", "+six 1.16"),
             HistoryRow(None, "RUN make\x1b[2J " * 9, "why", "Ada", 48_000_000, found.layers[0], 9),
         )
 

@@ -25,6 +25,9 @@ from .manifest import (
     Descriptor,
     Manifest,
 )
+from .provenance import Provenance, labelled
+
+_SHARE = 4  # of the room that is left: there always is some
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,17 @@ class Derived:
     manifest: bytes
 
 
-def derive(base: Manifest, config: bytes, layer: Descriptor | None, step: HistoryEntry) -> Derived:
+def derive(
+    base: Manifest,
+    config: bytes,
+    layer: Descriptor | None,
+    step: HistoryEntry,
+    provenance: Provenance | None = None,
+) -> Derived:
     """Return ``base``, whose config is ``config``, with the uncompressed ``layer`` above it.
 
-    Without a layer only the step is added, which should say so.
+    Without a layer only the step is added, which should say so. Where the step comes from is
+    told by labels, as far as there is room for it.
     An author that the step does not name stays. Raises InvalidAnswer for a config that is none,
     Conflict for too many layers, InvalidInput for a step that says too much.
     """
@@ -53,7 +63,13 @@ def derive(base: Manifest, config: bytes, layer: Descriptor | None, step: Histor
     document["rootfs"]["diff_ids"] = [
         str(digest) for digest in (*layers, *(layer.digest for layer in above))
     ]
-    document["history"] = [*(document.get("history") or ()), _history(step)]
+    steps = document.get("history") or []
+    document["history"] = [*steps, _history(step)]
+    if provenance is not None:
+        run = document.get("config") or {}
+        room_bytes = (MAX_CONFIG_BYTES - len(json.dumps(document))) // _SHARE
+        labels = labelled(run.get("Labels") or {}, provenance, len(steps), room_bytes)
+        document["config"] = {**run, "Labels": labels}
     raw = json.dumps(document).encode()
     if len(raw) > MAX_CONFIG_BYTES:
         raise InvalidInput(

@@ -21,6 +21,7 @@ from ..oci.config import MAX_CONFIG_BYTES, HistoryEntry, ImageDocument, parse_co
 from ..oci.derivation import derive
 from ..oci.digest import Digest
 from ..oci.manifest import MAX_MANIFEST_BYTES, Descriptor, Manifest, parse_manifest
+from ..oci.provenance import Provenance
 from ..oci.reference import Reference
 from ..private import make_private
 from .blobs import Blobs
@@ -93,7 +94,12 @@ class Images:
         return self.resolve(str(target))
 
     def derive(
-        self, base: Digest, layer: Descriptor | None, step: HistoryEntry, name: Reference
+        self,
+        base: Digest,
+        layer: Descriptor | None,
+        step: HistoryEntry,
+        name: Reference,
+        provenance: Provenance | None = None,
     ) -> Image:
         """Add the image that the one of the manifest ``base`` is with one layer more; return it.
 
@@ -103,7 +109,7 @@ class Images:
         """
         manifest = self._manifest(base)
         config = self._blobs.read(manifest.config.digest, MAX_CONFIG_BYTES)
-        derived = derive(manifest, config, layer, step)
+        derived = derive(manifest, config, layer, step, provenance)
         digest = Digest.of(derived.manifest)
         self._blobs.keep(Digest.of(derived.config), derived.config)
         self._blobs.keep(digest, derived.manifest)
