@@ -68,6 +68,19 @@ class Provenance:
     engine: str = ""
     diffid: Digest | None = None
 
+    def encode(self, most_bytes: int = MAX_BYTES) -> str:
+        """Return it as JSON that takes at most so many bytes as a string of a JSON document.
+
+        Of what is too much, the oldest cells and the last packages are only counted.
+        """
+        return _encoded(self, most_bytes)
+
+    @classmethod
+    def decode(cls, text: str) -> Provenance:
+        """Return what :meth:`encode` made, or a stranger. Raises InvalidAnswer, InvalidDigest."""
+        # Twice the size: other versions may allow more.
+        return _parsed(JsonObject.decode(text.encode(), "the provenance", 2 * MAX_BYTES))
+
     @property
     def cells_in_short(self) -> str | None:
         """The cells' numbers, ``2-4, 7``; None where there were none."""
@@ -101,16 +114,13 @@ class Provenance:
 def labelled(
     labels: Mapping[str, str], provenance: Provenance, step: int, most_bytes: int
 ) -> dict[str, str]:
-    """Return ``labels`` with what is known of the step of this number, in so many bytes.
-
-    Of what is too much the oldest cells, then the last packages are only counted.
-    """
+    """Return ``labels`` with what is known of the step of this number, in so many bytes."""
     found = {name: text for name, text in labels.items() if name not in (BASE_NAME, BASE_DIGEST)}
     if provenance.base_digest is not None:
         found[BASE_DIGEST] = str(provenance.base_digest)
     if provenance.base_name:
         found[BASE_NAME] = provenance.base_name
-    return found | {f"{PREFIX}{step}": _encoded(provenance, min(most_bytes, MAX_BYTES))}
+    return found | {f"{PREFIX}{step}": provenance.encode(min(most_bytes, MAX_BYTES))}
 
 
 def read_provenance(document: ImageDocument) -> tuple[Provenance | None, ...]:
@@ -210,8 +220,7 @@ def _clean(text: str) -> str:
 
 def _decoded(text: str) -> Provenance | None:
     try:
-        # Twice the size: in the config it is JSON in JSON, and other versions may allow more.
-        return _parsed(JsonObject.decode(text.encode(), "the provenance", 2 * MAX_BYTES))
+        return Provenance.decode(text)
     except (InvalidAnswer, InvalidDigest):
         return None
 

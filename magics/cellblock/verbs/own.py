@@ -72,11 +72,12 @@ def limits(call: Call) -> Facts:
 def commit(call: Call) -> Facts:
     """Make an image of this container while the kernel runs; return what that took."""
     given = call.arguments
-    made = call.engine.commit(
-        given.container,
-        given.image,
-        CommitRequest(comment=given.message, author=given.author),
-    )
+    request = CommitRequest(comment=given.message, author=given.author)
+    if call.executed is not None:
+        request = replace(request, provenance=call.executed.provenance)
+    made = call.engine.commit(given.container, given.image, request)
+    if call.executed is not None:
+        call.executed.told()
     facts = {
         "image": str(made.id),
         "layer": "none: nothing has changed"
