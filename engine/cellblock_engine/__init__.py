@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from .privileges import Ulimit, check_security_option, parse_ulimit
     from .progress import Progress, TransferEvent
     from .pruning import DiskUsage, Pruned
+    from .registry.search import FoundImage
     from .removal import Removal
     from .request import HOST_IMAGE, NETWORKS, CommitRequest, ExecRequest, RunRequest
     from .reset import Reset
@@ -119,6 +120,7 @@ _HOMES = {
     "privileges": ("Ulimit", "check_security_option", "parse_ulimit"),
     "progress": ("Progress", "TransferEvent"),
     "pruning": ("DiskUsage", "Pruned"),
+    "registry.search": ("FoundImage",),
     "removal": ("Removal",),
     "request": ("HOST_IMAGE", "NETWORKS", "CommitRequest", "ExecRequest", "RunRequest"),
     "reset": ("Reset",),
@@ -159,6 +161,7 @@ __all__ = [
     "ExecutedCell",
     "Exit",
     "Explanation",
+    "FoundImage",
     "HistoryRow",
     "Image",
     "ImageConfig",

@@ -23,6 +23,7 @@ from .image import Image
 from .log import Log
 from .oci.config import HistoryEntry
 from .oci.digest import Digest
+from .oci.instructions import parse_changes
 from .oci.manifest import OCI_LAYER, Descriptor
 from .oci.reference import Reference
 from .provenance import completed
@@ -78,6 +79,8 @@ def commit(
     with store.referencing():
         base = _base(store, config)
         name = reference or _name(store, config)
+        changes = parse_changes(request.changes)
+        store.images.check_changes(base, changes)
         layer, paused_s = _layer(store, container, config)
         provenance = completed(
             request.provenance,
@@ -94,7 +97,7 @@ def commit(
             comment=request.comment,
             empty_layer=layer is None,
         )
-        image = store.images.derive(base, layer, step, name, provenance)
+        image = store.images.derive(base, layer, step, name, changes, provenance=provenance)
     _log.info("committed container %s: %s", config.name, image.id)
     if layer is None:
         return Commit(**vars(image), added=None, added_bytes=0, paused_s=paused_s)

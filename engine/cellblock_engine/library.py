@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .history import HistoryRow
     from .oci.provenance import Provenance
     from .packages.package import Package, PackageChange
+    from .registry.search import FoundImage
 
 
 class Library:
@@ -103,6 +104,19 @@ class Library:
                 keyring=Keyring.of().find,
                 registries=self.settings.registries,
             )
+
+    def search(self, term: str, *, limit: int = 25) -> tuple[FoundImage, ...]:
+        """Return what a registry finds for ``[REGISTRY/]TERM``, at most ``limit`` (1 to 100).
+
+        Docker Hub, and registries that have its search, are asked for it; of others the
+        catalogue is read. Raises InvalidInput, RegistryError and its kinds.
+        """
+        from .registry.keyring import Keyring  # noqa: PLC0415 - as does this
+        from .registry.search import search  # noqa: PLC0415 - brings the HTTP library
+
+        return search(
+            term, limit=limit, registries=self.settings.registries, keyring=Keyring.of().find
+        )
 
     @contextmanager
     def _collecting_when_full(self) -> Iterator[None]:

@@ -150,13 +150,23 @@ class CommitRequest:
 
     ``comment``, ``author`` and ``created_by`` are told by the image's history; ``created_by`` is
     the cells that ``provenance`` tells of, else the container's command, where it is empty. Of
-    ``provenance`` the notebook and its cells count; the commit finds out the rest.
+    ``provenance`` the notebook and its cells count; the commit finds out the rest. ``changes`` are
+    a Dockerfile's instructions for how containers of the image are run: ``ENV A=b``
+    (:mod:`.oci.instructions`). Raises InvalidInput.
     """
 
     comment: str = ""
     author: str = ""
     created_by: str = ""
+    changes: tuple[str, ...] = ()
     provenance: Provenance = _NOTHING_TOLD
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be meant."""
+        if self.changes:
+            from .oci.instructions import parse_changes  # noqa: PLC0415 - seldom asked for
+
+            parse_changes(self.changes)
 
 
 AS_IT_IS = CommitRequest()

@@ -15,6 +15,7 @@ from .login import VERBS as LOGIN_VERBS
 from .packages import VERBS as PACKAGES_VERBS
 from .reading import VERBS as READING_VERBS
 from .run import VERBS as RUN_VERBS
+from .search import VERBS as SEARCH_VERBS
 from .system import SYSTEM
 from .system import VERBS as SYSTEM_VERBS
 from .usage import VERBS as USAGE_VERBS
@@ -29,6 +30,7 @@ VERBS: Mapping[str, Verb | Group] = {
         *READING_VERBS,
         *PACKAGES_VERBS,
         *ARCHIVE_VERBS,
+        *SEARCH_VERBS,
         *LOGIN_VERBS,
         *SYSTEM_VERBS,
         KERNEL,

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cellblock_engine import CommitRequest, InvalidInput, Limits, format_bytes
+from cellblock_engine import InvalidInput, Limits, format_bytes
 
 from ..tables import duration, utc_now
 from . import VERBS
+from .commitment import commit_request
 from .common import JSON
 from .declaration import Argument, Call, Verb
 from .limits import CPUS, MEMORY, PIDS_LIMIT
@@ -72,10 +73,7 @@ def limits(call: Call) -> Facts:
 def commit(call: Call) -> Facts:
     """Make an image of this container while the kernel runs; return what that took."""
     given = call.arguments
-    request = CommitRequest(comment=given.message, author=given.author)
-    if call.executed is not None:
-        request = replace(request, provenance=call.executed.provenance)
-    made = call.engine.commit(given.container, given.image, request)
+    made = call.engine.commit(given.container, given.image, commit_request(call))
     if call.executed is not None:
         call.executed.told()
     facts = {
