@@ -13,6 +13,7 @@ from .images import VERBS as IMAGE_VERBS
 from .kernel import KERNEL
 from .login import VERBS as LOGIN_VERBS
 from .packages import VERBS as PACKAGES_VERBS
+from .provenance import VERBS as PROVENANCE_VERBS
 from .reading import VERBS as READING_VERBS
 from .run import VERBS as RUN_VERBS
 from .search import VERBS as SEARCH_VERBS
@@ -29,6 +30,7 @@ VERBS: Mapping[str, Verb | Group] = {
         *IMAGE_VERBS,
         *READING_VERBS,
         *PACKAGES_VERBS,
+        *PROVENANCE_VERBS,
         *ARCHIVE_VERBS,
         *SEARCH_VERBS,
         *LOGIN_VERBS,
