@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Verdict,
     )
     from .explanation import Explanation
+    from .freezing.image import Frozen, FrozenLayer
     from .history import HistoryRow
     from .image import Image, RemovedImage
     from .inspection import ContainerInfo
@@ -58,7 +59,14 @@ if TYPE_CHECKING:
     from .progress import Progress, TransferEvent
     from .pruning import DiskUsage, Pruned
     from .removal import Removal
-    from .request import HOST_IMAGE, NETWORKS, CommitRequest, ExecRequest, RunRequest
+    from .request import (
+        HOST_IMAGE,
+        NETWORKS,
+        CommitRequest,
+        ExecRequest,
+        FreezeRequest,
+        RunRequest,
+    )
     from .reset import Reset
     from .runtime.attached import Attached, Exit
     from .settings import KernelDefaults, Registries, RunDefaults, Settings
@@ -104,6 +112,7 @@ _HOMES = {
         "Verdict",
     ),
     "explanation": ("Explanation",),
+    "freezing.image": ("Frozen", "FrozenLayer"),
     "history": ("HistoryRow",),
     "image": ("Image", "RemovedImage"),
     "inspection": ("ContainerInfo",),
@@ -116,7 +125,14 @@ _HOMES = {
     "progress": ("Progress", "TransferEvent"),
     "pruning": ("DiskUsage", "Pruned"),
     "removal": ("Removal",),
-    "request": ("HOST_IMAGE", "NETWORKS", "CommitRequest", "ExecRequest", "RunRequest"),
+    "request": (
+        "HOST_IMAGE",
+        "NETWORKS",
+        "CommitRequest",
+        "ExecRequest",
+        "FreezeRequest",
+        "RunRequest",
+    ),
     "reset": ("Reset",),
     "runtime.attached": ("Attached", "Exit"),
     "settings": ("KernelDefaults", "Registries", "RunDefaults", "Settings"),
@@ -154,6 +170,9 @@ __all__ = [
     "ExecRequest",
     "Exit",
     "Explanation",
+    "FreezeRequest",
+    "Frozen",
+    "FrozenLayer",
     "HistoryRow",
     "Image",
     "ImageConfig",
@@ -209,7 +228,15 @@ __all__ = [
 ]
 
 _OF_LINUX = frozenset(
-    {"comparison", "container", "doctor", "engine", "explanation", "runtime.attached"}
+    {
+        "comparison",
+        "container",
+        "doctor",
+        "engine",
+        "explanation",
+        "freezing.image",
+        "runtime.attached",
+    }
 )
 
 
