@@ -21,7 +21,9 @@ _CREDENTIALS = frozenset(
 )
 _OF_STDLIB = ("site-packages", "dist-packages", "test", "idlelib/idle_test")
 # An administrator's settings and servers' passwords; what packages bring is in folders, *.d.
-_OF_A_PREFIX = ("etc/jupyter/jupyter*config.*", "share/jupyter/runtime", "pkgs", "envs")
+_OF_A_PREFIX = re.compile(
+    r"etc/jupyter/jupyter[^/]*config\.(?:json|py)|share/jupyter/runtime|pkgs|envs|conda-bld"
+)
 _OF_A_PROJECT = frozenset(
     """
     .git .hg .svn .bzr .tox .nox .venv node_modules __pycache__ .cache .mypy_cache .pytest_cache
@@ -66,8 +68,7 @@ def of_prefix(prefix: str, stdlib: str, *, packages: bool) -> Callable[[str], bo
             return not packages
         if within and path.startswith(within) and path[len(within) :] in _OF_STDLIB:
             return True
-        own = any(fnmatch.fnmatchcase(path, each) for each in _OF_A_PREFIX)
-        return own or _is_static(path) or is_left_out(path)
+        return bool(_OF_A_PREFIX.fullmatch(path)) or _is_static(path) or is_left_out(path)
 
     return is_out
 
