@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from .errors import InvalidInput
@@ -172,3 +173,18 @@ class CommitRequest:
 
 
 AS_IT_IS = CommitRequest()
+
+
+@dataclass(frozen=True)
+class FreezeRequest:
+    """What is to be made an image of.
+
+    ``python`` is the path of an interpreter, or its name on PATH; None is the running one.
+    ``project`` is a folder that goes in as well, and that the image's commands start in.
+    """
+
+    python: str | None = None
+    project: Path | None = None
+
+
+THIS_PYTHON = FreezeRequest()
