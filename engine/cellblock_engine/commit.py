@@ -23,6 +23,7 @@ from .image import Image
 from .log import Log
 from .oci.config import HistoryEntry
 from .oci.digest import Digest
+from .oci.instructions import parse_changes
 from .oci.manifest import OCI_LAYER, Descriptor
 from .oci.reference import Reference
 from .request import CommitRequest
@@ -77,6 +78,8 @@ def commit(
     with store.referencing():
         base = _base(store, config)
         name = reference or _name(store, config)
+        changes = parse_changes(request.changes)
+        store.images.check_changes(base, changes)
         layer, paused_s = _layer(store, container, config)
         step = HistoryEntry(
             created=datetime.now(UTC),
@@ -85,7 +88,7 @@ def commit(
             comment=request.comment,
             empty_layer=layer is None,
         )
-        image = store.images.derive(base, layer, step, name)
+        image = store.images.derive(base, layer, step, name, changes)
     _log.info("committed container %s: %s", config.name, image.id)
     if layer is None:
         return Commit(**vars(image), added=None, added_bytes=0, paused_s=paused_s)

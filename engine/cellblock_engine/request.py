@@ -147,12 +147,21 @@ class CommitRequest:
     """How an image is to be made of a container.
 
     ``comment``, ``author`` and ``created_by`` are told by the image's history; ``created_by`` is
-    the container's command where it is empty.
+    the container's command where it is empty. ``changes`` are a Dockerfile's instructions for how
+    containers of the image are run: ``ENV A=b`` (:mod:`.oci.instructions`). Raises InvalidInput.
     """
 
     comment: str = ""
     author: str = ""
     created_by: str = ""
+    changes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be meant."""
+        if self.changes:
+            from .oci.instructions import parse_changes  # noqa: PLC0415 - seldom asked for
+
+            parse_changes(self.changes)
 
 
 AS_IT_IS = CommitRequest()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from ..errors import Conflict, InvalidInput
 from .config import MAX_CONFIG_BYTES, HistoryEntry, parse_config
 from .digest import Digest
+from .instructions import Instruction, configured
 from .manifest import (
     DOCKER_FOREIGN_LAYER,
     DOCKER_LAYER,
@@ -35,12 +36,19 @@ class Derived:
     manifest: bytes
 
 
-def derive(base: Manifest, config: bytes, layer: Descriptor | None, step: HistoryEntry) -> Derived:
+def derive(
+    base: Manifest,
+    config: bytes,
+    layer: Descriptor | None,
+    step: HistoryEntry,
+    changes: Sequence[Instruction] = (),
+) -> Derived:
     """Return ``base``, whose config is ``config``, with the uncompressed ``layer`` above it.
 
-    Without a layer only the step is added, which should say so.
-    An author that the step does not name stays. Raises InvalidAnswer for a config that is none,
-    Conflict for too many layers, InvalidInput for a step that says too much.
+    Without a layer only the step is added, which should say so. ``changes`` are made in how
+    containers are run. An author that the step does not name stays. Raises InvalidAnswer for a
+    config that is none, Conflict for too many layers, InvalidInput for a step that says too much,
+    and changes that cannot be made.
     """
     layers = parse_config(config).diff_ids
     above = () if layer is None else (layer,)
@@ -48,6 +56,8 @@ def derive(base: Manifest, config: bytes, layer: Descriptor | None, step: Histor
         raise Conflict(f"the image has {len(layers)} layers, as many as a kernel can stack")
     document = json.loads(config)
     document["created"] = _moment(step)
+    if changes:
+        document["config"] = configured(document.get("config") or {}, changes)
     if step.author:
         document["author"] = _text(step.author)
     document["rootfs"]["diff_ids"] = [

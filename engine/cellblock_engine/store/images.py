@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +18,9 @@ from ..errors import Conflict, ImageNotFound, InvalidAnswer, InvalidReference, S
 from ..image import Image, RemovedImage
 from ..layout import Layout
 from ..oci.config import MAX_CONFIG_BYTES, HistoryEntry, ImageDocument, parse_config
-from ..oci.derivation import derive
+from ..oci.derivation import Derived, derive
 from ..oci.digest import Digest
+from ..oci.instructions import Instruction
 from ..oci.manifest import MAX_MANIFEST_BYTES, Descriptor, Manifest, parse_manifest
 from ..oci.reference import Reference
 from ..private import make_private
@@ -32,6 +33,7 @@ from .staging import Staging, sync_directory
 _ID = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})")
 _GC_WAIT_S = 5.0
 _MAX_CACHED = 256
+_NO_STEP = HistoryEntry(None, "", "", "", empty_layer=True)
 
 
 Kept = Literal["tagged", "used"]
@@ -94,7 +96,12 @@ class Images:
         return self.resolve(str(target))
 
     def derive(
-        self, base: Digest, layer: Descriptor | None, step: HistoryEntry, name: Reference
+        self,
+        base: Digest,
+        layer: Descriptor | None,
+        step: HistoryEntry,
+        name: Reference,
+        changes: Sequence[Instruction] = (),
     ) -> Image:
         """Add the image that the one of the manifest ``base`` is with one layer more; return it.
 
@@ -102,13 +109,15 @@ class Images:
         without a tag gets the image's digest. To be called within
         :meth:`Store.referencing`. Raises as :meth:`add` and :func:`derive` do.
         """
-        manifest = self._manifest(base)
-        config = self._blobs.read(manifest.config.digest, MAX_CONFIG_BYTES)
-        derived = derive(manifest, config, layer, step)
+        derived = self._derived(base, layer, step, changes)
         digest = Digest.of(derived.manifest)
         self._blobs.keep(Digest.of(derived.config), derived.config)
         self._blobs.keep(digest, derived.manifest)
         return self.add(name if name.tag else replace(name, digest=digest), digest)
+
+    def check_changes(self, base: Digest, changes: Sequence[Instruction]) -> None:
+        """Raise what :meth:`derive` would for these changes, before there is a layer."""
+        self._derived(base, None, _NO_STEP, changes)
 
     def hold(self, name: str) -> Image:
         """Let the image be named by its digest too, so that it stays when its tag moves.
@@ -360,6 +369,17 @@ class Images:
                 self._ids.clear()
             self._ids[manifest] = known
         return known
+
+    def _derived(
+        self,
+        base: Digest,
+        layer: Descriptor | None,
+        step: HistoryEntry,
+        changes: Sequence[Instruction],
+    ) -> Derived:
+        manifest = self._manifest(base)
+        config = self._blobs.read(manifest.config.digest, MAX_CONFIG_BYTES)
+        return derive(manifest, config, layer, step, changes)
 
     def _manifest(self, digest: Digest) -> Manifest:
         parsed = parse_manifest(self._blobs.read(digest, MAX_MANIFEST_BYTES), None)

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from cellblock_engine import CommitRequest
-
 from ..tables import Column, Table, size
+from .commitment import COMMIT_FLAGS, commit_request
 from .common import CONTAINER, JSON, NO_TRUNC, PLATFORM, QUIET, each, quiet, style
 from .declaration import Argument, Call, Verb
 from .outcome import Acknowledged, Identifiers, Listing
@@ -153,7 +152,7 @@ def commit(call: Call) -> Acknowledged:
     image = call.engine.commit(
         arguments.container,
         arguments.image,
-        CommitRequest(comment=arguments.message, author=arguments.author),
+        commit_request(call),
     )
     return Acknowledged((str(image.id),))
 
@@ -216,8 +215,7 @@ VERBS = (
         "commit",
         "Make an image of a container, also of one that runs",
         (
-            Argument(("-m", "--message"), "what the history is to say of it", default=""),
-            Argument(("-a", "--author"), "who made it", default=""),
+            *COMMIT_FLAGS,
             CONTAINER,
             Argument(
                 ("image",),

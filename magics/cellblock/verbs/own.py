@@ -10,13 +10,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cellblock_engine import CommitRequest, InvalidInput, Limits, format_bytes
+from cellblock_engine import InvalidInput, Limits, format_bytes
 
 from ..tables import duration, utc_now
 from . import VERBS
+from .commitment import commit_request
+from .common import JSON
 from .declaration import Argument, Call, Verb
 from .limits import CPUS, MEMORY, PIDS_LIMIT
-from .outcome import Facts
+from .outcome import Facts, Listing
+from .packages import installed
 
 if TYPE_CHECKING:
     import argparse
@@ -73,7 +76,7 @@ def commit(call: Call) -> Facts:
     made = call.engine.commit(
         given.container,
         given.image,
-        CommitRequest(comment=given.message, author=given.author),
+        commit_request(call),
     )
     facts = {
         "image": str(made.id),
@@ -83,6 +86,11 @@ def commit(call: Call) -> Facts:
         "stood still": f"{made.paused_s:.3f} s",
     }
     return Facts(facts, "text")
+
+
+def packages(call: Call) -> Listing:
+    """List what is installed in this container now."""
+    return installed(call, call.engine.container_packages(call.arguments.container))
 
 
 def _limits(call: Call) -> dict[str, object]:
@@ -123,6 +131,7 @@ OWN_VERBS: Mapping[str, Verb] = {
             (MEMORY, CPUS, PIDS_LIMIT, _OWN),
             limits,
         ),
+        Verb("packages", "Show what is installed in this container", (JSON, _OWN), packages),
         _of_own("logs", "Show what the kernel wrote beside its cells"),
         Verb(
             "commit",
