@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Verdict,
     )
     from .explanation import Explanation
+    from .freezing.image import Frozen, FrozenLayer
     from .history import HistoryRow
     from .image import Image, RemovedImage
     from .inspection import ContainerInfo
@@ -61,7 +62,14 @@ if TYPE_CHECKING:
     from .pruning import DiskUsage, Pruned
     from .registry.search import FoundImage
     from .removal import Removal
-    from .request import HOST_IMAGE, NETWORKS, CommitRequest, ExecRequest, RunRequest
+    from .request import (
+        HOST_IMAGE,
+        NETWORKS,
+        CommitRequest,
+        ExecRequest,
+        FreezeRequest,
+        RunRequest,
+    )
     from .reset import Reset
     from .runtime.attached import Attached, Exit
     from .settings import KernelDefaults, Registries, RunDefaults, Settings
@@ -107,6 +115,7 @@ _HOMES = {
         "Verdict",
     ),
     "explanation": ("Explanation",),
+    "freezing.image": ("Frozen", "FrozenLayer"),
     "history": ("HistoryRow",),
     "image": ("Image", "RemovedImage"),
     "inspection": ("ContainerInfo",),
@@ -122,7 +131,14 @@ _HOMES = {
     "pruning": ("DiskUsage", "Pruned"),
     "registry.search": ("FoundImage",),
     "removal": ("Removal",),
-    "request": ("HOST_IMAGE", "NETWORKS", "CommitRequest", "ExecRequest", "RunRequest"),
+    "request": (
+        "HOST_IMAGE",
+        "NETWORKS",
+        "CommitRequest",
+        "ExecRequest",
+        "FreezeRequest",
+        "RunRequest",
+    ),
     "reset": ("Reset",),
     "runtime.attached": ("Attached", "Exit"),
     "settings": ("KernelDefaults", "Registries", "RunDefaults", "Settings"),
@@ -162,6 +178,9 @@ __all__ = [
     "Exit",
     "Explanation",
     "FoundImage",
+    "FreezeRequest",
+    "Frozen",
+    "FrozenLayer",
     "HistoryRow",
     "Image",
     "ImageConfig",
@@ -220,7 +239,15 @@ __all__ = [
 ]
 
 _OF_LINUX = frozenset(
-    {"comparison", "container", "doctor", "engine", "explanation", "runtime.attached"}
+    {
+        "comparison",
+        "container",
+        "doctor",
+        "engine",
+        "explanation",
+        "freezing.image",
+        "runtime.attached",
+    }
 )
 
 

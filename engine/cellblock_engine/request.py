@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from .errors import InvalidInput
@@ -150,14 +151,16 @@ class CommitRequest:
 
     ``comment``, ``author`` and ``created_by`` are told by the image's history; ``created_by`` is
     the cells that ``provenance`` tells of, else the container's command, where it is empty. Of
-    ``provenance`` the notebook and its cells count; the commit finds out the rest. ``changes`` are
-    a Dockerfile's instructions for how containers of the image are run: ``ENV A=b``
-    (:mod:`.oci.instructions`). Raises InvalidInput.
+    ``provenance`` the notebook and its cells count; the commit finds out the rest. With
+    ``squash`` all that was written in it is one layer above its own image, whatever was committed
+    before. ``changes`` are a Dockerfile's instructions for how containers of the image are run:
+    ``ENV A=b`` (:mod:`.oci.instructions`). Raises InvalidInput.
     """
 
     comment: str = ""
     author: str = ""
     created_by: str = ""
+    squash: bool = False
     changes: tuple[str, ...] = ()
     provenance: Provenance = _NOTHING_TOLD
 
@@ -170,3 +173,18 @@ class CommitRequest:
 
 
 AS_IT_IS = CommitRequest()
+
+
+@dataclass(frozen=True)
+class FreezeRequest:
+    """What is to be made an image of.
+
+    ``python`` is the path of an interpreter, or its name on PATH; None is the running one.
+    ``project`` is a folder that goes in as well, and that the image's commands start in.
+    """
+
+    python: str | None = None
+    project: Path | None = None
+
+
+THIS_PYTHON = FreezeRequest()

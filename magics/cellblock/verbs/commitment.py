@@ -17,6 +17,7 @@ COMMIT_FLAGS = (
     MESSAGE,
     Argument(("-a", "--author"), "who made it", default=""),
     CHANGE,
+    Argument(("--squash",), "all changes in one layer, whatever was committed before", "flag"),
 )
 
 
@@ -27,5 +28,6 @@ def commit_request(call: Call) -> CommitRequest:
         comment=given.message,
         author=given.author,
         changes=tuple(given.change),
+        squash=given.squash,
         provenance=call.executed.provenance if call.executed else Provenance(),
     )

@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 
 Form = Literal["line", "cell"]
 Subject = Literal["image", "container", "value"]
-Takes = Literal["flag", "one", "each", "optional", "any", "some", "rest"]
+Takes = Literal["flag", "one", "each", "pairs", "optional", "any", "some", "rest"]
 
 _ARITY: Mapping[Takes, dict[str, Any]] = {
     "flag": {"action": "store_true"},
     "one": {},
     "each": {"action": "append", "default": []},
+    "pairs": {"action": "append", "nargs": 2, "default": []},
     "optional": {"nargs": "?"},
     "any": {"nargs": "*"},
     "some": {"nargs": "+"},
@@ -41,7 +42,7 @@ _ARITY: Mapping[Takes, dict[str, Any]] = {
 class Argument:
     """A flag (``names`` start with a dash) or an operand (one name without) of a verb.
 
-    ``takes`` says what it takes: nothing, one value, one value each time it is written, an
+    ``takes`` says what it takes: nothing, one value, one value or two each time it is written, an
     optional operand, any number of operands, at least one, or all that is left. ``subject`` and
     ``values`` say what completion offers. ``forms`` are the forms of the verb that have it.
     """
@@ -49,7 +50,7 @@ class Argument:
     names: tuple[str, ...]
     summary: str
     takes: Takes = "one"
-    metavar: str | None = None
+    metavar: str | tuple[str, ...] | None = None
     convert: Callable[[str], object] = str
     default: object = None
     subject: Subject = "value"
