@@ -41,7 +41,7 @@ format: venv ## format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: venv programs ## measure starts and pulls beside docker, runc, bubblewrap and kern
+bench: venv programs ## measure starts, pulls and images beside docker, runc, bubblewrap and kern
 	@test -x .venv/peers/bin/kern || $(BIN)/python -m pip install --quiet --target .venv/peers \
 	    kern-sandbox || echo 'kern-sandbox cannot be installed here'
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)

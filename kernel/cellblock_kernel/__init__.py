@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         CellFailed,
         CellInterrupted,
         InterpreterLost,
+        NotebookFailed,
         OutputRefused,
         PreparationFailed,
         VariableRefused,
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from .kernelspecs.installation import install_kernelspecs
     from .kernelspecs.preparation import Preparation
     from .kernelspecs.succession import find_successor, made_successor
+    from .notebooks.execution import run_notebook
+    from .notebooks.lock import Lock
+    from .notebooks.locking import Checked, check_lock, lock_notebook
     from .outputs.bundles import Losses, reduce_bundle, reduce_metadata, trusted_bundle
     from .outputs.text import TextCleaner, clean
 
@@ -38,6 +42,7 @@ __all__ = [
     "CellFailed",
     "CellInterrupted",
     "CellResult",
+    "Checked",
     "Clear",
     "Display",
     "Error",
@@ -46,7 +51,9 @@ __all__ = [
     "InterpreterLost",
     "KernelOptions",
     "Kernelspec",
+    "Lock",
     "Losses",
+    "NotebookFailed",
     "OutputLimits",
     "OutputRefused",
     "Preparation",
@@ -58,16 +65,19 @@ __all__ = [
     "Successor",
     "TextCleaner",
     "VariableRefused",
+    "check_lock",
     "clean",
     "find_successor",
     "install_kernelspecs",
     "installed_kernelspecs",
+    "lock_notebook",
     "made_successor",
     "reduce_bundle",
     "reduce_metadata",
     "remove_kernelspec",
     "remove_kernelspecs_of",
     "run_cell",
+    "run_notebook",
     "run_script",
     "run_script_in",
     "trusted_bundle",
@@ -82,6 +92,7 @@ _HOMES = {
         "CellFailed",
         "CellInterrupted",
         "InterpreterLost",
+        "NotebookFailed",
         "OutputRefused",
         "PreparationFailed",
         "VariableRefused",
@@ -96,6 +107,9 @@ _HOMES = {
     ".kernelspecs.installation": ("install_kernelspecs",),
     ".kernelspecs.preparation": ("Preparation",),
     ".kernelspecs.succession": ("find_successor", "made_successor"),
+    ".notebooks.execution": ("run_notebook",),
+    ".notebooks.lock": ("Lock",),
+    ".notebooks.locking": ("Checked", "check_lock", "lock_notebook"),
     ".outputs.bundles": ("Losses", "reduce_bundle", "reduce_metadata", "trusted_bundle"),
     ".outputs.text": ("TextCleaner", "clean"),
 }

@@ -7,6 +7,7 @@
     <kernels>/<id>/back/          the same sockets, where the container cannot replace them
     <kernels>/<id>/lock           held by its owner as long as it lives
     <kernels>/<id>/container      the id of the container that was started last
+    <kernels>/<id>/record         the cells executed in it, while its kernel is started again
 
 What the kernel binds is linked into ``back`` before the gate connects to it: link(2) links the
 thing itself, so that a symbolic link put there by hostile code is found out, and cannot lead the
@@ -92,6 +93,11 @@ class Room:
     def front_ip(self) -> str:
         """The ``ip`` of the front end's connection file."""
         return os.fspath(self.path / "front")
+
+    @property
+    def record(self) -> Path:
+        """Where a gate leaves what was executed for the next one."""
+        return self.path / "record"
 
     @property
     def connection_file(self) -> str:

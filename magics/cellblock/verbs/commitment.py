@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cellblock_engine import CommitRequest
+from cellblock_engine import CommitRequest, Provenance
 
 from .declaration import Argument, Call
 
@@ -29,4 +29,5 @@ def commit_request(call: Call) -> CommitRequest:
         author=given.author,
         changes=tuple(given.change),
         squash=given.squash,
+        provenance=call.executed.provenance if call.executed else Provenance(),
     )
