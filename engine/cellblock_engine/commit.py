@@ -29,6 +29,7 @@ from .oci.reference import Reference
 from .request import CommitRequest
 from .store import Store, pax
 from .store.containers import ContainerConfig, upper
+from .store.exclusion import Exclusion
 from .store.pack import archive, data_bytes, entries, read
 from .store.spool import Spool
 from .store.touched import Lowers
@@ -80,7 +81,7 @@ def commit(
         name = reference or _name(store, config)
         changes = parse_changes(request.changes)
         store.images.check_changes(base, changes)
-        layer, paused_s = _layer(store, container, config)
+        layer, paused_s = _layer(store, container, config, request)
         step = HistoryEntry(
             created=datetime.now(UTC),
             created_by=request.created_by or shlex.join(config.argv),
@@ -96,28 +97,30 @@ def commit(
 
 
 def _layer(
-    store: Store, container: Container, config: ContainerConfig
+    store: Store, container: Container, config: ContainerConfig, request: CommitRequest
 ) -> tuple[Descriptor | None, float]:
     """Return what was written as a layer, if anything was, and for how long it stood still."""
     below = store.layers.chain(list(map(Digest.parse, config.layers)))
+    excluded = Exclusion(request.exclude, defaults=request.default_excludes)
     with Lowers(below) as lowers, ExitStack() as stack:
         paused_s = 0.0
         without = mount_places(config)
         if container.runs():
             root = _root(container, stack)
             spool = Spool(stack.enter_context(store.spool()), store.blobs.check_room)
-            store.blobs.check_room(data_bytes(root))
-            spool.fill(root)
+            store.blobs.check_room(data_bytes(root, excluded))
+            spool.fill(root, excluded)
             begun = time.monotonic()
             with container.standing_still():
-                seen = list(entries(root, spool.contents, without=without))
+                seen = list(entries(root, spool.contents, without=without, excluded=excluded))
             paused_s = time.monotonic() - begun
             described = spool.read(seen)
         else:
             stack.enter_context(container.at_rest())
             root = _root(container, stack)
-            store.blobs.check_room(data_bytes(root))
-            described = entries(root, read, without=without)
+            store.blobs.check_room(data_bytes(root, excluded))
+            described = entries(root, read, without=without, excluded=excluded)
+        described = excluded.applied(described, lowers.shows)
         pieces = archive(lowers.changes(described))
         start = next(pieces)
         if start == pax.END:

@@ -148,16 +148,25 @@ class CommitRequest:
 
     ``comment``, ``author`` and ``created_by`` are told by the image's history; ``created_by`` is
     the container's command where it is empty. ``changes`` are a Dockerfile's instructions for how
-    containers of the image are run: ``ENV A=b`` (:mod:`.oci.instructions`). Raises InvalidInput.
+    containers of the image are run: ``ENV A=b`` (:mod:`.oci.instructions`). What matches one of
+    the patterns ``exclude`` stays out of the image (:mod:`.patterns`), and with
+    ``default_excludes`` what a .dockerignore would have by habit (:mod:`.store.exclusion`): caches
+    of pip and apt, and what is in /tmp, /var/tmp and /run. Raises InvalidInput.
     """
 
     comment: str = ""
     author: str = ""
     created_by: str = ""
     changes: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    default_excludes: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what could not be meant."""
+        if self.exclude:
+            from .patterns import Patterns  # noqa: PLC0415 - seldom asked for
+
+            Patterns(self.exclude)
         if self.changes:
             from .oci.instructions import parse_changes  # noqa: PLC0415 - seldom asked for
 

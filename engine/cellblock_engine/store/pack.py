@@ -19,16 +19,22 @@ from typing import NamedTuple, TypeVar
 
 from ..errors import Conflict, InvalidLayer
 from . import beneath, pax, tar
-from .directories import MAX_PATH_BYTES, is_opaque, is_whiteout
+from .directories import MAX_PATH_BYTES, WHITEOUT, is_opaque, is_whiteout
 from .unpack import OPAQUE_MARKER, WHITEOUT_PREFIX, is_kept
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PIECE_BYTES = 2**20
 _SPECIAL = {
     stat.S_IFIFO: tar.FIFO,
     stat.S_IFCHR: tar.CHARACTER,  # of layers that root has pulled; a container cannot make any
     stat.S_IFBLK: tar.BLOCK_DEVICE,
 }
+_ABSENCE = os.stat_result((stat.S_IFCHR, *[0] * 9), {"st_rdev": WHITEOUT})
+
+
+ROOT = b"./"
+"""What an archive calls the directory that it is of."""
 
 
 nothing: Callable[[bytes], bool] = lambda _path: False  # noqa: E731 - a name for a default
@@ -52,8 +58,9 @@ def entries(
 ) -> Iterator[tar.Entry | Content]:
     """Yield what is in the directory ``root``, a regular file's ``contents`` after its entry.
 
-    Of ``without``, paths without a leading slash, empty files and directories are left out, what
-    is ``excluded`` with all below it; sockets always are, as archives have none. Without
+    Of ``without``, paths without a leading slash, empty files and directories are left out, and
+    files that are ``excluded``: not removals, nor directories that may have some in them
+    (:meth:`.exclusion.Exclusion.applied`); sockets always are, as archives have none. Without
     privileges all belongs to user 0, as it does in a container of one id. Raises InvalidLayer for
     what a layer cannot hold, Conflict for a file that changes meanwhile, OSError.
     """
@@ -127,7 +134,11 @@ class Place(NamedTuple):
 
 
 def places(root: int, excluded: Callable[[bytes], bool]) -> Iterator[Place]:
-    """Yield each directory, then all that is in it but directories, then those."""
+    """Yield each directory, then all that is in it but directories, then those.
+
+    ``excluded`` is asked of paths, and for a directory with all that is in it of the path with a
+    slash: then one that hides what lower layers have there is as a whiteout.
+    """
     directories = [b""]
     while directories:
         path = directories.pop()
@@ -139,13 +150,14 @@ def places(root: int, excluded: Callable[[bytes], bool]) -> Iterator[Place]:
             for name in sorted(map(os.fsencode, os.listdir(fd))):  # noqa: PTH208 - no path
                 if len(above) + len(name) > MAX_PATH_BYTES:
                     raise _refused(above + name, "its path is too long")
-                if excluded(above + name):
-                    continue
                 status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                if stat.S_ISDIR(status.st_mode):
-                    below.append(above + name)
+                if not stat.S_ISDIR(status.st_mode):
+                    if is_whiteout(status) or not excluded(above + name):
+                        yield Place(fd, name, above + name, status)
+                elif excluded(above + name + b"/") and _hides(fd, name):
+                    yield Place(fd, name, above + name, _ABSENCE)
                 else:
-                    yield Place(fd, name, above + name, status)
+                    below.append(above + name)
             directories += reversed(below)
         finally:
             os.close(fd)
@@ -184,7 +196,7 @@ def changed(path: bytes) -> Conflict:
 
 def _directory(place: Place, *, opaque: bool) -> Iterator[tar.Entry]:
     above = place.path + b"/" if place.path else b""
-    entry = _entry(above or b"./", tar.DIRECTORY, place.status)
+    entry = _entry(above or ROOT, tar.DIRECTORY, place.status)
     if not place.path:
         # A container's root has the time of its own upper, whatever a layer says.
         entry = entry._replace(mtime_ns=0)
@@ -224,6 +236,15 @@ def _entry(name: bytes, kind: bytes, status: os.stat_result) -> tar.Entry:
 
 def _marker(name: bytes) -> tar.Entry:
     return tar.Entry(name, tar.FILE, 0, 0, 0, 0, 0, b"", (0, 0), {})
+
+
+def _hides(directory: int, name: bytes) -> bool:
+    """Tell whether the directory ``name`` hides what lower layers have there."""
+    fd = os.open(name, _DIRECTORY, dir_fd=directory)
+    try:
+        return is_opaque(fd)
+    finally:
+        os.close(fd)
 
 
 def _is_empty(place: Place) -> bool:

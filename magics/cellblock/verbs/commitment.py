@@ -17,6 +17,17 @@ COMMIT_FLAGS = (
     MESSAGE,
     Argument(("-a", "--author"), "who made it", default=""),
     CHANGE,
+    Argument(
+        ("--exclude",),
+        "leave out what matches, as in a .dockerignore: 'home/*/data', '**/*.log', '!keep.log'",
+        "each",
+        "PATTERN",
+    ),
+    Argument(
+        ("--no-default-excludes",),
+        "do not leave out the contents of /tmp, /var/tmp and /run, and caches of pip and apt",
+        "flag",
+    ),
 )
 
 
@@ -27,4 +38,6 @@ def commit_request(call: Call) -> CommitRequest:
         comment=given.message,
         author=given.author,
         changes=tuple(given.change),
+        exclude=tuple(given.exclude),
+        default_excludes=not given.no_default_excludes,
     )
