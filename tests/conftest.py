@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from support import attacks, capabilities, images, registry
+from support import attacks, capabilities, docker, images, registry
 from support.ordinary import OrdinaryUser
 from support.ordinary import ordinary_user as make_ordinary_user
 
 if TYPE_CHECKING:
     from cellblock_engine import Engine
+    from support.docker import Docker
     from support.registry import Registry
 
 hypothesis.settings.register_profile(
@@ -73,6 +74,14 @@ def _registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     capabilities.need_program("docker-registry")
     capabilities.need_program("skopeo")
     with registry.serving(tmp_path_factory.mktemp("registry")) as served:
+        yield served
+
+
+@pytest.fixture(scope="session", name="docker")
+def _docker(root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
+    """A Docker daemon of the session's own, without a bridge; it has no image at first."""
+    capabilities.need_program("dockerd")
+    with docker.serving(tmp_path_factory.mktemp("docker") / "d") as served:
         yield served
 
 

@@ -54,9 +54,11 @@ if TYPE_CHECKING:
     from .oci.digest import Digest
     from .oci.platform import Platform
     from .oci.reference import Reference
+    from .packages.package import Package, PackageChange
     from .privileges import Ulimit, check_security_option, parse_ulimit
     from .progress import Progress, TransferEvent
     from .pruning import DiskUsage, Pruned
+    from .registry.search import FoundImage
     from .removal import Removal
     from .request import HOST_IMAGE, NETWORKS, CommitRequest, ExecRequest, RunRequest
     from .reset import Reset
@@ -112,9 +114,11 @@ _HOMES = {
     "oci.digest": ("Digest",),
     "oci.platform": ("Platform",),
     "oci.reference": ("Reference",),
+    "packages.package": ("Package", "PackageChange"),
     "privileges": ("Ulimit", "check_security_option", "parse_ulimit"),
     "progress": ("Progress", "TransferEvent"),
     "pruning": ("DiskUsage", "Pruned"),
+    "registry.search": ("FoundImage",),
     "removal": ("Removal",),
     "request": ("HOST_IMAGE", "NETWORKS", "CommitRequest", "ExecRequest", "RunRequest"),
     "reset": ("Reset",),
@@ -154,6 +158,7 @@ __all__ = [
     "ExecRequest",
     "Exit",
     "Explanation",
+    "FoundImage",
     "HistoryRow",
     "Image",
     "ImageConfig",
@@ -171,6 +176,8 @@ __all__ = [
     "LogRecord",
     "NotFound",
     "OutOfMemory",
+    "Package",
+    "PackageChange",
     "PidsExceeded",
     "Platform",
     "PlatformNotFound",

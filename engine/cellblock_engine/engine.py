@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .doctor import Diagnosis
     from .explanation import Explanation
     from .oci.digest import Digest
+    from .packages.package import Package
     from .pruning import DiskUsage, Pruned
     from .reset import Reset
     from .store.images import Kept
@@ -176,6 +177,25 @@ class Engine(Library):
         if not directory.exists():
             raise ContainerNotFound(f"container {config.name} was removed meanwhile")
         return found
+
+    def container_packages(self, name: str) -> tuple[Package, ...]:
+        """Return the packages that are installed in a container now, running or not.
+
+        Raises ContainerNotFound, Conflict, Unsupported for one whose writes are in memory
+        (``storage_bytes``), StoreError, OSError.
+        """
+        from .packages.inside import container_packages  # noqa: PLC0415 - asked for seldom
+
+        config = self._containers.find(name)
+        directory = self._containers.directory(config.id)
+        with self._store.referencing():
+            trees = assembly.find_trees(self._layout, self._store, config)
+            try:
+                return container_packages(config, trees, directory)
+            except FileNotFoundError:
+                if directory.exists():
+                    raise
+        raise ContainerNotFound(f"container {config.name} was removed meanwhile")
 
     def run(
         self,

@@ -22,6 +22,8 @@ from .store.formats import migrate
 if TYPE_CHECKING:
     from .comparison import Change
     from .history import HistoryRow
+    from .packages.package import Package, PackageChange
+    from .registry.search import FoundImage
 
 
 class Library:
@@ -101,6 +103,19 @@ class Library:
                 keyring=Keyring.of().find,
                 registries=self.settings.registries,
             )
+
+    def search(self, term: str, *, limit: int = 25) -> tuple[FoundImage, ...]:
+        """Return what a registry finds for ``[REGISTRY/]TERM``, at most ``limit`` (1 to 100).
+
+        Docker Hub, and registries that have its search, are asked for it; of others the
+        catalogue is read. Raises InvalidInput, RegistryError and its kinds.
+        """
+        from .registry.keyring import Keyring  # noqa: PLC0415 - as does this
+        from .registry.search import search  # noqa: PLC0415 - brings the HTTP library
+
+        return search(
+            term, limit=limit, registries=self.settings.registries, keyring=Keyring.of().find
+        )
 
     @contextmanager
     def _collecting_when_full(self) -> Iterator[None]:
@@ -230,3 +245,27 @@ class Library:
         with self._store.referencing():
             images = self._store.images
             return image_changes(self._store, images.resolve(one), images.resolve(other))
+
+    def packages(self, name: str) -> tuple[Package, ...]:
+        """Return the packages that are installed in an image, by kind and name.
+
+        Read from its files: Python's packages, Debian's, Alpine's. Raises ImageNotFound,
+        InvalidReference, StoreError, also for lists that are too long.
+        """
+        from .packages.search import packages  # noqa: PLC0415 - asked for seldom
+
+        with self._store.referencing():
+            layers = self._store.images.resolve(name).layers
+            return tuple(packages(self._store.layers.chain(layers)))
+
+    def package_changes(self, one: str, other: str) -> tuple[PackageChange, ...]:
+        """Return the packages that were added, removed and changed from one image to the other.
+
+        Raises as :meth:`packages` does.
+        """
+        from .packages.search import changes  # noqa: PLC0415 - asked for seldom
+
+        with self._store.referencing():
+            images, chain = self._store.images, self._store.layers.chain
+            before, after = (chain(images.resolve(name).layers) for name in (one, other))
+            return tuple(changes(before, after))

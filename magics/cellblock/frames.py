@@ -25,6 +25,7 @@ _TIME = "datetime64[us, UTC]"
 _TYPES: Mapping[object, str] = {
     int: "int64",
     int | None: "Int64",
+    bool | None: "boolean",
     float | None: "Float64",
     datetime | None: _TIME,
     datetime: _TIME,

@@ -132,7 +132,7 @@ def test_lines_comments_and_blank_lines(fake):
         ("%container limits -m 1g\n%container limits 'x", "cannot be split"),
         ("%container limits -m lots", "'lots' is not a size"),
         ("%container run host true", "%container run is not for a notebook whose kernel is in"),
-        ("%%container exec up", "info, stats, limits, logs, commit"),
+        ("%%container exec up", "info, stats, limits, packages, logs, commit"),
         (
             "%container limits -m 1g\n%container limits gone -m 1g",
             "'gone' is not this notebook's container, which is up",

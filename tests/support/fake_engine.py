@@ -38,6 +38,8 @@ from cellblock_engine import (
     Limits,
     LogRecord,
     OutOfMemory,
+    Package,
+    PackageChange,
     Platform,
     Pruned,
     Reference,
@@ -268,6 +270,25 @@ class FakeEngine:
     def diff_images(self, one: str, other: str) -> tuple[Change, ...]:
         return () if self.image(one) == self.image(other) else self.diff("up")
 
+    def packages(self, name: str) -> tuple[Package, ...]:
+        self.image(name)
+        return (
+            Package("debian", "bash", "5.2", "/var/lib/dpkg/status"),
+            Package("python", "numpy", "2.0", "/opt/\x1b[2J/site-packages"),
+        )
+
+    def container_packages(self, name: str) -> tuple[Package, ...]:
+        self.container(name)
+        return (Package("python", "numpy", "1.26", "/srv/site-packages"),)
+
+    def package_changes(self, one: str, other: str) -> tuple[PackageChange, ...]:
+        if self.image(one) == self.image(other):
+            return ()
+        return (
+            PackageChange("changed", "python", "numpy", "1.26", "2.0", "/srv/site-packages"),
+            PackageChange("added", "python", "six", None, "1.16", "/srv/site-packages"),
+        )
+
     def disk_usage(self, *, keep: Collection[Digest] = ()) -> tuple[DiskUsage, ...]:
         return (
             DiskUsage("images", 2, 1, 200_000, 50_000),
@@ -346,10 +367,10 @@ class FakeEngine:
     def commit(
         self, name: str, reference: str | None = None, request: CommitRequest | None = None
     ) -> Image:
+        told = request or CommitRequest()
         if self.container(name).facts.status == "running":
             raise Conflict(f"container {name} is running: stop it first")
-        asked = request or CommitRequest()
-        self.done.append(("commit", f"{name} {reference} {asked.comment} {asked.author}"))
+        self.done.append(("commit", f"{name} {reference} {told.comment} {told.author}"))
         self.stored.insert(0, image(reference or f"{name}@{Digest.of(b'')}"))
         return self.stored[0]
 

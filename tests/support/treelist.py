@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +47,23 @@ def tree(root: Path) -> dict[bytes, Node]:
         relative: _node(os.path.join(base, relative), status, groups)
         for relative, status in statuses.items()
     }
+
+
+def stacked(
+    layers: Sequence[Path], mountpoint: Path, *, marks: str = "userxattr"
+) -> dict[bytes, Node]:
+    """Return the tree that layers in overlayfs form, bottom first, show; ``marks`` says whose.
+
+    Ours have their marks in user attributes, Docker's in trusted ones.
+    """
+    mountpoint.mkdir()
+    options = ",".join(filter(None, ["ro", marks, f"lowerdir={':'.join(map(str, layers[::-1]))}"]))
+    subprocess.run(["mount", "-t", "overlay", "none", mountpoint, "-o", options], check=True)
+    try:
+        return tree(mountpoint)
+    finally:
+        subprocess.run(["umount", mountpoint], check=True)
+        mountpoint.rmdir()
 
 
 def differences(ours: dict[bytes, Node], theirs: dict[bytes, Node]) -> list[str]:

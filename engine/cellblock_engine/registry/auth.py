@@ -86,8 +86,9 @@ class Authenticator:
     Credentials are looked up when they are asked for first. They are sent to the registry itself,
     to a token server on its own origin and to those the user has named for it; any other token
     server is asked anonymously. Without a ``repository`` a token is asked for no purpose but
-    to tell whether the credentials are right. With ``writing`` the token is to write there too,
-    and to read the repositories ``beside`` it.
+    to tell whether the credentials are right, or with ``listing`` to read the registry's
+    catalogue. With ``writing`` the token is to write there too, and to read the repositories
+    ``beside`` it.
     """
 
     def __init__(
@@ -99,9 +100,10 @@ class Authenticator:
         *,
         writing: bool = False,
         beside: tuple[str, ...] = (),
+        listing: bool = False,
     ) -> None:
         self._transport, self._name, self._repository = transport, registry, repository
-        self._writing, self._beside = writing, beside
+        self._writing, self._beside, self._listing = writing, beside, listing
         self._registry = transport.trust.origin(registry)
         self._lookup = credentials if callable(credentials) else lambda: credentials
         self._lock = threading.Lock()
@@ -120,9 +122,11 @@ class Authenticator:
                 f"the credentials were withheld from its token server {self.withheld_from}; name "
                 "that under registries.token-servers in the config file if it may have them"
             )
+        name, user = self._name, self.username
+        if self._listing:
+            return f"log in to {name} first" if user is None else f"it is not open to {user}"
         if self._repository is None:
             return "check user name and password"
-        name, user = self._name, self.username
         if self._writing and user is None:
             return f"log in to {name} first, as one who may push to {self._repository}"
         if self._writing:
@@ -216,6 +220,8 @@ class Authenticator:
         return self._transport.open(url, accept, header)
 
     def _scopes(self) -> list[str]:
+        if self._listing:
+            return ["registry:catalog:*"]
         if self._repository is None:
             return []
         actions = "pull,push" if self._writing else "pull"
@@ -241,4 +247,5 @@ class Authenticator:
 
     def _denied(self, reason: str) -> AccessDenied:
         what = f"access to {self._repository} on" if self._repository is not None else "log-in to"
+        what = "the catalogue of" if self._listing else what
         return AccessDenied(f"{what} {self._registry} is denied: {reason}; {self.advice}")

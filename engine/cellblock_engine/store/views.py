@@ -96,6 +96,26 @@ class Views:
                         closed.add(name)
         return shown
 
+    def read(self, node: Node, path: bytes, most_bytes: int) -> bytes | None:
+        """Return the beginning of the file ``node`` at ``path``; None if it is no file any more.
+
+        Raises OSError.
+        """
+        head, _, name = path.rpartition(b"/")
+        if not stat.S_ISREG(node.status.st_mode):
+            return None
+        with beneath.directory(node.tree, head) as directory:
+            if directory is None:
+                return None
+            try:
+                with _opened(name, directory) as fd:
+                    is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+                    return _content(fd, most_bytes) if is_file else None
+            except OSError as error:
+                if error.errno not in beneath.GONE:
+                    raise
+                return None
+
     def differences(
         self, before: Node, after: Node, *, without: Collection[bytes] = ()
     ) -> Iterator[Difference]:
@@ -214,6 +234,13 @@ def _opened(name: bytes, directory: int) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def _content(fd: int, most_bytes: int) -> bytes:
+    found = bytearray()
+    while piece := os.read(fd, min(most_bytes - len(found), _PIECE_BYTES)):
+        found += piece
+    return bytes(found)
 
 
 def _same_content(one: int, other: int) -> bool:

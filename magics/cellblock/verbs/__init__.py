@@ -12,8 +12,10 @@ from .group import Group
 from .images import VERBS as IMAGE_VERBS
 from .kernel import KERNEL
 from .login import VERBS as LOGIN_VERBS
+from .packages import VERBS as PACKAGES_VERBS
 from .reading import VERBS as READING_VERBS
 from .run import VERBS as RUN_VERBS
+from .search import VERBS as SEARCH_VERBS
 from .system import SYSTEM
 from .system import VERBS as SYSTEM_VERBS
 from .usage import VERBS as USAGE_VERBS
@@ -26,7 +28,9 @@ VERBS: Mapping[str, Verb | Group] = {
         *USAGE_VERBS,
         *IMAGE_VERBS,
         *READING_VERBS,
+        *PACKAGES_VERBS,
         *ARCHIVE_VERBS,
+        *SEARCH_VERBS,
         *LOGIN_VERBS,
         *SYSTEM_VERBS,
         KERNEL,

@@ -1,4 +1,4 @@
-"""Flags of limits that more than one verb has."""
+"""Flags of limits that more than one verb has, and the numbers in them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from cellblock_engine import InvalidInput
 from .declaration import Argument
 
 
-def _whole(text: str) -> int:
+def whole(text: str) -> int:
+    """Return a whole number. Raises InvalidInput."""
     try:
         return int(text)
     except ValueError as error:
@@ -27,6 +28,6 @@ MEMORY_SWAP = Argument(
 )
 CPUS = Argument(("--cpus",), "processors at most: 0.5, 2", metavar="N", convert=_number)
 PIDS_LIMIT = Argument(
-    ("--pids-limit",), "processes and threads at most", metavar="N", convert=_whole
+    ("--pids-limit",), "processes and threads at most", metavar="N", convert=whole
 )
 TIMEOUT = Argument(("--timeout",), "end it after: 90, 500ms, 2m, 1h", metavar="TIME")

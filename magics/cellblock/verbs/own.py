@@ -15,9 +15,11 @@ from cellblock_engine import InvalidInput, Limits, format_bytes
 from ..tables import duration, utc_now
 from . import VERBS
 from .commitment import commit_request
+from .common import JSON
 from .declaration import Argument, Call, Verb
 from .limits import CPUS, MEMORY, PIDS_LIMIT
-from .outcome import Facts
+from .outcome import Facts, Listing
+from .packages import installed
 
 if TYPE_CHECKING:
     import argparse
@@ -86,6 +88,11 @@ def commit(call: Call) -> Facts:
     return Facts(facts, "text")
 
 
+def packages(call: Call) -> Listing:
+    """List what is installed in this container now."""
+    return installed(call, call.engine.container_packages(call.arguments.container))
+
+
 def _limits(call: Call) -> dict[str, object]:
     now = call.engine.container(call.arguments.container).stats()
     memory, cpus, pids = now.memory_limit_bytes, now.cpus_limit, now.pids_limit
@@ -124,6 +131,7 @@ OWN_VERBS: Mapping[str, Verb] = {
             (MEMORY, CPUS, PIDS_LIMIT, _OWN),
             limits,
         ),
+        Verb("packages", "Show what is installed in this container", (JSON, _OWN), packages),
         _of_own("logs", "Show what the kernel wrote beside its cells"),
         Verb(
             "commit",
