@@ -29,6 +29,7 @@ from .oci.reference import Reference
 from .request import CommitRequest
 from .store import Store, pax
 from .store.containers import ContainerConfig, upper
+from .store.epoch import clamped
 from .store.exclusion import Exclusion
 from .store.pack import archive, data_bytes, entries, read
 from .store.spool import Spool
@@ -83,7 +84,7 @@ def commit(
         store.images.check_changes(base, changes)
         layer, paused_s = _layer(store, container, config, request)
         step = HistoryEntry(
-            created=datetime.now(UTC),
+            created=_moment(request.epoch_s),
             created_by=request.created_by or shlex.join(config.argv),
             author=request.author,
             comment=request.comment,
@@ -121,12 +122,18 @@ def _layer(
             store.blobs.check_room(data_bytes(root, excluded))
             described = entries(root, read, without=without, excluded=excluded)
         described = excluded.applied(described, lowers.shows)
+        if request.epoch_s is not None:
+            described = clamped(described, request.epoch_s, root)
         pieces = archive(lowers.changes(described))
         start = next(pieces)
         if start == pax.END:
             return None, paused_s
         diffid, size_bytes = store.layers.make(chain((start,), pieces))
     return Descriptor(OCI_LAYER, diffid, size_bytes), paused_s
+
+
+def _moment(epoch_s: int | None) -> datetime:
+    return datetime.now(UTC) if epoch_s is None else datetime.fromtimestamp(epoch_s, UTC)
 
 
 def _base(store: Store, config: ContainerConfig) -> Digest:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from cellblock_engine import CommitRequest
+from cellblock_engine import CommitRequest, InvalidInput
 
 from .declaration import Argument, Call
 
+_MOST_DIGITS = 12
 CHANGE = Argument(
     ("-c", "--change"),
     "a Dockerfile's instruction for how it is run: 'ENV A=b', 'CMD [\"jupyter\", \"lab\"]'",
@@ -40,4 +41,17 @@ def commit_request(call: Call) -> CommitRequest:
         changes=tuple(given.change),
         exclude=tuple(given.exclude),
         default_excludes=not given.no_default_excludes,
+        epoch_s=epoch_s(call),
     )
+
+
+def epoch_s(call: Call) -> int | None:
+    """Return what SOURCE_DATE_EPOCH says, in seconds, if it is set. Raises InvalidInput."""
+    text = call.environ.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
+        raise InvalidInput(
+            f"SOURCE_DATE_EPOCH {text[:40]!r} is not valid: give seconds since 1970, or unset it"
+        )
+    return int(text)
