@@ -149,17 +149,20 @@ class CommitRequest:
     """How an image is to be made of a container.
 
     ``comment``, ``author`` and ``created_by`` are told by the image's history; ``created_by`` is
-    the container's command where it is empty. ``changes`` are a Dockerfile's instructions for how
-    containers of the image are run: ``ENV A=b`` (:mod:`.oci.instructions`). What matches one of
-    the patterns ``exclude`` stays out of the image (:mod:`.patterns`), and with
-    ``default_excludes`` what a .dockerignore would have by habit (:mod:`.store.exclusion`): caches
-    of pip and apt, and what is in /tmp, /var/tmp and /run. ``epoch_s`` is SOURCE_DATE_EPOCH, in
-    seconds: the image is made then, and no file of its layer is younger. Raises InvalidInput.
+    the container's command where it is empty. With ``squash`` all that was written in it is one
+    layer above its own image, whatever was committed before. ``changes`` are a Dockerfile's
+    instructions for how containers of the image are run: ``ENV A=b`` (:mod:`.oci.instructions`).
+    What matches one of the patterns ``exclude`` stays out of the image (:mod:`.patterns`), and
+    with ``default_excludes`` what a .dockerignore would have by habit (:mod:`.store.exclusion`):
+    caches of pip and apt, and what is in /tmp, /var/tmp and /run. ``epoch_s`` is
+    SOURCE_DATE_EPOCH, in seconds: the image is made then, and no file of its layer is younger.
+    Raises InvalidInput.
     """
 
     comment: str = ""
     author: str = ""
     created_by: str = ""
+    squash: bool = False
     changes: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     default_excludes: bool = True

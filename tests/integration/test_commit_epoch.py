@@ -12,6 +12,7 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,11 +87,16 @@ def test_two_containers_of_two_stores_give_one_image(
         install(other, base_image, wheel, "another")
         second = other.commit("another", "mine/box", request)
         assert (second.id, second.manifest) == (first.id, first.manifest)
-        assert other.commit("another", "mine/now").added != engine.commit("box", "mine/now").added
+        as_they_are = CommitRequest(squash=True)
+        one, two = (
+            other.commit("another", "now", as_they_are),
+            engine.commit("box", "now", as_they_are),
+        )
+        assert one.added != two.added
         other.container("another").remove()
     assert first.created is not None
     assert first.created.timestamp() == EPOCH_S
-    again = engine.commit("box", "mine/again", request)
+    again = engine.commit("box", "mine/again", replace(request, squash=True))
     assert again.id == first.id
 
 

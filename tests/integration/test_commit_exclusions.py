@@ -47,7 +47,7 @@ def engine(base_engine: Engine, base_image: str) -> Iterator[Engine]:
 
 
 def committed(engine: Engine, **asked: Any) -> Commit:
-    return engine.commit("box", "mine/box", CommitRequest(**asked))
+    return engine.commit("box", "mine/box", CommitRequest(squash=True, **asked))
 
 
 def told(engine: Engine, image: Commit) -> set[str]:
@@ -137,6 +137,54 @@ def test_hostile_names_in_what_is_excluded(engine: Engine, base_image: str):
     ended(engine, base_image, code % b"/srv/\xff\n")
     assert told(engine, committed(engine)) == {".", "srv", "srv/\udcff\n"}
     assert committed(engine, exclude=("srv/?\n",)).added is None
+
+
+def act(engine: Engine, code: str) -> None:
+    """Have the running container do something, for long enough ago to be told from what follows."""
+    engine.container("box").exec(["python3", "-c", WRITE + "import shutil\n" + code]).check()
+    time.sleep(0.06)
+
+
+def seen(engine: Engine, *paths: str) -> list[str]:
+    """Return which files are shown, and what they say."""
+    code = "import os, sys\nfor top in sys.argv[1:]:\n for d, _, names in os.walk(top):\n"
+    code += "  for name in names: path = d + '/' + name; print(path + '=' + open(path).read())"
+    ran = engine.run("mine/box", ["python3", "-c", code, *paths]).check()
+    return sorted(ran.stdout.decode().split())
+
+
+def test_commits_that_stack(engine: Engine, base_image: str):
+    """What is excluded is as the commit before has it, unless it was removed since."""
+    engine.start(RunRequest(image=base_image, argv=("cat",), name="box", interactive=True))
+    act(engine, "write('/srv/a/x', '1'); write('/srv/b', '1'); write('/srv/c/y', '1')")
+    act(engine, "write('/tmp/p/q'); write('/srv/e/z', '1'); shutil.rmtree('/etc/default')")
+    first = engine.commit("box", "mine/box")
+    act(engine, "write('/srv/a/x', '2'); write('/srv/a/new', '2'); write('/srv/kept', '2')")
+    act(engine, "os.unlink('/srv/b'); write('/srv/c/z', '2'); os.unlink('/srv/c/y')")
+    act(engine, "shutil.rmtree('/srv/e'); write('/srv/e/z', '2'); shutil.rmtree('/tmp/p')")
+    exclude = CommitRequest(exclude=("srv/*", "!srv/kept", "etc"))
+    second = engine.commit("box", "mine/box", exclude)
+    assert second.layers[:-1] == first.layers
+    assert seen(engine, "/srv", "/tmp") == ["/srv/a/x=1", "/srv/e/z=1", "/srv/kept=2"]
+    nothing = engine.commit("box", "mine/box", exclude)
+    assert nothing.added is None, told(engine, nothing)
+    third = engine.commit("box", "mine/box")
+    assert third.layers[:-1] == second.layers
+    assert told(engine, third) >= {"srv/a/x", "srv/a/new", "srv/c/z", "srv/e/z"}
+    assert "srv/kept" not in told(engine, third)
+    everything = ["/srv/a/new=2", "/srv/a/x=2", "/srv/c/z=2", "/srv/e/z=2", "/srv/kept=2"]
+    assert seen(engine, "/srv", "/tmp", "/etc/default") == everything
+    assert committed(engine).layers[:-1] == engine.image(base_image).layers
+    assert seen(engine, "/srv", "/tmp", "/etc/default") == everything
+
+
+def test_passing_things_do_not_unstack(engine: Engine, base_image: str):
+    engine.start(RunRequest(image=base_image, argv=("cat",), name="box", interactive=True))
+    act(engine, "write('/tmp/p/q'); write('/run/r/s/t'); write('/srv/a')")
+    engine.commit("box", "mine/box")
+    act(engine, "shutil.rmtree('/tmp/p'); shutil.rmtree('/run/r'); write('/tmp/u/v')")
+    second = engine.commit("box", "mine/box")
+    assert second.added is None, told(engine, second)
 
 
 def test_patterns_that_cannot_be_meant(engine: Engine):

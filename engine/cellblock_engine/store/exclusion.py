@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from ..patterns import Patterns
 from . import tar
+from .marks import WHITEOUT, Mark, Marks
 from .pack import ROOT
 from .unpack import OPAQUE_MARKER, WHITEOUT_PREFIX
 
@@ -40,6 +41,56 @@ class Exclusion:
         if path.endswith(b"/") and self._patterns.has_exceptions:
             return False
         return self._patterns.match(path.rstrip(b"/"))
+
+    def image_of(self, now: Marks, old: Marks, below: Callable[[bytes], bool]) -> dict[bytes, Mark]:
+        """Return the marks of what an image is to have of a container's files.
+
+        They have the marks ``now``; the image is made above one that has ``old`` of them, and
+        ``below`` tells whether that shows something at a path. What is excluded stays as it was.
+        """
+        found: dict[bytes, Mark] = {}
+        hidden = None  # what is in this directory
+        for path, mark in now.items():
+            was = old.get(path)
+            if hidden is not None and path.startswith(hidden):
+                continue
+            if mark == WHITEOUT or not self(path):
+                found[path] = mark
+            elif not mark.is_directory:
+                if was is not None:
+                    found[path] = was
+            elif mark.opaque and self(path + b"/") and not (was and was.opaque):
+                hidden = path + b"/"
+                if below(path):
+                    found[path] = WHITEOUT
+            else:
+                found[path] = mark
+        return found
+
+    def among(self, image: Marks) -> Callable[[bytes], bool]:
+        """Return what :func:`.pack.entries` is to be told, of an image with these marks."""
+
+        def excluded(path: bytes) -> bool:
+            if not self(path):
+                return False
+            mark = image.get(path.removesuffix(b"/"))
+            return not path.endswith(b"/") or mark is None or not mark.is_directory
+
+        return excluded
+
+    def told(self, image: Marks, old: Marks) -> dict[bytes, Mark]:
+        """Return the marks of an image without directories that :meth:`applied` left out."""
+        needed: set[bytes] = set()
+        for path, mark in image.items():
+            above = path.rpartition(b"/")[0]
+            while not mark.is_directory and above and above not in needed:
+                needed.add(above)
+                above = above.rpartition(b"/")[0]
+        return {
+            path: mark
+            for path, mark in image.items()
+            if not mark.is_directory or path in needed or path in old or not self(path)
+        }
 
     def applied(
         self, described: Iterable[tar.Entry | _Content], below: Callable[[bytes], bool]

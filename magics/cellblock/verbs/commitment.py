@@ -18,6 +18,7 @@ COMMIT_FLAGS = (
     MESSAGE,
     Argument(("-a", "--author"), "who made it", default=""),
     CHANGE,
+    Argument(("--squash",), "all changes in one layer, whatever was committed before", "flag"),
     Argument(
         ("--exclude",),
         "leave out what matches, as in a .dockerignore: 'home/*/data', '**/*.log', '!keep.log'",
@@ -39,6 +40,7 @@ def commit_request(call: Call) -> CommitRequest:
         comment=given.message,
         author=given.author,
         changes=tuple(given.change),
+        squash=given.squash,
         exclude=tuple(given.exclude),
         default_excludes=not given.no_default_excludes,
         epoch_s=epoch_s(call),

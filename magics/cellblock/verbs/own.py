@@ -53,6 +53,7 @@ def info(call: Call) -> Facts:
         "id": found.id,
         "image": found.image,
         "digest": found.image_id,
+        "committed": None if found.committed is None else str(found.committed),
         "up": None if up is None else duration(up),
         "network": found.network,
         "workspace": next((_workspace(bind.target, bind.writable) for bind in shown), "none"),
