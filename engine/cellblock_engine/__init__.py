@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .oci.config import ImageConfig
     from .oci.digest import Digest
     from .oci.platform import Platform
+    from .oci.provenance import ExecutedCell, Provenance
     from .oci.reference import Reference
     from .packages.package import Package, PackageChange
     from .privileges import Ulimit, check_security_option, parse_ulimit
@@ -122,6 +123,7 @@ _HOMES = {
     "oci.config": ("ImageConfig",),
     "oci.digest": ("Digest",),
     "oci.platform": ("Platform",),
+    "oci.provenance": ("ExecutedCell", "Provenance"),
     "oci.reference": ("Reference",),
     "packages.package": ("Package", "PackageChange"),
     "privileges": ("Ulimit", "check_security_option", "parse_ulimit"),
@@ -172,6 +174,7 @@ __all__ = [
     "Engine",
     "EngineInfo",
     "ExecRequest",
+    "ExecutedCell",
     "Exit",
     "Explanation",
     "FoundImage",
@@ -202,6 +205,7 @@ __all__ = [
     "Platform",
     "PlatformNotFound",
     "Progress",
+    "Provenance",
     "Pruned",
     "Reference",
     "Registries",

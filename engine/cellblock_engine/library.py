@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .explanation import Explanation
     from .freezing.image import FreezeEvent, Frozen
     from .history import HistoryRow
+    from .oci.provenance import Provenance
     from .packages.package import Package, PackageChange
     from .registry.search import FoundImage
 
@@ -265,6 +266,17 @@ class Library:
         with self._store.referencing():
             images = self._store.images
             return history(self._store, images.document(images.resolve(name)))
+
+    def provenance(self, name: str) -> tuple[Provenance | None, ...]:
+        """Return what is known of where each step of an image comes from, the newest first.
+
+        It is the word of whoever made the image. Raises ImageNotFound, InvalidReference.
+        """
+        from .oci.provenance import read_provenance  # noqa: PLC0415 - asked for seldom
+
+        with self._store.referencing():
+            images = self._store.images
+            return read_provenance(images.document(images.resolve(name)))[::-1]
 
     def diff_images(self, one: str, other: str) -> tuple[Change, ...]:
         """Return what is added, changed and deleted from one image to the other, by path.

@@ -13,6 +13,7 @@ from .group import Group
 from .images import VERBS as IMAGE_VERBS
 from .kernel import KERNEL
 from .login import VERBS as LOGIN_VERBS
+from .notebooks import VERBS as NOTEBOOK_VERBS
 from .packages import VERBS as PACKAGES_VERBS
 from .reading import VERBS as READING_VERBS
 from .run import VERBS as RUN_VERBS
@@ -32,6 +33,7 @@ VERBS: Mapping[str, Verb | Group] = {
         *READING_VERBS,
         *PACKAGES_VERBS,
         *ARCHIVE_VERBS,
+        *NOTEBOOK_VERBS,
         *SEARCH_VERBS,
         *LOGIN_VERBS,
         *SYSTEM_VERBS,
