@@ -16,7 +16,7 @@ demo: venv ## set up, execute notebooks/quickstart.ipynb and print it with its o
 	$(BIN)/python scripts/show_notebook.py notebooks/quickstart.ipynb
 
 test: venv programs ## set up and run the tests (as root: all of them)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 attacks: venv programs ## run the attacks, and write their results into docs/security.md
 	CELLBLOCK_TRIES=1000 $(BIN)/python scripts/attack-table $(ARGS)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         CellFailed,
         CellInterrupted,
         InterpreterLost,
+        NotebookFailed,
         OutputRefused,
         PreparationFailed,
         VariableRefused,
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     )
     from .kernelspecs.installation import install_kernelspecs
     from .kernelspecs.preparation import Preparation
+    from .notebooks.execution import run_notebook
+    from .notebooks.lock import Lock
+    from .notebooks.locking import Checked, check_lock, lock_notebook
     from .outputs.bundles import Losses, reduce_bundle, reduce_metadata, trusted_bundle
     from .outputs.text import TextCleaner, clean
 
@@ -37,6 +41,7 @@ __all__ = [
     "CellFailed",
     "CellInterrupted",
     "CellResult",
+    "Checked",
     "Clear",
     "Display",
     "Error",
@@ -45,7 +50,9 @@ __all__ = [
     "InterpreterLost",
     "KernelOptions",
     "Kernelspec",
+    "Lock",
     "Losses",
+    "NotebookFailed",
     "OutputLimits",
     "OutputRefused",
     "Preparation",
@@ -56,14 +63,17 @@ __all__ = [
     "Stream",
     "TextCleaner",
     "VariableRefused",
+    "check_lock",
     "clean",
     "install_kernelspecs",
     "installed_kernelspecs",
+    "lock_notebook",
     "reduce_bundle",
     "reduce_metadata",
     "remove_kernelspec",
     "remove_kernelspecs_of",
     "run_cell",
+    "run_notebook",
     "run_script",
     "run_script_in",
     "trusted_bundle",
@@ -78,6 +88,7 @@ _HOMES = {
         "CellFailed",
         "CellInterrupted",
         "InterpreterLost",
+        "NotebookFailed",
         "OutputRefused",
         "PreparationFailed",
         "VariableRefused",
@@ -91,6 +102,9 @@ _HOMES = {
     ),
     ".kernelspecs.installation": ("install_kernelspecs",),
     ".kernelspecs.preparation": ("Preparation",),
+    ".notebooks.execution": ("run_notebook",),
+    ".notebooks.lock": ("Lock",),
+    ".notebooks.locking": ("Checked", "check_lock", "lock_notebook"),
     ".outputs.bundles": ("Losses", "reduce_bundle", "reduce_metadata", "trusted_bundle"),
     ".outputs.text": ("TextCleaner", "clean"),
 }

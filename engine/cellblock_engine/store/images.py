@@ -22,6 +22,7 @@ from ..oci.derivation import Derived, derive
 from ..oci.digest import Digest
 from ..oci.instructions import Instruction
 from ..oci.manifest import MAX_MANIFEST_BYTES, Descriptor, Manifest, parse_manifest
+from ..oci.provenance import Provenance
 from ..oci.reference import Reference
 from ..private import make_private
 from .blobs import Blobs
@@ -102,6 +103,8 @@ class Images:
         step: HistoryEntry,
         name: Reference,
         changes: Sequence[Instruction] = (),
+        *,
+        provenance: Provenance | None = None,
     ) -> Image:
         """Add the image that the one of the manifest ``base`` is with one layer more; return it.
 
@@ -109,7 +112,7 @@ class Images:
         without a tag gets the image's digest. To be called within
         :meth:`Store.referencing`. Raises as :meth:`add` and :func:`derive` do.
         """
-        derived = self._derived(base, layer, step, changes)
+        derived = self._derived(base, layer, step, changes, provenance=provenance)
         digest = Digest.of(derived.manifest)
         self._blobs.keep(Digest.of(derived.config), derived.config)
         self._blobs.keep(digest, derived.manifest)
@@ -376,10 +379,12 @@ class Images:
         layer: Descriptor | None,
         step: HistoryEntry,
         changes: Sequence[Instruction],
+        *,
+        provenance: Provenance | None = None,
     ) -> Derived:
         manifest = self._manifest(base)
         config = self._blobs.read(manifest.config.digest, MAX_CONFIG_BYTES)
-        return derive(manifest, config, layer, step, changes)
+        return derive(manifest, config, layer, step, changes, provenance=provenance)
 
     def _manifest(self, digest: Digest) -> Manifest:
         parsed = parse_manifest(self._blobs.read(digest, MAX_MANIFEST_BYTES), None)
