@@ -1,5 +1,6 @@
 """A container becomes an image: what was written in it is one layer more.
 
+Commits of one container stack: each builds on the one before, and tells what has changed since.
 One that runs stands still for as long as its files are looked at, not while they are packed. The
 container stays as it is: its files are copied, never moved, and never linked, as later writes
 would change the layer. Its own settings do not go in: the image is run as the one that it was
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,22 +20,29 @@ from itertools import chain
 
 from .assembly import mount_places
 from .container import Container
-from .errors import ImageNotFound, InvalidInput, Unsupported
+from .errors import Conflict, ImageNotFound, InvalidInput, Unsupported
 from .image import Image
 from .log import Log
 from .oci.config import HistoryEntry
 from .oci.digest import Digest
 from .oci.instructions import parse_changes
-from .oci.manifest import OCI_LAYER, Descriptor
+from .oci.manifest import MAX_LAYERS, OCI_LAYER, Descriptor
 from .oci.reference import Reference
+from .provenance import completed
 from .request import CommitRequest
-from .store import Store, pax
+from .store import Store, commitnote, marks, pax
+from .store.commitnote import CommitNote, CommittedImage
 from .store.containers import ContainerConfig, upper
-from .store.pack import archive, data_bytes, entries, read
+from .store.locks import Kind, locked
+from .store.marks import Delta, Marks
+from .store.pack import Place, archive, data_bytes, entries, read
 from .store.spool import Spool
+from .store.tar import Entry
 from .store.touched import Lowers
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LOCK = "commit.lock"
+_TURN_S = 60.0
 _log = Log(__name__)
 
 
@@ -75,55 +84,161 @@ def commit(
             f"container {config.name} cannot become an image: what it writes is in memory; use a "
             "container without --storage"
         )
-    with store.referencing():
-        base = _base(store, config)
+    alone = locked(
+        container.directory / _LOCK,
+        Kind.EXCLUSIVE,
+        timeout_s=_TURN_S,
+        what=f"container {config.name}, which is being committed,",
+    )
+    with alone, store.referencing():
         name = reference or _name(store, config)
         changes = parse_changes(request.changes)
-        store.images.check_changes(base, changes)
-        layer, paused_s = _layer(store, container, config)
+        ground = _ground(store, container, config, squash=request.squash)
+        store.images.check_changes(ground.manifest, changes)
+        written = _layer(store, container, config, ground)
+        provenance = completed(
+            request.provenance,
+            store,
+            base=written.ground.manifest,
+            called=config.image,
+            below=written.ground.layers,
+            layer=written.layer.digest if written.layer else None,
+        )
         step = HistoryEntry(
             created=datetime.now(UTC),
-            created_by=request.created_by or shlex.join(config.argv),
+            created_by=request.created_by or provenance.in_short or shlex.join(config.argv),
             author=request.author,
             comment=request.comment,
-            empty_layer=layer is None,
+            empty_layer=written.layer is None,
         )
-        image = store.images.derive(base, layer, step, name, changes)
+        image = store.images.derive(
+            written.ground.manifest, written.layer, step, name, changes, provenance=provenance
+        )
+        _note(store, container, image, written.marks)
     _log.info("committed container %s: %s", config.name, image.id)
+    layer, paused_s = written.layer, written.paused_s
     if layer is None:
         return Commit(**vars(image), added=None, added_bytes=0, paused_s=paused_s)
     return Commit(**vars(image), added=layer.digest, added_bytes=layer.size, paused_s=paused_s)
 
 
+@dataclass(frozen=True)
+class _Ground:
+    """What a commit builds on: an image, and the marks of what is in it of the container."""
+
+    manifest: Digest
+    layers: tuple[Digest, ...]
+    marks: Marks | None = None
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What was written in a container since its ground was made, as a layer if that is anything.
+
+    ``paused_s`` is for how long it stood still.
+    """
+
+    layer: Descriptor | None
+    ground: _Ground
+    marks: Marks
+    paused_s: float
+
+
+def _ground(
+    store: Store, container: Container, config: ContainerConfig, *, squash: bool
+) -> _Ground:
+    """Return the container's last commit if that is in the store, else its own image."""
+    note = None if squash else commitnote.read(container.directory)
+    manifest = None if note is None else _manifest(store, note.image)
+    if note is None or manifest is None:
+        return _Ground(_base(store, config), tuple(map(Digest.parse, config.layers)))
+    if len(note.image.layers) >= MAX_LAYERS:
+        raise Conflict(
+            f"container {config.name} was committed so often that its image has {MAX_LAYERS} "
+            "layers, as many as a kernel can stack: commit it with --squash"
+        )
+    return _Ground(manifest, note.image.layers, note.marks)
+
+
+def _manifest(store: Store, image: CommittedImage) -> Digest | None:
+    """Return a manifest of an image, None where not all of it is in the store any more."""
+    if not all(map(store.layers.has, image.layers)):
+        return None
+    try:  # since a push it may have another, with packed layers
+        return store.images.resolve(str(image.id)).manifest
+    except ImageNotFound:
+        return image.manifest if all(map(store.blobs.has, (image.manifest, image.id))) else None
+
+
 def _layer(
-    store: Store, container: Container, config: ContainerConfig
-) -> tuple[Descriptor | None, float]:
-    """Return what was written as a layer, if anything was, and for how long it stood still."""
-    below = store.layers.chain(list(map(Digest.parse, config.layers)))
-    with Lowers(below) as lowers, ExitStack() as stack:
+    store: Store, container: Container, config: ContainerConfig, ground: _Ground
+) -> _Written:
+    """Return what was written since ``ground``, or, where that cannot be said, altogether."""
+    with ExitStack() as stack:
         paused_s = 0.0
         without = mount_places(config)
-        if container.runs():
+        wanted = _wanted(ground)
+        running = container.runs()
+        if running:
             root = _root(container, stack)
             spool = Spool(stack.enter_context(store.spool()), store.blobs.check_room)
-            store.blobs.check_room(data_bytes(root))
-            spool.fill(root)
+            store.blobs.check_room(data_bytes(root, wanted=wanted))
+            settled_ns = spool.fill(root, wanted=wanted)
             begun = time.monotonic()
             with container.standing_still():
-                seen = list(entries(root, spool.contents, without=without))
+                now = marks.take(root, without=without)
+                delta = _delta(ground, now)
+                seen = list(entries(root, spool.contents, without=without, delta=delta))
             paused_s = time.monotonic() - begun
             described = spool.read(seen)
         else:
             stack.enter_context(container.at_rest())
             root = _root(container, stack)
-            store.blobs.check_room(data_bytes(root))
-            described = entries(root, read, without=without)
-        pieces = archive(lowers.changes(described))
+            store.blobs.check_room(data_bytes(root, wanted=wanted))
+            now = marks.take(root, without=without)
+            delta = _delta(ground, now)
+            described = entries(root, read, without=without, delta=delta)
+        if ground.marks is not None and delta is None:
+            ground = _Ground(_base(store, config), tuple(map(Digest.parse, config.layers)))
+        layer = _packed(store, ground, delta, described)
+        if not running:
+            settled_ns = marks.await_settling(now)
+    return _Written(layer, ground, marks.settled(now, settled_ns), paused_s)
+
+
+def _packed(
+    store: Store, ground: _Ground, delta: Delta | None, described: Iterable[Entry | bytes]
+) -> Descriptor | None:
+    """Return the layer that is ``described``, None if nothing but touched directories is."""
+    known = () if delta is None else delta.unchanged
+    with Lowers(store.layers.chain(ground.layers)) as lowers:
+        pieces = archive(lowers.changes(described, known))
         start = next(pieces)
         if start == pax.END:
-            return None, paused_s
+            return None
         diffid, size_bytes = store.layers.make(chain((start,), pieces))
-    return Descriptor(OCI_LAYER, diffid, size_bytes), paused_s
+    return Descriptor(OCI_LAYER, diffid, size_bytes)
+
+
+def _wanted(ground: _Ground) -> Callable[[Place], bool]:
+    """Return what tells the files that the ground does not have as they are."""
+    known = ground.marks
+    if known is None:
+        return lambda _place: True
+    return lambda place: known.get(place.path) != marks.mark_of(place)
+
+
+def _delta(ground: _Ground, now: Marks) -> Delta | None:
+    return None if ground.marks is None else marks.since(ground.marks, now)
+
+
+def _note(store: Store, container: Container, image: Image, now: Marks) -> None:
+    """Let the next commit build on this one; where there is no room, on the one before."""
+    made = CommittedImage(image.id, image.manifest, image.layers)
+    try:
+        commitnote.write(store.staging, container.directory, CommitNote(made, now))
+    except OSError as error:
+        _log.info("the commit of container %s is not noted: %s", container.name, error)
 
 
 def _base(store: Store, config: ContainerConfig) -> Digest:

@@ -94,7 +94,7 @@ class Container:
 
     def inspect(self) -> ContainerInfo:
         """Return what is known of it now."""
-        return describe(self._containers.current(self._config), self._directory)
+        return describe(self._layout, self._containers.current(self._config), self._directory)
 
     def runs(self) -> bool:
         """Return whether its command runs now."""

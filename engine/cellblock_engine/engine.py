@@ -316,7 +316,7 @@ class Engine(Library):
     def containers(self) -> tuple[ContainerInfo, ...]:
         """Return all containers, running or not, the newest first."""
         found = (
-            describe(config, self._containers.directory(config.id))
+            describe(self._layout, config, self._containers.directory(config.id))
             for config in self._containers.list()
         )
         return tuple(sorted(found, key=lambda info: info.created_at, reverse=True))

@@ -9,17 +9,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from .layout import Layout
 from .limits import Limits
+from .oci.digest import Digest
 from .privileges import Ulimit
 from .runtime import state
 from .runtime.verdicts import verdict_of
+from .store import commitnote
 from .store.containers import ContainerConfig
 from .volumes import DEFAULT_SHM_BYTES, Bind, Tmpfs
 
 
 @dataclass(frozen=True)
 class ContainerInfo:
-    """What is known of a container at one moment; ``pid`` is its command's, as the host counts."""
+    """What is known of a container at one moment; ``pid`` is its command's, as the host counts.
+
+    ``committed`` is the id of the last image that was made of it, if that is in the store.
+    """
 
     id: str
     name: str
@@ -49,9 +55,10 @@ class ContainerInfo:
     interactive: bool = False
     storage_bytes: int | None = None
     allow_hosts: tuple[str, ...] = ()
+    committed: Digest | None = None
 
 
-def describe(config: ContainerConfig, directory: Path) -> ContainerInfo:
+def describe(layout: Layout, config: ContainerConfig, directory: Path) -> ContainerInfo:
     """Return what the container's directory says."""
     now = state.read(os.fspath(directory))
     verdict = verdict_of(now.verdict)
@@ -84,7 +91,13 @@ def describe(config: ContainerConfig, directory: Path) -> ContainerInfo:
         interactive=config.interactive,
         storage_bytes=config.storage_bytes,
         allow_hosts=config.allow_hosts,
+        committed=_committed(layout, directory),
     )
+
+
+def _committed(layout: Layout, directory: Path) -> Digest | None:
+    image = commitnote.last_image(directory)
+    return image.id if image and (layout.blobs / image.id.hex).is_file() else None
 
 
 def moment(seconds: float) -> datetime:

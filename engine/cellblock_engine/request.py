@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from .errors import InvalidInput
 from .limits import Limits
+from .oci.provenance import Provenance
 from .privileges import Ulimit, held_capabilities
 from .removal import Removal
 from .volumes import DEFAULT_SHM_BYTES, SMALLEST_SHM_BYTES, Bind, Tmpfs, check_targets
@@ -21,6 +23,7 @@ Channel = Literal["in", "out"]
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 _HOSTNAME = re.compile(r"(?!-)[a-zA-Z0-9-]{1,63}(?<!-)(\.(?!-)[a-zA-Z0-9-]{1,63}(?<!-))*")
 _MAX_WORDS_BYTES = 1 << 20
+_NOTHING_TOLD = Provenance()
 
 
 @dataclass(frozen=True)
@@ -147,14 +150,19 @@ class CommitRequest:
     """How an image is to be made of a container.
 
     ``comment``, ``author`` and ``created_by`` are told by the image's history; ``created_by`` is
-    the container's command where it is empty. ``changes`` are a Dockerfile's instructions for how
-    containers of the image are run: ``ENV A=b`` (:mod:`.oci.instructions`). Raises InvalidInput.
+    the cells that ``provenance`` tells of, else the container's command, where it is empty. Of
+    ``provenance`` the notebook and its cells count; the commit finds out the rest. With
+    ``squash`` all that was written in it is one layer above its own image, whatever was committed
+    before. ``changes`` are a Dockerfile's instructions for how containers of the image are run:
+    ``ENV A=b`` (:mod:`.oci.instructions`). Raises InvalidInput.
     """
 
     comment: str = ""
     author: str = ""
     created_by: str = ""
+    squash: bool = False
     changes: tuple[str, ...] = ()
+    provenance: Provenance = _NOTHING_TOLD
 
     def __post_init__(self) -> None:
         """Refuse what could not be meant."""
@@ -165,3 +173,18 @@ class CommitRequest:
 
 
 AS_IT_IS = CommitRequest()
+
+
+@dataclass(frozen=True)
+class FreezeRequest:
+    """What is to be made an image of.
+
+    ``python`` is the path of an interpreter, or its name on PATH; None is the running one.
+    ``project`` is a folder that goes in as well, and that the image's commands start in.
+    """
+
+    python: str | None = None
+    project: Path | None = None
+
+
+THIS_PYTHON = FreezeRequest()

@@ -34,6 +34,7 @@ from support.fakeregistry import FakeRegistry, ImageParts, an_image, serving
 from support.fakeuploads import Uploads, accept
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.usefixtures("root"),
     pytest.mark.timeout(3600),
     pytest.mark.attack(70),

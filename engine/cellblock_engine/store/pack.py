@@ -14,13 +14,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..errors import Conflict, InvalidLayer
 from . import beneath, pax, tar
-from .directories import MAX_PATH_BYTES, is_opaque, is_whiteout
+from .directories import MAX_PATH_BYTES, WHITEOUT, is_opaque, is_whiteout
 from .unpack import OPAQUE_MARKER, WHITEOUT_PREFIX, is_kept
+
+if TYPE_CHECKING:
+    from .marks import Delta
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _PIECE_BYTES = 2**20
@@ -29,6 +33,8 @@ _SPECIAL = {
     stat.S_IFCHR: tar.CHARACTER,  # of layers that root has pulled; a container cannot make any
     stat.S_IFBLK: tar.BLOCK_DEVICE,
 }
+_ABSENCE = os.stat_result((stat.S_IFCHR, *[0] * 9), {"st_rdev": WHITEOUT})
+_NONE: Mapping[bytes, Collection[bytes]] = MappingProxyType({})
 
 
 nothing: Callable[[bytes], bool] = lambda _path: False  # noqa: E731 - a name for a default
@@ -49,24 +55,31 @@ def entries(
     *,
     without: Collection[bytes] = (),
     excluded: Callable[[bytes], bool] = nothing,
+    delta: Delta | None = None,
 ) -> Iterator[tar.Entry | Content]:
     """Yield what is in the directory ``root``, a regular file's ``contents`` after its entry.
 
-    Of ``without``, paths without a leading slash, empty files and directories are left out, what
-    is ``excluded`` with all below it; sockets always are, as archives have none. Without
-    privileges all belongs to user 0, as it does in a container of one id. Raises InvalidLayer for
-    what a layer cannot hold, Conflict for a file that changes meanwhile, OSError.
+    With a ``delta`` that is what it tells of, and all directories. Of ``without``, paths without
+    a leading slash, empty files and directories are left out, what is ``excluded`` with all below
+    it; sockets always are, as archives have none. Without privileges all belongs to user 0, as it
+    does in a container of one id. Raises InvalidLayer for what a layer cannot hold, Conflict for a
+    file that changes meanwhile, OSError.
     """
     without = frozenset(without)
     first: dict[tuple[int, int], bytes] = {}  # names of files that have several
     opaque = False
-    for place in places(root, excluded):
+    for place in places(root, excluded, gone=_NONE if delta is None else delta.gone):
         status, path = place.status, place.path
-        if stat.S_ISSOCK(status.st_mode) or (path in without and _is_empty(place)):
+        if is_left_out(place, without):
             continue
         if stat.S_ISDIR(status.st_mode):
-            opaque = bool(path) and is_opaque(place.directory)
+            if delta is None:
+                opaque = bool(path) and is_opaque(place.directory)
+            else:
+                opaque = path in delta.emptied
             yield from _directory(place, opaque=opaque)
+        elif delta is not None and path not in delta.told:
+            continue
         elif is_whiteout(status):
             if not opaque:  # where there is nothing to hide
                 head, slash, name = path.rpartition(b"/")
@@ -107,14 +120,27 @@ def read(path: bytes, fd: int, status: os.stat_result) -> Iterator[bytes]:
         yield piece
 
 
-def data_bytes(root: int, excluded: Callable[[bytes], bool] = nothing) -> int:
-    """Return how much the files that are not ``excluded`` hold, holes counted as data."""
+def data_bytes(
+    root: int,
+    excluded: Callable[[bytes], bool] = nothing,
+    *,
+    wanted: Callable[[Place], bool] = lambda _place: True,
+) -> int:
+    """Return how much the files that are ``wanted`` hold, holes counted as data.
+
+    Others may be changing the tree meanwhile.
+    """
     sizes = {
         (place.status.st_dev, place.status.st_ino): place.status.st_size
-        for place in places(root, excluded)
-        if stat.S_ISREG(place.status.st_mode)
+        for place in places(root, excluded, moving=True)
+        if stat.S_ISREG(place.status.st_mode) and wanted(place)
     }
     return sum(sizes.values())
+
+
+def is_left_out(place: Place, without: Collection[bytes]) -> bool:
+    """Return whether a layer has nothing of what is there: sockets, and what mounts needed."""
+    return stat.S_ISSOCK(place.status.st_mode) or (place.path in without and _is_empty(place))
 
 
 class Place(NamedTuple):
@@ -126,22 +152,47 @@ class Place(NamedTuple):
     status: os.stat_result
 
 
-def places(root: int, excluded: Callable[[bytes], bool]) -> Iterator[Place]:
-    """Yield each directory, then all that is in it but directories, then those."""
+def places(
+    root: int,
+    excluded: Callable[[bytes], bool],
+    *,
+    gone: Mapping[bytes, Collection[bytes]] = _NONE,
+    moving: bool = False,
+) -> Iterator[Place]:
+    """Yield each directory, then all that is in it but directories, then those.
+
+    Names that are ``gone`` from a directory are as whiteouts. In a ``moving`` tree, what goes
+    away meanwhile is left out.
+    """
     directories = [b""]
     while directories:
         path = directories.pop()
-        fd = beneath.open_directory(root, path)
+        try:
+            fd = beneath.open_directory(root, path)
+        except OSError as error:
+            if not moving or error.errno not in beneath.GONE:
+                raise
+            continue
         try:
             yield Place(fd, b"", path, os.fstat(fd))
             above = path + b"/" if path else b""
             below = []
-            for name in sorted(map(os.fsencode, os.listdir(fd))):  # noqa: PTH208 - no path
+            absent = gone.get(path, ())
+            names = map(os.fsencode, os.listdir(fd))  # noqa: PTH208 - no path
+            for name in sorted({*names, *absent}):
                 if len(above) + len(name) > MAX_PATH_BYTES:
                     raise _refused(above + name, "its path is too long")
                 if excluded(above + name):
                     continue
-                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if name in absent:
+                    yield Place(fd, name, above + name, _ABSENCE)
+                    continue
+                try:
+                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                except FileNotFoundError:
+                    if not moving:
+                        raise
+                    continue
                 if stat.S_ISDIR(status.st_mode):
                     below.append(above + name)
                 else:

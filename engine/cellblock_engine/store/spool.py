@@ -15,11 +15,10 @@ from typing import NamedTuple
 from ..errors import Conflict
 from ..linux import syscalls as sys
 from . import tar
-from .pack import changed, nothing, open_file, places
+from .marks import CLOCK_NS
+from .pack import Place, changed, nothing, open_file, places
 
 _PIECE_BYTES = 2**20
-_CLOCK_NS = 50_000_000
-"""Longer than the kernel's clock for times of files stands still (10 ms at 100 Hz)."""
 
 
 class Held(NamedTuple):
@@ -42,17 +41,27 @@ class Spool:
         self._end = 0
         self._copies: dict[tuple[int, int], _Copy] = {}
 
-    def fill(self, root: int, excluded: Callable[[bytes], bool] = nothing) -> None:
-        """Copy what can be copied now of the files in ``root``. Raises StoreFull, OSError."""
+    def fill(
+        self,
+        root: int,
+        excluded: Callable[[bytes], bool] = nothing,
+        *,
+        wanted: Callable[[Place], bool] = lambda _place: True,
+    ) -> int:
+        """Copy what can be copied now of the files in ``root`` that are ``wanted``.
+
+        Returns the moment, in nanoseconds, since which whatever is done to a file, by a memory
+        mapping too, shows in its times. Raises StoreFull, OSError.
+        """
         seen = {}
-        for place in places(root, excluded):
-            if stat.S_ISREG(place.status.st_mode):
+        for place in places(root, excluded, moving=True):
+            if stat.S_ISREG(place.status.st_mode) and wanted(place):
                 seen[_key(place.status)] = place.status
         now_ns = time.time_ns()
         # Pages that are written to by memory mappings: only the first write to a clean one shows
         # in the file's times.
         sys.syncfs(root)
-        for place in places(root, excluded):
+        for place in places(root, excluded, moving=True):
             status = seen.pop(_key(place.status), None)
             if status is None or _is_young(status, now_ns):
                 continue
@@ -67,6 +76,7 @@ class Spool:
                 os.close(fd)
             if held is not None:
                 self._copies[_key(status)] = _Copy(held, _like(status))
+        return now_ns - CLOCK_NS
 
     def contents(self, path: bytes, fd: int, status: os.stat_result) -> Iterator[Held]:
         """Yield where the content of a file is that stands still. Raises Conflict, StoreFull."""
@@ -114,4 +124,4 @@ def _like(status: os.stat_result) -> tuple[int, ...]:
 
 
 def _is_young(status: os.stat_result, now_ns: int) -> bool:
-    return status.st_ctime_ns > now_ns - _CLOCK_NS
+    return status.st_ctime_ns > now_ns - CLOCK_NS

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -48,8 +48,13 @@ class Lowers:
     ) -> None:
         self._stack.close()
 
-    def changes(self, described: Iterable[tar.Entry | _Content]) -> Iterator[tar.Entry | _Content]:
-        """Yield what is ``described`` without the directories that were only touched."""
+    def changes(
+        self, described: Iterable[tar.Entry | _Content], known: Collection[bytes] = ()
+    ) -> Iterator[tar.Entry | _Content]:
+        """Yield what is ``described`` without the directories that were only touched.
+
+        Those at the paths ``known`` are as the layers below have them.
+        """
         waiting: list[tar.Entry] = []
         own = None  # the directory that hides all that is below it
         for each in described:
@@ -60,7 +65,11 @@ class Lowers:
                 waiting.pop()
             if own is not None and not each.name.startswith(own):
                 own = None
-            if each.kind == tar.DIRECTORY and own is None and self._has(each):
+            if (
+                each.kind == tar.DIRECTORY
+                and own is None
+                and (_prefix(each)[:-1] in known or self._has(each))
+            ):
                 waiting.append(each)
                 continue
             if own is None and each.name.endswith(OPAQUE_MARKER):

@@ -8,6 +8,7 @@ from .archives import VERBS as ARCHIVE_VERBS
 from .cleaning import CONTAINER, IMAGE
 from .containers import VERBS as CONTAINER_VERBS
 from .declaration import Verb
+from .freezing import VERBS as FREEZING_VERBS
 from .group import Group
 from .images import VERBS as IMAGE_VERBS
 from .kernel import KERNEL
@@ -28,6 +29,7 @@ VERBS: Mapping[str, Verb | Group] = {
         *CONTAINER_VERBS,
         *USAGE_VERBS,
         *IMAGE_VERBS,
+        *FREEZING_VERBS,
         *READING_VERBS,
         *PACKAGES_VERBS,
         *ARCHIVE_VERBS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cellblock_engine import CommitRequest
+from cellblock_engine import CommitRequest, Provenance
 
 from .declaration import Argument, Call
 
@@ -17,6 +17,7 @@ COMMIT_FLAGS = (
     MESSAGE,
     Argument(("-a", "--author"), "who made it", default=""),
     CHANGE,
+    Argument(("--squash",), "all changes in one layer, whatever was committed before", "flag"),
 )
 
 
@@ -27,4 +28,6 @@ def commit_request(call: Call) -> CommitRequest:
         comment=given.message,
         author=given.author,
         changes=tuple(given.change),
+        squash=given.squash,
+        provenance=call.executed.provenance if call.executed else Provenance(),
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cellblock_engine import Engine
 
     from ..asking import Asking
+    from ..executed import Executed
     from ..progress import Shown, Work
     from .outcome import Outcome
 
@@ -74,7 +75,8 @@ class Call:
     """One use of a verb: everything its action may look at.
 
     ``progress`` opens a display of long work on the surface the call came from; ``environ`` is the
-    environment of the caller; ``asking`` gets words from the user.
+    environment of the caller; ``asking`` gets words from the user; ``executed`` is what was
+    executed in the notebook that the call came from, where that is recorded.
     """
 
     engine: Engine
@@ -82,6 +84,7 @@ class Call:
     progress: OpenProgress
     environ: Mapping[str, str]
     asking: Asking
+    executed: Executed | None = None
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ def info(call: Call) -> Facts:
         "id": found.id,
         "image": found.image,
         "digest": found.image_id,
+        "committed": None if found.committed is None else str(found.committed),
         "up": None if up is None else duration(up),
         "network": found.network,
         "workspace": next((_workspace(bind.target, bind.writable) for bind in shown), "none"),
@@ -73,11 +74,9 @@ def limits(call: Call) -> Facts:
 def commit(call: Call) -> Facts:
     """Make an image of this container while the kernel runs; return what that took."""
     given = call.arguments
-    made = call.engine.commit(
-        given.container,
-        given.image,
-        commit_request(call),
-    )
+    made = call.engine.commit(given.container, given.image, commit_request(call))
+    if call.executed is not None:
+        call.executed.told()
     facts = {
         "image": str(made.id),
         "layer": "none: nothing has changed"
