@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .kernelspecs.preparation import Preparation
     from .notebooks.execution import run_notebook
     from .notebooks.lock import Lock
-    from .notebooks.locking import Checked, check_lock, lock_notebook
+    from .notebooks.locking import CheckedLock, check_lock, lock_notebook
     from .outputs.bundles import Losses, reduce_bundle, reduce_metadata, trusted_bundle
     from .outputs.text import TextCleaner, clean
 
@@ -41,7 +41,7 @@ __all__ = [
     "CellFailed",
     "CellInterrupted",
     "CellResult",
-    "Checked",
+    "CheckedLock",
     "Clear",
     "Display",
     "Error",
@@ -104,7 +104,7 @@ _HOMES = {
     ".kernelspecs.preparation": ("Preparation",),
     ".notebooks.execution": ("run_notebook",),
     ".notebooks.lock": ("Lock",),
-    ".notebooks.locking": ("Checked", "check_lock", "lock_notebook"),
+    ".notebooks.locking": ("CheckedLock", "check_lock", "lock_notebook"),
     ".outputs.bundles": ("Losses", "reduce_bundle", "reduce_metadata", "trusted_bundle"),
     ".outputs.text": ("TextCleaner", "clean"),
 }

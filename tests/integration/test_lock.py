@@ -217,7 +217,6 @@ def test_what_is_not_here_is_pulled_by_digest_or_refused(site, registry, tmp_pat
     other = move(registry, tmp_path, "far")
     with Engine.open(tmp_path / "store") as engine:
         wrong = engine.pull(other)
-        engine.remove_image(other)
 
         def attempt(status, **members):
             path.write_bytes(original)
@@ -236,11 +235,10 @@ def test_what_is_not_here_is_pulled_by_digest_or_refused(site, registry, tmp_pat
         made_here = {"manifest": known["manifest"], "id": nothing}
         assert "no registry has it" in attempt(125, base=made_here)
         assert "localhost:1 is not available" in attempt(125, image="localhost:1/far:1")
-        assert engine.images() == ()
+        assert [each.references for each in engine.images()] == [wrong.references]
         assert not (site.folder / "far.out.ipynb").exists()
         attempt(0)
-        [pulled] = engine.images()
-        assert str(pulled.id) == known["id"]
+        pulled = engine.image(known["id"])
         assert [each.tag for each in pulled.references] == [None]
     kernels_left = kernels.Site.left(site)
     assert not kernels_left, kernels_left
@@ -259,8 +257,12 @@ def test_what_was_given_ipykernel_is_locked_as_it_runs(site, image, base_image):
     with Engine.open(site.home) as engine:
         base, made = engine.pull(base_image), engine.image(image)
         engine.note_derived(base, RECIPE, made)
-    path = make(site, "given.ipynb")
+    installed(install("--name", "given", base_image))
+    path = make(site, "given.ipynb", kernelspec={"name": "given", "display_name": "G"})
+    lock(site, path)
+    first = locked(path)
     said = lock(site, path, "--image", base_image)
+    assert locked(path) == first
     assert f"{base_image} with ipykernel ({made.id.short})" in said
     known = locked(path)
     assert (known.image, known.id, known.base.id) == (base_image, str(made.id), str(base.id))
@@ -410,7 +412,7 @@ def without_papermill(site) -> str:
     (folder / "sitecustomize.py").write_text(
         "from importlib.machinery import PathFinder\n"
         "find = PathFinder.find_spec\n"
-        "PathFinder.find_spec = lambda name, *more: name != 'papermill' and find(name, *more) or None\n"
+        "PathFinder.find_spec = lambda n, *more: n != 'papermill' and find(n, *more) or None\n"
     )
     return os.pathsep.join([str(folder), *filter(None, sys.path)])
 
