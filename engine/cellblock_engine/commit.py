@@ -27,8 +27,9 @@ from .oci.config import HistoryEntry
 from .oci.digest import Digest
 from .oci.instructions import parse_changes
 from .oci.manifest import MAX_LAYERS, OCI_LAYER, Descriptor
+from .oci.provenance import Provenance
 from .oci.reference import Reference
-from .provenance import completed
+from .provenance import completed, with_earlier
 from .request import CommitRequest
 from .store import Store, commitnote, marks, pax
 from .store.commitnote import CommitNote, CommittedImage
@@ -60,6 +61,7 @@ class Commit(Image):
     added: Digest | None
     added_bytes: int
     paused_s: float
+    provenance: Provenance
 
 
 def commit(
@@ -99,7 +101,7 @@ def commit(
         store.images.check_changes(ground.manifest, changes)
         written = _layer(store, container, config, ground, request)
         provenance = completed(
-            request.provenance,
+            _told(store, container, config, request, written.ground),
             store,
             base=written.ground.manifest,
             called=config.image,
@@ -118,10 +120,13 @@ def commit(
         )
         _note(store, container, image, written.marks)
     _log.info("committed container %s: %s", config.name, image.id)
-    layer, paused_s = written.layer, written.paused_s
-    if layer is None:
-        return Commit(**vars(image), added=None, added_bytes=0, paused_s=paused_s)
-    return Commit(**vars(image), added=layer.digest, added_bytes=layer.size, paused_s=paused_s)
+    return Commit(
+        **vars(image),
+        added=written.layer.digest if written.layer else None,
+        added_bytes=written.layer.size if written.layer else 0,
+        paused_s=written.paused_s,
+        provenance=provenance,
+    )
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,22 @@ def _manifest(store: Store, image: CommittedImage) -> Digest | None:
         return store.images.resolve(str(image.id)).manifest
     except ImageNotFound:
         return image.manifest if all(map(store.blobs.has, (image.manifest, image.id))) else None
+
+
+def _told(
+    store: Store,
+    container: Container,
+    config: ContainerConfig,
+    request: CommitRequest,
+    ground: _Ground,
+) -> Provenance:
+    """Return what was executed since the ground, which is not always the last commit."""
+    last = commitnote.last_image(container.directory)
+    if last is None or ground.marks is not None:
+        return request.provenance
+    assert config.image_id is not None
+    base = Digest.parse(config.image_id)
+    return with_earlier(request.provenance, store, base=base, last=last.id)
 
 
 def _layer(

@@ -387,7 +387,9 @@ class FakeEngine:
         self.done.append(("commit", f"{name} {reference} {told.comment} {told.author}"))
         self.stored.insert(0, image(reference or f"{name}@{Digest.of(b'')}"))
         made = self.stored[0]
-        return Commit(**vars(made), added=None, added_bytes=0, paused_s=0)
+        return Commit(
+            **vars(made), added=None, added_bytes=0, paused_s=0, provenance=told.provenance
+        )
 
     def save(self, names: Sequence[str], target: Path | BinaryIO) -> None:
         assert isinstance(target, Path)
