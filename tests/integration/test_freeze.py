@@ -19,6 +19,7 @@ from support import capabilities, kernels
 from support.docker import Docker
 from support.elves import write
 from support.kernels import Site, install, installed, run
+from support.notebook import Notebook
 from support.ordinary import OrdinaryUser
 
 Cellblock = Callable[..., subprocess.CompletedProcess[str]]
@@ -220,6 +221,20 @@ def test_no_room_leaves_nothing(engine, venv, monkeypatch):
     assert not os.listdir(engine.home / "staging")
 
 
+def test_a_notebook_freezes_itself(site):
+    """Its own environment, which is that of these tests: what would go in is told, no more."""
+    notebook = Notebook(site.home)
+    try:
+        shown = notebook.run("%container freeze --explain").text()
+        assert f"PATH={Path(sys.executable).parent}:" in shown
+        refused = notebook.run("%container freeze --project / mine/none")
+        assert refused.errors == [
+            ["InvalidInput: the project '/' is a directory of the system: give a folder of its own"]
+        ]
+    finally:
+        notebook.close()
+
+
 def test_the_verb(site, venv, cellblock: Cellblock):
     python = str(venv / "bin/python")
     explained = cellblock("freeze", "--python", python, "--explain", home=site.home)
@@ -259,7 +274,8 @@ def test_an_ordinary_user_freezes_too(engine, ordinary_user: OrdinaryUser):
     (venv / "unreadable").chmod(0o600)
     done = ordinary_user.run_cellblock("freeze", "--python", f"{venv}/bin/python", "mine/own:1")
     assert done.returncode == 0, done.stderr
-    assert "1 files that you may not read" in done.stdout
+    assert "left out:" in done.stdout
+    assert "what you may not read, 1 times" in done.stdout
     assert ordinary_user.run_cellblock("save", "-o", str(archive), "mine/own:1").returncode == 0
     engine.load(archive)
     assert (

@@ -13,9 +13,10 @@ import stat
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from ..errors import Conflict
+from ..errors import Conflict, Unsupported
 from ..hostimage.trail import Trail
 from ..store import tar
+from ..store.beneath import GONE
 from ..store.pack import Place, open_file, places
 from . import elf, omissions
 
@@ -67,6 +68,8 @@ class Draft:
         real = self._trail.follow(path)
         above = real.rstrip("/") + "/"
         links: list[str] = []
+        if self._cannot_read(real):
+            return links
 
         def excluded(name: bytes) -> bool:
             relative = os.fsdecode(name)
@@ -78,7 +81,9 @@ class Draft:
                 here = above + os.fsdecode(place.path) if place.path else real
                 if self._place(place, here):
                     links.append(here)
-        except FileNotFoundError as error:
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
             raise Conflict(f"{real} changed while it was looked at: try again") from error
         finally:
             os.close(root)
@@ -139,7 +144,7 @@ class Draft:
     def _add(self, node: Node) -> None:
         if not self.has(node.path):
             if len(self._nodes) >= _MAX_NODES:
-                raise Conflict(
+                raise Unsupported(
                     f"the environment has more than {_MAX_NODES} files: name a smaller one"
                 )
             self._nodes[node.path] = node

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,18 @@ def test_projects_that_are_installed_in_place_go_in(venv, small, tmp_path):
     assert f"{tmp_path}/hooked/mine/__init__.py" in layer(found, "project")
 
 
+@pytest.mark.usefixtures("root")
+def test_a_project_below_usr_is_a_project(venv, small):
+    """As in Docker's own images of Python, which have it in /usr/src."""
+    with tempfile.TemporaryDirectory(dir="/usr/src" if os.path.isdir("/usr/src") else "/usr") as at:
+        write(Path(at) / "mine.py", b"")
+        write(Path(at) / ".git/config", b"")
+        write(site_of(venv) / "mine.pth", os.fsencode(at) + b"\n")
+        found = planned(venv)
+        assert f"{at}/mine.py" in layer(found, "project")
+        assert f"{at}/.git" not in everything(found)
+
+
 def test_a_home_on_the_path_stays_behind_and_is_named(venv, small, tmp_path, monkeypatch):
     home = tmp_path / "home"
     write(home / "private", b"")
@@ -226,7 +239,8 @@ def test_a_module_cannot_have_private_files_taken_for_libraries(venv, small, tmp
     found = planned(venv)
     assert public in everything(found)
     assert not any(path.startswith(f"{tmp_path}/private") for path in everything(found))
-    assert set(found.missing) == {private, f"{tmp_path}/private/key", "libnone.so.7"}
+    assert set(found.missing) == {f"{tmp_path}/private/key", "libnone.so.7"}
+    assert found.left_out == (f"{private}, a library that others may not read",)
     assert found.missing["libnone.so.7"] == module
 
 
@@ -247,7 +261,7 @@ def test_what_changes_meanwhile_is_a_conflict(venv, small):
     with pytest.raises(Conflict, match="changed while it was read"):
         packed(found, "packages")
     file.symlink_to("/etc/passwd")
-    with pytest.raises(OSError, match="symbolic links"):
+    with pytest.raises(Conflict, match="changed while it was read"):
         packed(found, "packages")
 
 
