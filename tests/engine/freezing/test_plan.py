@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cellblock_engine import Conflict, InvalidInput, Unsupported
+from cellblock_engine import Conflict, InvalidInput, InvalidLayer, Unsupported
 from cellblock_engine.freezing import contents, system
 from cellblock_engine.freezing.environment import ask
 from cellblock_engine.freezing.plan import Plan, plan
@@ -209,6 +209,25 @@ def test_a_shared_prefix_is_not_taken_whole(small):
     }
     for private in ("/root/.", "/home/", "/etc/shadow", "/etc/ssh", "/etc/ssl/private"):
         assert not any(path.startswith(private) for path in found)
+
+
+def test_of_what_is_left_out_nothing_below_is_in(venv, tmp_path):
+    for name in (".ssh/config", ".git/config", "share/jupyter/runtime/deep/kernel.json"):
+        write(venv / name, b"")
+        write(tmp_path / "project" / name, b"")
+    found = planned(venv, tmp_path / "project")
+    inside = {path.removeprefix(str(venv)) for path in layer(found, "packages")}
+    assert not inside & {"/.ssh/config", "/share/jupyter/runtime/deep/kernel.json"}
+    inside = {path.removeprefix(f"{tmp_path}/project") for path in layer(found, "project")}
+    assert not inside & {"/.ssh/config", "/.git/config"}
+    assert not any("/zoneinfo/right" in path for path in everything(found))
+    assert not any("/idlelib/idle_test" in path for path in everything(found))
+
+
+def test_a_name_that_means_a_removal_is_refused(venv, small):
+    write(site_of(venv) / ".wh.package", b"")
+    with pytest.raises(InvalidLayer, match=r"'.*\.wh\.package' cannot be put in a layer"):
+        planned(venv)
 
 
 def test_links_on_the_way_are_links_inside(venv, small, tmp_path):
