@@ -93,7 +93,7 @@ class _Planning:
         self._packages()
         self._projects()
         if self._unreadable:
-            self._left_out.append(f"what you may not read, {self._unreadable} times")
+            self._left_out.append(f"files and folders that you may not read: {self._unreadable}")
         missing = self._libraries.missing if self._libraries else {}
         folders = (
             *(path.rpartition("/")[0] for path in (of.executable, of.scripts + "/")),
