@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from support import capabilities, kernels
 from support.docker import Docker
 from support.elves import write
 from support.kernels import Site, install, installed, run
+from support.notebook import Notebook
 from support.ordinary import OrdinaryUser
 
 Cellblock = Callable[..., subprocess.CompletedProcess[str]]
@@ -181,6 +183,22 @@ def test_a_second_freeze_shares_what_has_not_changed(engine, venv):
     assert said(engine, "mine/small:3", "python", "-c", code) == "another\n"
 
 
+def test_under_an_epoch_the_same_files_are_the_same_image(engine, venv):
+    module = Path(write(next(venv.glob("lib/python*/site-packages")) / "mine.py", b"one = 1\n"))
+    python = str(venv / "bin/python")
+    made = []
+    for time_s in (1_800_000_000, 1_900_000_000):
+        os.utime(module, (time_s, time_s))
+        subprocess.run([python, "-m", "compileall", "-q", module], check=True, timeout=60)
+        made.append(engine.freeze("mine/epoch", FreezeRequest(python, epoch_s=1_700_000_000)))
+    assert made[0].id == made[1].id
+    assert made[0].created == datetime.fromtimestamp(1_700_000_000, UTC)
+    code = "import mine, os; print(mine.one, int(os.stat(mine.__file__).st_mtime), mine.__cached__)"
+    one, time_s, cached = said(engine, "mine/epoch", "python", "-c", code).split()
+    assert (one, time_s) == ("1", "1700000000")
+    assert Path(cached).exists()
+
+
 def test_a_project_is_where_its_commands_start(engine, venv, tmp_path):
     project = tmp_path / "project"
     write(project / "mine.py", b"print('mine')\n")
@@ -218,6 +236,20 @@ def test_no_room_leaves_nothing(engine, venv, monkeypatch):
         engine.freeze("mine/full", of(venv))
     assert (engine.images(), sorted(os.listdir(engine.home / "layers"))) == before
     assert not os.listdir(engine.home / "staging")
+
+
+def test_a_notebook_freezes_itself(site):
+    """Its own environment, which is that of these tests: what would go in is told, no more."""
+    notebook = Notebook(site.home)
+    try:
+        shown = notebook.run("%container freeze --explain").text()
+        assert f"PATH={Path(sys.executable).parent}:" in shown
+        refused = notebook.run("%container freeze --project / mine/none")
+        assert refused.errors == [
+            ["InvalidInput: the project '/' is a directory of the system: give a folder of its own"]
+        ]
+    finally:
+        notebook.close()
 
 
 def test_the_verb(site, venv, cellblock: Cellblock):
@@ -259,7 +291,8 @@ def test_an_ordinary_user_freezes_too(engine, ordinary_user: OrdinaryUser):
     (venv / "unreadable").chmod(0o600)
     done = ordinary_user.run_cellblock("freeze", "--python", f"{venv}/bin/python", "mine/own:1")
     assert done.returncode == 0, done.stderr
-    assert "1 files that you may not read" in done.stdout
+    assert "left out:" in done.stdout
+    assert "files and folders that you may not read: 1" in done.stdout
     assert ordinary_user.run_cellblock("save", "-o", str(archive), "mine/own:1").returncode == 0
     engine.load(archive)
     assert (

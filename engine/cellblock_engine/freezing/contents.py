@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from ..linux import syscalls as sys
 from ..store import tar
+from ..store.beneath import GONE
 from ..store.pack import changed, read
 from . import omissions
 from .nodes import Node
@@ -44,7 +45,9 @@ def _file(root: int, node: Node) -> Iterator[tar.Entry | bytes]:
     path = os.fsencode(node.path[1:])
     try:
         fd = sys.openat2(root, path, _FILE, resolve=_RESOLVE)
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
         raise changed(path) from None
     try:
         status = os.fstat(fd)

@@ -7,11 +7,12 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from cellblock_engine import Conflict, InvalidInput, Unsupported
+from cellblock_engine import Conflict, InvalidInput, InvalidLayer, Unsupported
 from cellblock_engine.freezing import contents, system
 from cellblock_engine.freezing.environment import ask
 from cellblock_engine.freezing.plan import Plan, plan
@@ -157,6 +158,18 @@ def test_projects_that_are_installed_in_place_go_in(venv, small, tmp_path):
     assert f"{tmp_path}/hooked/mine/__init__.py" in layer(found, "project")
 
 
+@pytest.mark.usefixtures("root")
+def test_a_project_below_usr_is_a_project(venv, small):
+    """As in Docker's own images of Python, which have it in /usr/src."""
+    with tempfile.TemporaryDirectory(dir="/usr/src" if os.path.isdir("/usr/src") else "/usr") as at:
+        write(Path(at) / "mine.py", b"")
+        write(Path(at) / ".git/config", b"")
+        write(site_of(venv) / "mine.pth", os.fsencode(at) + b"\n")
+        found = planned(venv)
+        assert f"{at}/mine.py" in layer(found, "project")
+        assert f"{at}/.git" not in everything(found)
+
+
 def test_a_home_on_the_path_stays_behind_and_is_named(venv, small, tmp_path, monkeypatch):
     home = tmp_path / "home"
     write(home / "private", b"")
@@ -198,6 +211,25 @@ def test_a_shared_prefix_is_not_taken_whole(small):
         assert not any(path.startswith(private) for path in found)
 
 
+def test_of_what_is_left_out_nothing_below_is_in(venv, tmp_path):
+    for name in (".ssh/config", ".git/config", "share/jupyter/runtime/deep/kernel.json"):
+        write(venv / name, b"")
+        write(tmp_path / "project" / name, b"")
+    found = planned(venv, tmp_path / "project")
+    inside = {path.removeprefix(str(venv)) for path in layer(found, "packages")}
+    assert not inside & {"/.ssh/config", "/share/jupyter/runtime/deep/kernel.json"}
+    inside = {path.removeprefix(f"{tmp_path}/project") for path in layer(found, "project")}
+    assert not inside & {"/.ssh/config", "/.git/config"}
+    assert not any("/zoneinfo/right" in path for path in everything(found))
+    assert not any("/idlelib/idle_test" in path for path in everything(found))
+
+
+def test_a_name_that_means_a_removal_is_refused(venv, small):
+    write(site_of(venv) / ".wh.package", b"")
+    with pytest.raises(InvalidLayer, match=r"'.*\.wh\.package' cannot be put in a layer"):
+        planned(venv)
+
+
 def test_links_on_the_way_are_links_inside(venv, small, tmp_path):
     (tmp_path / "behind").symlink_to("venv")
     found = plan(ask(str(tmp_path / "behind/bin/python")), None, ())
@@ -226,7 +258,8 @@ def test_a_module_cannot_have_private_files_taken_for_libraries(venv, small, tmp
     found = planned(venv)
     assert public in everything(found)
     assert not any(path.startswith(f"{tmp_path}/private") for path in everything(found))
-    assert set(found.missing) == {private, f"{tmp_path}/private/key", "libnone.so.7"}
+    assert set(found.missing) == {f"{tmp_path}/private/key", "libnone.so.7"}
+    assert found.left_out == (f"{private}, a library that others may not read",)
     assert found.missing["libnone.so.7"] == module
 
 
@@ -247,7 +280,7 @@ def test_what_changes_meanwhile_is_a_conflict(venv, small):
     with pytest.raises(Conflict, match="changed while it was read"):
         packed(found, "packages")
     file.symlink_to("/etc/passwd")
-    with pytest.raises(OSError, match="symbolic links"):
+    with pytest.raises(Conflict, match="changed while it was read"):
         packed(found, "packages")
 
 
