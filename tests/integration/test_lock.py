@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from cellblock_engine import Engine
+from cellblock_engine import Engine, RunRequest
 from cellblock_kernel.kernelspecs.preparation import RECIPE
 from support import images, kernels
 from support.kernels import install, installed
@@ -141,7 +141,7 @@ def test_a_cell_that_fails_is_one_line_and_status_1(site, image):
     kinds = [each.output_type for each in outputs(site.folder / "deep.ipynb")]
     assert kinds == ["stream", "error"]
     assert locked(site.folder / "deep.ipynb") == locked(path)
-    path = make(site, "loud.ipynb", "raise type('E' * 10**6, (Exception,), {})('x' * 10**7)")
+    path = make(site, "loud.ipynb", "raise type('E' * 10**5, (Exception,), {})('x' * 10**6)")
     lock(site, path, "--image", image)
     said = failure(cellblock("run-notebook", "loud.ipynb", cwd=site.folder), 1)
     assert "cell [2] failed: EEE" in said
@@ -251,6 +251,29 @@ def leave(home: Path) -> None:
     from cellblock_engine.runtime import launcher
 
     launcher.dismiss_all(Layout.default(home))
+
+
+def test_what_was_committed_and_pushed_is_run_elsewhere(site, image, registry, tmp_path):
+    name = f"{registry.host}/mine/lab:1"
+    with Engine.open(site.home) as engine:
+        made = RunRequest(image, ("sh", "-c", "echo made > /opt/made"), name="lab")
+        engine.start(made).wait()
+        engine.commit("lab", name)
+        engine.container("lab").remove()
+        path = make(site, "lab.ipynb", "print(open('/opt/made').read())")
+        lock(site, path, "--image", name)
+        engine.push(name)
+    done = cellblock("lock", "--check", "lab.ipynb", cwd=site.folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1].startswith("its manifest is another since, as after a push")
+    lock(site, path, "--image", name)
+    done = cellblock("lock", "--check", "lab.ipynb", cwd=site.folder)
+    assert done.stdout.count("\n") == 1
+    elsewhere = tmp_path / "store"
+    done = cellblock("run-notebook", "lab.ipynb", cwd=site.folder, CELLBLOCK_HOME=str(elsewhere))
+    leave(elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert outputs(site.folder / "lab.out.ipynb")[0].text == "made\n\n"
 
 
 def test_what_was_given_ipykernel_is_locked_as_it_runs(site, image, base_image):
