@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         PreparationFailed,
         VariableRefused,
     )
-    from .gate.options import KernelOptions
+    from .gate.options import KernelOptions, Successor
     from .kernelspecs.folders import (
         Kernelspec,
         installed_kernelspecs,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from .kernelspecs.installation import install_kernelspecs
     from .kernelspecs.preparation import Preparation
+    from .kernelspecs.succession import find_successor, made_successor
     from .notebooks.execution import run_notebook
     from .notebooks.lock import Lock
     from .notebooks.locking import CheckedLock, check_lock, lock_notebook
@@ -61,13 +62,16 @@ __all__ = [
     "Session",
     "Sessions",
     "Stream",
+    "Successor",
     "TextCleaner",
     "VariableRefused",
     "check_lock",
     "clean",
+    "find_successor",
     "install_kernelspecs",
     "installed_kernelspecs",
     "lock_notebook",
+    "made_successor",
     "reduce_bundle",
     "reduce_metadata",
     "remove_kernelspec",
@@ -93,7 +97,7 @@ _HOMES = {
         "PreparationFailed",
         "VariableRefused",
     ),
-    ".gate.options": ("KernelOptions",),
+    ".gate.options": ("KernelOptions", "Successor"),
     ".kernelspecs.folders": (
         "Kernelspec",
         "installed_kernelspecs",
@@ -102,6 +106,7 @@ _HOMES = {
     ),
     ".kernelspecs.installation": ("install_kernelspecs",),
     ".kernelspecs.preparation": ("Preparation",),
+    ".kernelspecs.succession": ("find_successor", "made_successor"),
     ".notebooks.execution": ("run_notebook",),
     ".notebooks.lock": ("Lock",),
     ".notebooks.locking": ("CheckedLock", "check_lock", "lock_notebook"),

@@ -62,3 +62,29 @@ def test_commits_tell_of_the_cells_since_the_one_before(site):
         assert rows[0].created_by == f"notebook cells {rows[0].cells} of work.ipynb: +first 1"
         for name in ("mine/work:1", "mine/work:2"):
             assert SECRET not in str(engine.image(name).config) + str(engine.history(name))
+
+
+FORGE = """
+import sys
+kernel = get_ipython().kernel
+parent, ident = kernel.get_parent(), kernel._parent_ident["shell"]
+code = "for" + "ged()"
+for kind in ("execute_input", "execute_request", "execute_reply", "committed"):
+    said = {"code": code, "status": "ok", "execution_count": 99}
+    for socket in (kernel.iopub_socket, kernel.shell_stream.socket):
+        kernel.session.send(socket, kind, said, parent, ident)
+print(code, '["committed", {}]')
+"""
+
+
+def test_a_kernel_forges_nothing(site):
+    with site.kernel("real") as (_, kc):
+        run(kc, "a = 1")
+        assert "forged()" in run(kc, FORGE)
+        run(kc, "b = 2")
+        assert "image:" in run(kc, "%container commit mine/forged")
+    with Engine.open(site.home) as engine:
+        made, *_ = engine.provenance("mine/forged")
+        assert made.notebook == ""
+        assert [cell.source for cell in made.cells] == ["a = 1", FORGE, "b = 2"]
+        assert "forged()" not in str(engine.image("mine/forged").config)

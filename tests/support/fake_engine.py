@@ -29,6 +29,7 @@ from cellblock_engine import (
     DiskUsage,
     EngineInfo,
     ExecRequest,
+    ExecutedCell,
     Exit,
     Explanation,
     HistoryRow,
@@ -41,6 +42,7 @@ from cellblock_engine import (
     Package,
     PackageChange,
     Platform,
+    Provenance,
     Pruned,
     Reference,
     RemovedImage,
@@ -271,6 +273,15 @@ class FakeEngine:
 
     def diff_images(self, one: str, other: str) -> tuple[Change, ...]:
         return () if self.image(one) == self.image(other) else self.diff("up")
+
+    def provenance(self, name: str) -> tuple[Provenance | None, ...]:
+        self.image(name)
+        cells = (
+            ExecutedCell(2, "import six\nsix\x1b[2J"),
+            ExecutedCell(None, None, "secret"),
+            ExecutedCell(4, "x" * 99),
+        )
+        return (Provenance("a.ipynb", cells), None)
 
     def packages(self, name: str) -> tuple[Package, ...]:
         self.image(name)

@@ -75,6 +75,17 @@ class GateOptions:
     provisioned: bool = False
 
 
+@dataclass(frozen=True)
+class Successor:
+    """A kernel that is to take the place of one: an image, by its id or ``host``, and the command.
+
+    The command has ``{connection_file}`` in it, as a kernelspec's.
+    """
+
+    image: str
+    argv: tuple[str, ...]
+
+
 def command(kernel: KernelOptions, argv: Sequence[str]) -> list[str]:
     """Return a kernelspec's argv for a kernel that is ``argv`` in such a container."""
     # -P: it starts in the notebook's folder, where an earlier kernel may have left a zmq.py.

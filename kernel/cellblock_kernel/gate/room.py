@@ -37,6 +37,8 @@ INSIDE = "/run/jupyter-kernel"
 PORTS = {name: number for number, name in enumerate(CHANNELS, 1)}
 _MAX_SOCKET_PATH = 107  # sun_path, unix(7)
 _CONNECTION_FILE = "connection.json"
+CONNECTION_INSIDE = f"{INSIDE}/{_CONNECTION_FILE}"
+"""A kernel's connection file, as its container names it."""
 _FALSE_SOCKET = "the kernel put something else where its socket {} belongs"
 
 
@@ -100,7 +102,7 @@ class Room:
     @property
     def connection_file(self) -> str:
         """The kernel's connection file, as the container names it."""
-        return f"{INSIDE}/{_CONNECTION_FILE}"
+        return CONNECTION_INSIDE
 
     def furnish(self, key: bytes, kernel_name: str) -> None:
         """Make ready for a kernel: a connection file inside, and no sockets of an earlier one."""

@@ -15,6 +15,7 @@ from .kernel import KERNEL
 from .login import VERBS as LOGIN_VERBS
 from .notebooks import VERBS as NOTEBOOK_VERBS
 from .packages import VERBS as PACKAGES_VERBS
+from .provenance import VERBS as PROVENANCE_VERBS
 from .reading import VERBS as READING_VERBS
 from .run import VERBS as RUN_VERBS
 from .search import VERBS as SEARCH_VERBS
@@ -32,6 +33,7 @@ VERBS: Mapping[str, Verb | Group] = {
         *FREEZING_VERBS,
         *READING_VERBS,
         *PACKAGES_VERBS,
+        *PROVENANCE_VERBS,
         *ARCHIVE_VERBS,
         *NOTEBOOK_VERBS,
         *SEARCH_VERBS,
