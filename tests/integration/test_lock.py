@@ -359,6 +359,26 @@ def test_a_notebook_decides_nothing_but_its_image(site, image):
     assert said == ["['lo']\n", "no\n", "True\n"]
 
 
+def test_a_cell_cannot_lead_the_outputs_elsewhere(site, image, tmp_path):
+    secret = tmp_path / "out.ipynb"
+    secret.write_text("untouched")
+    (site.folder / "sub").mkdir()
+    path = make(
+        site,
+        "sly.ipynb",
+        "import os; os.rename('sub', 'moved')",
+        f"os.symlink('{tmp_path}', 'sub'); os.symlink('{secret}', 'moved/out.ipynb')",
+    )
+    lock(site, path, "--image", image)
+    done = cellblock("run-notebook", "sly.ipynb", "-o", "sub/out.ipynb", cwd=site.folder)
+    assert done.returncode == 0, done.stderr
+    assert secret.read_text() == "untouched"
+    assert list(tmp_path.iterdir()) == [secret]
+    made = site.folder / "moved" / "out.ipynb"
+    assert not made.is_symlink()
+    assert locked(made) == locked(path)
+
+
 def start(site, name):
     words = [sys.executable, "-m", "cellblock", "run-notebook", name]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
