@@ -332,7 +332,7 @@ def test_a_notebook_decides_nothing_but_its_image(site, image):
         "print(sorted(os.listdir('/host')) if os.path.exists('/host') else 'no')",
         "print('https_proxy' in os.environ)",
         kernelspec={"name": "wild", "display_name": "W", "language": "julia"},
-        papermill={"output_path": "/tmp/elsewhere", "parameters": {"a": 1}},
+        papermill={"output_path": "/elsewhere/out.ipynb", "parameters": {"a": 1}},
     )
     lock(site, path, "--image", image)
     rewrite(path, network="host", volume=["/:/host"], memory="1g", env=["A=1"], argv=["x"])
