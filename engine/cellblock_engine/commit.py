@@ -9,16 +9,10 @@ made from.
 
 from __future__ import annotations
 
-import os
 import shlex
-import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import chain
 
-from .assembly import mount_places
 from .container import Container
 from .errors import Conflict, ImageNotFound, InvalidInput, Unsupported
 from .image import Image
@@ -26,20 +20,16 @@ from .log import Log
 from .oci.config import HistoryEntry
 from .oci.digest import Digest
 from .oci.instructions import parse_changes
-from .oci.manifest import MAX_LAYERS, OCI_LAYER, Descriptor
+from .oci.manifest import MAX_LAYERS
 from .oci.reference import Reference
 from .request import CommitRequest
-from .store import Store, commitnote, marks, pax
+from .store import Store, commitnote
 from .store.commitnote import CommitNote, CommittedImage
-from .store.containers import ContainerConfig, upper
+from .store.containers import ContainerConfig
 from .store.locks import Kind, locked
-from .store.marks import Delta, Marks
-from .store.pack import Place, archive, data_bytes, entries, read
-from .store.spool import Spool
-from .store.tar import Entry
-from .store.touched import Lowers
+from .store.marks import Marks
+from .written import Ground, written
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOCK = "commit.lock"
 _TURN_S = 60.0
 _log = Log(__name__)
@@ -92,61 +82,40 @@ def commit(
     with alone, store.referencing():
         name = reference or _name(store, config)
         changes = parse_changes(request.changes)
-        ground = _ground(store, container, config, squash=request.squash)
-        store.images.check_changes(ground.manifest, changes)
-        written = _layer(store, container, config, ground)
+        grounds = _grounds(store, container, config, squash=request.squash)
+        store.images.check_changes(grounds[0].manifest, changes)
+        made = written(store, container, config, grounds)
         step = HistoryEntry(
             created=datetime.now(UTC),
             created_by=request.created_by or shlex.join(config.argv),
             author=request.author,
             comment=request.comment,
-            empty_layer=written.layer is None,
+            empty_layer=made.layer is None,
         )
-        image = store.images.derive(written.ground.manifest, written.layer, step, name, changes)
-        _note(store, container, image, written.marks)
+        image = store.images.derive(made.ground.manifest, made.layer, step, name, changes)
+        _note(store, container, image, made.marks)
     _log.info("committed container %s: %s", config.name, image.id)
-    layer, paused_s = written.layer, written.paused_s
+    layer, paused_s = made.layer, made.paused_s
     if layer is None:
         return Commit(**vars(image), added=None, added_bytes=0, paused_s=paused_s)
     return Commit(**vars(image), added=layer.digest, added_bytes=layer.size, paused_s=paused_s)
 
 
-@dataclass(frozen=True)
-class _Ground:
-    """What a commit builds on: an image, and the marks of what is in it of the container."""
-
-    manifest: Digest
-    layers: tuple[Digest, ...]
-    marks: Marks | None = None
-
-
-@dataclass(frozen=True)
-class _Written:
-    """What was written in a container since its ground was made, as a layer if that is anything.
-
-    ``paused_s`` is for how long it stood still.
-    """
-
-    layer: Descriptor | None
-    ground: _Ground
-    marks: Marks
-    paused_s: float
-
-
-def _ground(
+def _grounds(
     store: Store, container: Container, config: ContainerConfig, *, squash: bool
-) -> _Ground:
-    """Return the container's last commit if that is in the store, else its own image."""
+) -> tuple[Ground, ...]:
+    """Return the container's last commit if that is in the store, and its own image."""
+    own = Ground(_base(store, config), tuple(map(Digest.parse, config.layers)))
     note = None if squash else commitnote.read(container.directory)
     manifest = None if note is None else _manifest(store, note.image)
     if note is None or manifest is None:
-        return _Ground(_base(store, config), tuple(map(Digest.parse, config.layers)))
+        return (own,)
     if len(note.image.layers) >= MAX_LAYERS:
         raise Conflict(
             f"container {config.name} was committed so often that its image has {MAX_LAYERS} "
             "layers, as many as a kernel can stack: commit it with --squash"
         )
-    return _Ground(manifest, note.image.layers, note.marks)
+    return Ground(manifest, note.image.layers, note.marks), own
 
 
 def _manifest(store: Store, image: CommittedImage) -> Digest | None:
@@ -157,68 +126,6 @@ def _manifest(store: Store, image: CommittedImage) -> Digest | None:
         return store.images.resolve(str(image.id)).manifest
     except ImageNotFound:
         return image.manifest if all(map(store.blobs.has, (image.manifest, image.id))) else None
-
-
-def _layer(
-    store: Store, container: Container, config: ContainerConfig, ground: _Ground
-) -> _Written:
-    """Return what was written since ``ground``, or, where that cannot be said, altogether."""
-    with ExitStack() as stack:
-        paused_s = 0.0
-        without = mount_places(config)
-        wanted = _wanted(ground)
-        running = container.runs()
-        if running:
-            root = _root(container, stack)
-            spool = Spool(stack.enter_context(store.spool()), store.blobs.check_room)
-            store.blobs.check_room(data_bytes(root, wanted=wanted))
-            settled_ns = spool.fill(root, wanted=wanted)
-            begun = time.monotonic()
-            with container.standing_still():
-                now = marks.take(root, without=without)
-                delta = _delta(ground, now)
-                seen = list(entries(root, spool.contents, without=without, delta=delta))
-            paused_s = time.monotonic() - begun
-            described = spool.read(seen)
-        else:
-            stack.enter_context(container.at_rest())
-            root = _root(container, stack)
-            store.blobs.check_room(data_bytes(root, wanted=wanted))
-            now = marks.take(root, without=without)
-            delta = _delta(ground, now)
-            described = entries(root, read, without=without, delta=delta)
-        if ground.marks is not None and delta is None:
-            ground = _Ground(_base(store, config), tuple(map(Digest.parse, config.layers)))
-        layer = _packed(store, ground, delta, described)
-        if not running:
-            settled_ns = marks.await_settling(now)
-    return _Written(layer, ground, marks.settled(now, settled_ns), paused_s)
-
-
-def _packed(
-    store: Store, ground: _Ground, delta: Delta | None, described: Iterable[Entry | bytes]
-) -> Descriptor | None:
-    """Return the layer that is ``described``, None if nothing but touched directories is."""
-    known = () if delta is None else delta.unchanged
-    with Lowers(store.layers.chain(ground.layers)) as lowers:
-        pieces = archive(lowers.changes(described, known))
-        start = next(pieces)
-        if start == pax.END:
-            return None
-        diffid, size_bytes = store.layers.make(chain((start,), pieces))
-    return Descriptor(OCI_LAYER, diffid, size_bytes)
-
-
-def _wanted(ground: _Ground) -> Callable[[Place], bool]:
-    """Return what tells the files that the ground does not have as they are."""
-    known = ground.marks
-    if known is None:
-        return lambda _place: True
-    return lambda place: known.get(place.path) != marks.mark_of(place)
-
-
-def _delta(ground: _Ground, now: Marks) -> Delta | None:
-    return None if ground.marks is None else marks.since(ground.marks, now)
 
 
 def _note(store: Store, container: Container, image: Image, now: Marks) -> None:
@@ -253,10 +160,3 @@ def _name(store: Store, config: ContainerConfig) -> Reference:
             "name: give one to the new image"
         ) from None
     return replace(first, tag=None, digest=None)
-
-
-def _root(container: Container, stack: ExitStack) -> int:
-    """Return a descriptor of what was written in it."""
-    fd = os.open(upper(container.directory, 0) / "fs", _DIRECTORY)
-    stack.callback(os.close, fd)
-    return fd
