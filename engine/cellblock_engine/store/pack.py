@@ -258,17 +258,23 @@ def _file(
             return  # it has another file by now, or none
         raise
     try:
-        entry = _entry(place.path, tar.FILE, status)
-        yield entry._replace(size=status.st_size, xattrs=kept_xattrs(fd))
+        yield _entry(place.path, tar.FILE, status, status.st_size, kept_xattrs(fd))
         yield from contents(place.path, fd, status)
     finally:
         os.close(fd)
 
 
-def _entry(name: bytes, kind: bytes, status: os.stat_result) -> tar.Entry:
+def _entry(
+    name: bytes,
+    kind: bytes,
+    status: os.stat_result,
+    size: int = 0,
+    xattrs: dict[bytes, bytes] | None = None,
+) -> tar.Entry:
     uid, gid = owner(status)
     mode = stat.S_IMODE(status.st_mode)
-    return tar.Entry(name, kind, 0, mode, uid, gid, status.st_mtime_ns, b"", (0, 0), {})
+    times = status.st_mtime_ns
+    return tar.Entry(name, kind, size, mode, uid, gid, times, b"", (0, 0), xattrs or {})
 
 
 def _marker(name: bytes) -> tar.Entry:

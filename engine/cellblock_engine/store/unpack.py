@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ _MAX_NAME_BYTES = 255
 WHITEOUT_PREFIX = b".wh."
 _META_PREFIX = b".wh..wh."  # AUFS's own; image-spec gives meaning to .opq alone
 OPAQUE_MARKER = b".wh..wh..opq"
+_UNUSUAL = re.compile(rb"(?:^|/)\.{0,2}(?:/|\Z)|\0")  # empty, dots only, or with a NUL byte
 _MAX_XATTR_BYTES = 2**16  # XATTR_SIZE_MAX
 _KEPT_XATTRS = (b"security.capability", b"system.posix_acl_access", b"system.posix_acl_default")
 _MAX_TIME_NS = 2**63 - 1  # the year 2262; the file system clamps further
@@ -91,6 +93,8 @@ def _refused(error: OSError, name: bytes) -> CellblockError:
 
 def _normal(name: bytes) -> bytes:
     """Return the path from the layer's root that an entry's name means. Raises InvalidLayer."""
+    if len(name) <= _MAX_NAME_BYTES and not _UNUSUAL.search(name):
+        return name
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
     if b".." in parts:
         raise InvalidLayer(f"entry {name[-80:]!r} of the layer leaves its directory")
