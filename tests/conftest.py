@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from support import attacks, capabilities, docker, images, registry
+from support import alone, attacks, capabilities, docker, images, registry
 from support.ordinary import OrdinaryUser
 from support.ordinary import ordinary_user as make_ordinary_user
 
@@ -47,6 +47,13 @@ def _nobodys_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Note which line of the list of attacks a test proves."""
     attacks.note(items)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before the time limit of a test begins
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let a test that is marked for it run alone."""
+    with alone.together(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Verdict,
     )
     from .explanation import Explanation
+    from .freezing.image import FreezeEvent, Frozen, FrozenLayer
     from .history import HistoryRow
     from .image import Image, RemovedImage
     from .inspection import ContainerInfo
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from .oci.config import ImageConfig
     from .oci.digest import Digest
     from .oci.platform import Platform
+    from .oci.provenance import ExecutedCell, Provenance
     from .oci.reference import Reference
     from .packages.package import Package, PackageChange
     from .privileges import Ulimit, check_security_option, parse_ulimit
@@ -60,7 +62,14 @@ if TYPE_CHECKING:
     from .pruning import DiskUsage, Pruned
     from .registry.search import FoundImage
     from .removal import Removal
-    from .request import HOST_IMAGE, NETWORKS, CommitRequest, ExecRequest, RunRequest
+    from .request import (
+        HOST_IMAGE,
+        NETWORKS,
+        CommitRequest,
+        ExecRequest,
+        FreezeRequest,
+        RunRequest,
+    )
     from .reset import Reset
     from .runtime.attached import Attached, Exit
     from .settings import KernelDefaults, Registries, RunDefaults, Settings
@@ -106,6 +115,7 @@ _HOMES = {
         "Verdict",
     ),
     "explanation": ("Explanation",),
+    "freezing.image": ("FreezeEvent", "Frozen", "FrozenLayer"),
     "history": ("HistoryRow",),
     "image": ("Image", "RemovedImage"),
     "inspection": ("ContainerInfo",),
@@ -113,6 +123,7 @@ _HOMES = {
     "oci.config": ("ImageConfig",),
     "oci.digest": ("Digest",),
     "oci.platform": ("Platform",),
+    "oci.provenance": ("ExecutedCell", "Provenance"),
     "oci.reference": ("Reference",),
     "packages.package": ("Package", "PackageChange"),
     "privileges": ("Ulimit", "check_security_option", "parse_ulimit"),
@@ -120,7 +131,14 @@ _HOMES = {
     "pruning": ("DiskUsage", "Pruned"),
     "registry.search": ("FoundImage",),
     "removal": ("Removal",),
-    "request": ("HOST_IMAGE", "NETWORKS", "CommitRequest", "ExecRequest", "RunRequest"),
+    "request": (
+        "HOST_IMAGE",
+        "NETWORKS",
+        "CommitRequest",
+        "ExecRequest",
+        "FreezeRequest",
+        "RunRequest",
+    ),
     "reset": ("Reset",),
     "runtime.attached": ("Attached", "Exit"),
     "settings": ("KernelDefaults", "Registries", "RunDefaults", "Settings"),
@@ -156,9 +174,14 @@ __all__ = [
     "Engine",
     "EngineInfo",
     "ExecRequest",
+    "ExecutedCell",
     "Exit",
     "Explanation",
     "FoundImage",
+    "FreezeEvent",
+    "FreezeRequest",
+    "Frozen",
+    "FrozenLayer",
     "HistoryRow",
     "Image",
     "ImageConfig",
@@ -182,6 +205,7 @@ __all__ = [
     "Platform",
     "PlatformNotFound",
     "Progress",
+    "Provenance",
     "Pruned",
     "Reference",
     "Registries",
@@ -216,7 +240,15 @@ __all__ = [
 ]
 
 _OF_LINUX = frozenset(
-    {"comparison", "container", "doctor", "engine", "explanation", "runtime.attached"}
+    {
+        "comparison",
+        "container",
+        "doctor",
+        "engine",
+        "explanation",
+        "freezing.image",
+        "runtime.attached",
+    }
 )
 
 

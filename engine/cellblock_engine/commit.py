@@ -22,6 +22,7 @@ from .oci.digest import Digest
 from .oci.instructions import parse_changes
 from .oci.manifest import MAX_LAYERS
 from .oci.reference import Reference
+from .provenance import completed
 from .request import CommitRequest
 from .store import Store, commitnote
 from .store.commitnote import CommitNote, CommittedImage
@@ -84,15 +85,25 @@ def commit(
         changes = parse_changes(request.changes)
         grounds = _grounds(store, container, config, squash=request.squash)
         store.images.check_changes(grounds[0].manifest, changes)
-        made = written(store, container, config, grounds)
+        made = written(store, container, config, grounds, request)
+        provenance = completed(
+            request.provenance,
+            store,
+            base=made.ground.manifest,
+            called=config.image,
+            below=made.ground.layers,
+            layer=made.layer.digest if made.layer else None,
+        )
         step = HistoryEntry(
-            created=datetime.now(UTC),
-            created_by=request.created_by or shlex.join(config.argv),
+            created=_moment(request.epoch_s),
+            created_by=request.created_by or provenance.in_short or shlex.join(config.argv),
             author=request.author,
             comment=request.comment,
             empty_layer=made.layer is None,
         )
-        image = store.images.derive(made.ground.manifest, made.layer, step, name, changes)
+        image = store.images.derive(
+            made.ground.manifest, made.layer, step, name, changes, provenance=provenance
+        )
         _note(store, container, image, made.marks)
     _log.info("committed container %s: %s", config.name, image.id)
     layer, paused_s = made.layer, made.paused_s
@@ -135,6 +146,10 @@ def _note(store: Store, container: Container, image: Image, now: Marks) -> None:
         commitnote.write(store.staging, container.directory, CommitNote(made, now))
     except OSError as error:
         _log.info("the commit of container %s is not noted: %s", container.name, error)
+
+
+def _moment(epoch_s: int | None) -> datetime:
+    return datetime.now(UTC) if epoch_s is None else datetime.fromtimestamp(epoch_s, UTC)
 
 
 def _base(store: Store, config: ContainerConfig) -> Digest:

@@ -20,11 +20,14 @@ from .container import Container
 from .linux import syscalls as sys
 from .oci.digest import Digest
 from .oci.manifest import OCI_LAYER, Descriptor
+from .request import CommitRequest
 from .store import Store, marks
 from .store.containers import ContainerConfig, upper
 from .store.copying import Adopted, LayerCopy, Source
+from .store.epoch import clamped
+from .store.exclusion import Exclusion
 from .store.marks import Delta, Mark, Marks
-from .store.pack import entries
+from .store.pack import Content, entries
 from .store.spool import Spool
 from .store.tar import Entry
 from .store.touched import Lowers
@@ -58,7 +61,11 @@ class Written:
 
 
 def written(
-    store: Store, container: Container, config: ContainerConfig, grounds: tuple[Ground, ...]
+    store: Store,
+    container: Container,
+    config: ContainerConfig,
+    grounds: tuple[Ground, ...],
+    request: CommitRequest,
 ) -> Written:
     """Return what was written since the first of ``grounds``; the last has no marks.
 
@@ -66,11 +73,23 @@ def written(
     before. Raises Conflict, ContainerNotFound, Unsupported, InvalidLayer, StoreFull, StoreError.
     """
     with ExitStack() as stack:
-        work = _Work(store, grounds, mount_places(config), stack)
+        work = _Work(store, grounds, mount_places(config), request, stack)
         if container.runs():
             return work.of_running(container)
         stack.enter_context(container.at_rest())
         return work.of_ended(container)
+
+
+@dataclass(frozen=True)
+class _News:
+    """What an image is to have of a container, as marks; ``delta`` is what that is since ground.
+
+    Without one, that is all.
+    """
+
+    ground: Ground
+    image: Marks
+    delta: Delta | None
 
 
 class _Work:
@@ -81,28 +100,31 @@ class _Work:
         store: Store,
         grounds: tuple[Ground, ...],
         without: Collection[bytes],
+        request: CommitRequest,
         stack: ExitStack,
     ) -> None:
         self._store, self._grounds, self._without = store, grounds, without
+        self._excluded = Exclusion(request.exclude, defaults=request.default_excludes)
+        self._epoch_s = request.epoch_s
         self._stack = stack
 
     def of_ended(self, container: Container) -> Written:
         root = self._open(container)
         now = marks.take(root, without=self._without)
-        ground, delta = self._compared(now)
-        self._store.blobs.check_room(marks.data_bytes(now, delta))
+        news = self._news(now)
+        self._store.blobs.check_room(marks.data_bytes(news.image, news.delta))
         with self._store.layers.copying() as copy:
-            described = entries(root, _opened, without=self._without, delta=delta)
-            layer = self._fill(copy, ground, delta, described).keep()
-        return Written(layer, ground, marks.settled(now, marks.await_settling(now)), 0.0)
+            self._fill(copy, news, self._entries(root, _opened, news), root)
+            layer = self._kept(copy)
+        return self._written(news, layer, marks.await_settling(now))
 
     def of_running(self, container: Container) -> Written:
         root = self._open(container)
         settled_ns = time.time_ns() - marks.CLOCK_NS
         with _syncing(root):
             early = marks.take(root, without=self._without, moving=True)
-        ground, delta = self._compared(early)
-        self._store.blobs.check_room(marks.data_bytes(early, delta))
+        news = self._news(early)
+        self._store.blobs.check_room(marks.data_bytes(news.image, news.delta))
         copied: dict[bytes, Mark] = {}
 
         def copying(path: bytes, fd: int, status: os.stat_result) -> Iterator[Source]:
@@ -110,23 +132,23 @@ class _Work:
             yield Source(path, fd, 0, status.st_size, moving=True)
 
         with self._store.layers.copying() as copy:
-            described = entries(root, copying, without=self._without, delta=delta, moving=True)
-            filled = self._fill(copy, ground, delta, described)
+            self._fill(copy, news, self._entries(root, copying, news, moving=True), root)
             again = None
             begun = time.monotonic()
             with container.standing_still():
                 now = marks.take(root, without=self._without)
-                if now != early or marks.youngest_ns(now) >= settled_ns:
-                    ground, delta = self._compared(now)
+                before, news = news, news if now == early else self._news(now)
+                if news.image != before.image or marks.youngest_ns(news.image) >= settled_ns:
                     held = self._holding(copy, copied, settled_ns)
-                    again = list(entries(root, held, without=self._without, delta=delta))
+                    again = list(self._entries(root, held, news))
             paused_s = time.monotonic() - begun
             if again is None:
-                layer = filled.keep()
+                layer = self._kept(copy)
             else:
                 with self._store.layers.copying() as other:
-                    layer = self._fill(other, ground, delta, iter(again)).keep()
-        return Written(layer, ground, marks.settled(now, settled_ns), paused_s)
+                    self._fill(other, news, iter(again), root)
+                    layer = self._kept(other)
+        return self._written(news, layer, settled_ns, paused_s)
 
     def _open(self, container: Container) -> int:
         """Return a descriptor of what was written in it."""
@@ -134,24 +156,59 @@ class _Work:
         self._stack.callback(os.close, fd)
         return fd
 
-    def _compared(self, now: Marks) -> tuple[Ground, Delta | None]:
-        """Return the first ground that can be built on, and what is news since; None for all."""
+    def _news(self, now: Marks) -> _News:
+        """Return what is to be in the image, above the first ground that can be built on."""
         for ground in self._grounds:
-            if ground.marks is not None and (delta := marks.since(ground.marks, now)) is not None:
-                return ground, delta
-        return self._grounds[-1], None
+            old = ground.marks or {}
+            with Lowers(self._store.layers.chain(ground.layers)) as lowers:
+                image = self._excluded.image_of(now, old, lowers.shows)
+            delta = None if ground.marks is None else marks.since(ground.marks, image)
+            if delta is not None or ground.marks is None:
+                break
+        return _News(ground, image, delta)
+
+    def _entries(
+        self,
+        root: int,
+        contents: Callable[[bytes, int, os.stat_result], Iterator[Content]],
+        news: _News,
+        *,
+        moving: bool = False,
+    ) -> Iterator[Entry | Content]:
+        return entries(
+            root,
+            contents,
+            without=self._without,
+            excluded=self._excluded.among(news.image),
+            delta=news.delta,
+            moving=moving,
+        )
 
     def _fill(
         self,
         copy: LayerCopy,
-        ground: Ground,
-        delta: Delta | None,
+        news: _News,
         described: Iterator[Entry | Source | Adopted],
-    ) -> _Filled:
-        known = () if delta is None else delta.unchanged
-        with Lowers(self._store.layers.chain(ground.layers)) as lowers:
-            copy.fill(lowers.changes(described, known))
-        return _Filled(self._store, copy)
+        root: int,
+    ) -> None:
+        known = () if news.delta is None else news.delta.unchanged
+        if self._epoch_s is not None:
+            described = clamped(described, self._epoch_s, root)
+        with Lowers(self._store.layers.chain(news.ground.layers)) as lowers:
+            copy.fill(lowers.changes(self._excluded.applied(described, lowers.shows), known))
+
+    def _kept(self, copy: LayerCopy) -> Descriptor | None:
+        """Add the layer to the store, unless nothing is in it."""
+        if copy.is_empty:
+            return None
+        diffid, size_bytes = self._store.layers.keep(copy)
+        return Descriptor(OCI_LAYER, diffid, size_bytes)
+
+    def _written(
+        self, news: _News, layer: Descriptor | None, settled_ns: int, paused_s: float = 0.0
+    ) -> Written:
+        told = self._excluded.told(news.image, news.ground.marks or {})
+        return Written(layer, news.ground, marks.settled(told, settled_ns), paused_s)
 
     def _holding(
         self, copy: LayerCopy, copied: Marks, settled_ns: int
@@ -161,25 +218,13 @@ class _Work:
 
         def held(path: bytes, fd: int, status: os.stat_result) -> Iterator[Source | Adopted]:
             mark = marks.of_status(status)
-            if mark.ctime_ns < settled_ns and copied.get(path) == mark:
+            rewritten = self._epoch_s is not None and path.endswith(b".pyc")  # for its source
+            if mark.ctime_ns < settled_ns and copied.get(path) == mark and not rewritten:
                 yield Adopted(copy.root, path)
             else:
                 yield spool.append(path, fd, status.st_size)
 
         return held
-
-
-@dataclass(frozen=True)
-class _Filled:
-    store: Store
-    copy: LayerCopy
-
-    def keep(self) -> Descriptor | None:
-        """Add the layer to the store, unless nothing is in it."""
-        if self.copy.is_empty:
-            return None
-        diffid, size_bytes = self.store.layers.keep(self.copy)
-        return Descriptor(OCI_LAYER, diffid, size_bytes)
 
 
 def _opened(path: bytes, fd: int, status: os.stat_result) -> Iterator[Source]:

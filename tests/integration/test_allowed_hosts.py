@@ -289,6 +289,7 @@ def test_a_hundred_connections_at_once_are_served_by_and_by(engine, echo, opened
     assert (stdout, stderr) == (b"36\n", b"")
 
 
+@pytest.mark.alone
 @pytest.mark.attack(70, 78)
 @pytest.mark.usefixtures("root")
 @pytest.mark.parametrize("victim", ["monitor", "broker", "caller"])
@@ -317,6 +318,7 @@ def test_whoever_is_killed_no_broker_is_left(engine, echo, opened, victim):
     assert before.difference(after).keys() <= forgiven
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("root")
 def test_runs_leave_nothing_behind(engine, echo, opened):
     layout = Layout.default(engine.home)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -19,6 +20,23 @@ from support import kernels
 from support.kernels import run
 
 SHOW = "import os; print(os.environ.get('MARK'), 'x' in dir())"
+# A kernel that counts who connects to its sockets, and answers nobody.
+COUNTS = """
+import collections, json, selectors, socket, sys, time
+plain = json.load(open(sys.argv[1]))
+found, waiting = collections.Counter(), selectors.DefaultSelector()
+for channel in ("shell", "control", "stdin", "iopub", "hb"):
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(f"{plain['ip']}-{plain[channel + '_port']}")
+    sock.listen()
+    waiting.register(sock, selectors.EVENT_READ, channel)
+until, kept = time.monotonic() + 1.5, []
+while (left := until - time.monotonic()) > 0:
+    for key, _ in waiting.select(left):
+        kept.append(key.fileobj.accept())
+        found[key.data] += 1
+open("counts.json", "w").write(json.dumps(found))
+"""
 FAILING = (("python", "-c", "exit('not today')"), ("no-such-command",))
 
 
@@ -239,6 +257,20 @@ def test_what_is_to_be_kept_is(site, engine):
         assert {info.id for info in engine.containers()} == {before, other}
     for container in (before, other):
         engine.container(container).remove()
+    site.assert_gone()
+
+
+def test_what_was_connected_to_the_one_before_comes_not_back_to_this_one(site, engine):
+    """ZeroMQ connects again by itself; by the same identity it would take the new one's place."""
+    counts = site.folder / "counts.json"
+    with site.kernel("plain") as (km, _):
+        swap(km, made_for(engine, site, km, ("python", "-c", COUNTS, "{connection_file}")))
+        deadline = time.monotonic() + 20
+        while km.is_alive():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert set(json.loads(counts.read_text()).values()) == {1}
+    counts.unlink()
     site.assert_gone()
 
 

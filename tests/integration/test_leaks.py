@@ -21,6 +21,8 @@ from cellblock_engine.linux import cgroups
 from cellblock_engine.runtime import launcher
 from support import leaks
 
+pytestmark = pytest.mark.alone
+
 RUNS = int(os.environ.get("CELLBLOCK_RUNS", "100"))
 AT_ONCE = int(os.environ.get("CELLBLOCK_AT_ONCE", "20"))
 

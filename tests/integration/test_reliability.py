@@ -22,7 +22,7 @@ from cellblock_engine.runtime import sweep
 from support import crashes, leaks
 from support.fakeregistry import FakeRegistry, ImageParts, an_image, serving
 
-pytestmark = [pytest.mark.usefixtures("root"), pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("root"), pytest.mark.timeout(3600)]
 
 PROCESSES = int(os.environ.get("CELLBLOCK_PROCESSES", "5"))
 OPERATIONS = int(os.environ.get("CELLBLOCK_OPERATIONS", "20"))

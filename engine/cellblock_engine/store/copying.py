@@ -34,7 +34,8 @@ _QUEUED = 16
 class Source(NamedTuple):
     """The content of the file ``path``: ``size`` bytes of ``fd``, from ``offset`` on.
 
-    Of a ``moving`` file what is missing is zeros, as nobody will keep that copy.
+    Of a ``moving`` file what is missing is zeros, as nobody will keep that copy. It begins with
+    ``head``, in place of as many bytes.
     """
 
     path: bytes
@@ -42,6 +43,7 @@ class Source(NamedTuple):
     offset: int
     size: int
     moving: bool
+    head: bytes = b""
 
 
 class Adopted(NamedTuple):
@@ -208,7 +210,9 @@ class _Hash:
 
 
 def _pieces(source: Source) -> Iterator[bytes]:
-    offset, left = source.offset, source.size
+    if source.head:
+        yield source.head
+    offset, left = source.offset + len(source.head), source.size - len(source.head)
     while left:
         piece = os.pread(source.fd, min(left, _PIECE_BYTES), offset)
         if not piece:

@@ -32,7 +32,7 @@ _RECONNECT_MS = 10
 _LINGER_MS = 1000
 _SETTLE_MS = 30
 _LAST_TURNS_S, _LAST_PATIENCE_S = 3.0, 1.0
-_SUBSCRIPTION_S = 0.2
+_SUBSCRIPTION_S, _MOST_HANDSHAKE_S = 0.2, 10.0
 _RETRY_S, _MOST_RETRY_S = 0.001, 0.05
 _BATCH_MESSAGES, _BATCH_BYTES = 100, 1 << 20
 _MOST_MESSAGE_BYTES = 1 << 30
@@ -60,6 +60,7 @@ class Relay:
         """How long what was sent is kept for a client that does not take it, when all ends."""
         self._retry_s = _RETRY_S
         self._subscribed_at_s: float | None = None
+        self._handshake: zmq.Socket[bytes] | None = None
         try:
             self._front = {name: self._bind(name, front) for name in _ORDER}
         except OSError:
@@ -80,6 +81,8 @@ class Relay:
             sock.setsockopt(zmq.RCVHWM, 0)  # a kernel drops what is not taken from it
             if name == "iopub":
                 sock.setsockopt(zmq.SUBSCRIBE, b"")
+                self._handshake = sock.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+                self._poller.register(self._handshake, zmq.POLLIN)
             else:
                 # One for all: the kernel asks for input where a request of the shell came from.
                 sock.setsockopt(zmq.IDENTITY, _IDENTITY)
@@ -87,15 +90,15 @@ class Relay:
             self._poller.register(sock, zmq.POLLIN)
             if name not in _AFTER_SUBSCRIPTION:
                 self._listen(name)
-        # What a request publishes is lost if it comes before the subscription. A kernel that does
-        # not say when it has come (JEP 65) has this long.
-        self._subscribed_at_s = time.monotonic() + _SUBSCRIPTION_S
+        # What a request publishes is lost if it comes before the subscription.
+        self._subscribed_at_s = time.monotonic() + _MOST_HANDSHAKE_S
 
     def swap(self, back: Connection) -> None:
         """Connect another kernel's side in place of one that has ended and was drained.
 
         What front ends have asked and that one has not taken is dropped.
         """
+        self._end_handshake()
         for sock in self._back.values():
             self._poller.unregister(sock)
             sock.close(linger=0)
@@ -122,6 +125,10 @@ class Relay:
             # One that is called may unwatch the next.
             if fd in ready and (callback := self._watched.get(fd)) is not None:
                 callback()
+        if self._handshake in ready:
+            # A kernel that does not say when the subscription has come (JEP 65) has this long.
+            self._end_handshake()
+            self._subscribed_at_s = time.monotonic() + _SUBSCRIPTION_S
         if self._subscribed_at_s is not None and time.monotonic() >= self._subscribed_at_s:
             self._take_requests()
         for name in _ORDER:
@@ -152,12 +159,11 @@ class Relay:
     def drain(self) -> None:
         """Take what an ended kernel has left behind, for some seconds at most."""
         deadline_s = time.monotonic() + _LAST_TURNS_S
-        for sock in self._front.values():
-            self._poller.register(sock, 0)
+        poller = zmq.Poller()  # of its own: what is watched tells of the end all the time
         for sock in self._back.values():
-            self._poller.register(sock, zmq.POLLIN)
+            poller.register(sock, zmq.POLLIN)
         while time.monotonic() < deadline_s:
-            ready = dict(self._poller.poll(_SETTLE_MS))
+            ready = dict(poller.poll(_SETTLE_MS))
             for name in _ORDER:
                 if self._back.get(name) in ready:
                     self._take(name, self._back[name], self._outward)
@@ -331,7 +337,16 @@ class Relay:
             progress = [outbox.flush(now_s) for outbox in waiting]
             self._retry_s = _RETRY_S if any(progress) else min(self._retry_s * 2, _MOST_RETRY_S)
 
+    def _end_handshake(self) -> None:
+        """Ask no longer whether the kernel's publisher has answered the gate's subscriber."""
+        if self._handshake is not None:
+            self._poller.unregister(self._handshake)
+            self._back["iopub"].disable_monitor()
+            self._handshake.close(linger=0)
+            self._handshake = None
+
     def _take_requests(self) -> None:
+        self._end_handshake()
         self._subscribed_at_s = None
         for name in _AFTER_SUBSCRIPTION:
             self._listen(name)

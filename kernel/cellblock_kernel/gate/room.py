@@ -7,10 +7,12 @@
     <kernels>/<id>/back/          the same sockets, where the container cannot replace them
     <kernels>/<id>/lock           held by its owner as long as it lives
     <kernels>/<id>/container      the id of the container that was started last
+    <kernels>/<id>/record         the cells executed in it, while its kernel is started again
 
 What the kernel binds is linked into ``back`` before the gate connects to it: link(2) links the
 thing itself, so that a symbolic link put there by hostile code is found out, and cannot lead the
-gate to another socket of the host.
+gate to another socket of the host. There each kernel's have a name of their own: ZeroMQ goes on
+connecting to those of a kernel that has ended, and must not come to the next.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ INSIDE = "/run/jupyter-kernel"
 PORTS = {name: number for number, name in enumerate(CHANNELS, 1)}
 _MAX_SOCKET_PATH = 107  # sun_path, unix(7)
 _CONNECTION_FILE = "connection.json"
+CONNECTION_INSIDE = f"{INSIDE}/{_CONNECTION_FILE}"
+"""A kernel's connection file, as its container names it."""
 _FALSE_SOCKET = "the kernel put something else where its socket {} belongs"
 
 
@@ -46,12 +50,13 @@ class Room:
         self.path = path
         self.inside = path / "inside"
         self._back = path / "back"
+        self._kernels = 0
         self._lock: int | None = None
 
     @classmethod
     def make(cls, kernels: Path) -> Room:
         """Make one below ``kernels`` that goes with this process. Raises InvalidInput, OSError."""
-        longest = kernels / "12345678" / "back" / "kernel-5"
+        longest = kernels / "12345678" / "back" / "k12345-5"
         if len(os.fsencode(longest)) > _MAX_SOCKET_PATH:
             raise InvalidInput(
                 f"{longest} is too long for a socket ({_MAX_SOCKET_PATH} bytes): set "
@@ -90,15 +95,21 @@ class Room:
         return os.fspath(self.path / "front")
 
     @property
+    def record(self) -> Path:
+        """Where a gate leaves what was executed for the next one."""
+        return self.path / "record"
+
+    @property
     def connection_file(self) -> str:
         """The kernel's connection file, as the container names it."""
-        return f"{INSIDE}/{_CONNECTION_FILE}"
+        return CONNECTION_INSIDE
 
     def furnish(self, key: bytes, kernel_name: str) -> None:
         """Make ready for a kernel: a connection file inside, and no sockets of an earlier one."""
         for part in (self.inside, self._back):
             remove_tree(part)
             part.mkdir(mode=0o700)
+        self._kernels += 1
         inner = Connection("ipc", f"{INSIDE}/kernel", PORTS, key, kernel_name=kernel_name)
         inner.write(self.inside / _CONNECTION_FILE)
 
@@ -135,7 +146,7 @@ class Room:
 
     def back(self, key: bytes) -> Connection:
         """Return the kernel's side as the gate connects to it."""
-        return Connection("ipc", os.fspath(self._back / "kernel"), PORTS, key)
+        return Connection("ipc", os.fspath(self._back / f"k{self._kernels}"), PORTS, key)
 
     def remove(self) -> None:
         """Remove it, with everything in it, however the kernel has nested that."""
@@ -163,7 +174,7 @@ class Room:
 
     def _linked(self, number: int) -> bool:
         name = f"kernel-{number}"
-        ours = self._back / name
+        ours = self._back / f"k{self._kernels}-{number}"
         if not ours.exists():
             try:
                 os.link(self.inside / name, ours, follow_symlinks=False)

@@ -169,7 +169,8 @@ def test_a_command_on_its_way_in_shows_nothing_of_the_host(engine):
     assert len(lines) >= 5
     assert {line[0] for line in lines} == {"True"}
     assert {line[1] for line in lines} == {"1"}  # lo
-    assert {line[2] for line in lines} <= {"cellblock-monitor", "sleep"}
+    # Of one that is on its way out nothing is left to be read.
+    assert {line[2] for line in lines if len(line) > 2} <= {"cellblock-monitor", "sleep"}
 
 
 @pytest.mark.attack(29)

@@ -163,7 +163,7 @@ def test_no_request_reaches_the_kernel_before_the_gates_subscription(rig):
     kernel = Kernel(rig.context, rig.back)
     kernel["iopub"].unbind(rig.back.address("iopub"))
     rig.start()
-    assert not kernel["shell"].poll(100)
+    assert not kernel["shell"].poll(400)  # longer than a kernel without welcomes has
     kernel["iopub"].bind(rig.back.address("iopub"))
     kernel.welcome()
     kernel.answer("shell", "reply")

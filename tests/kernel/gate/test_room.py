@@ -88,21 +88,24 @@ def test_what_replaces_a_socket_later_is_not_met(kernels):
         for number in range(1, 6):
             bind(made.inside / f"kernel-{number}")
         assert made.has_sockets()
-        before = os.lstat(made.path / "back" / "kernel-1").st_ino
+        before = os.lstat(made.path / "back" / "k1-1").st_ino
         (made.inside / "kernel-1").unlink()
         (made.inside / "kernel-1").symlink_to("/run/victim")
         assert made.has_sockets()
-        assert os.lstat(made.path / "back" / "kernel-1").st_ino == before
+        assert os.lstat(made.path / "back" / "k1-1").st_ino == before
 
 
 def test_furnishing_again_leaves_no_earlier_sockets(kernels):
     with Room.make(kernels) as made:
+        addresses = set()
         for _ in range(2):
             made.furnish(b"", "")
             assert not made.has_sockets()
             for number in range(1, 6):
                 bind(made.inside / f"kernel-{number}")
             assert made.has_sockets()
+            addresses |= {made.back(b"").address("shell")}
+        assert len(addresses) == 2  # what still knows the one does not come to the other
 
 
 def test_what_a_kernel_nests_deeply_is_removed_all_the_same(kernels):
