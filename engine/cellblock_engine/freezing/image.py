@@ -25,8 +25,9 @@ from ..oci.platform import Platform
 from ..oci.reference import Reference
 from ..request import FreezeRequest
 from ..store import Store, tar
+from ..store.copying import Adopted, Source
 from ..store.epoch import clamped
-from ..store.pack import archive
+
 from ..units import format_bytes
 from .contents import entries
 from .environment import ask
@@ -148,12 +149,12 @@ class _Report:
         self._done_bytes = self._told_bytes = 0
 
     def watched(
-        self, name: str, described: Iterable[tar.Entry | bytes]
-    ) -> Iterator[tar.Entry | bytes]:
+        self, name: str, described: Iterable[tar.Entry | Source]
+    ) -> Iterator[tar.Entry | Source | Adopted]:
         """Yield the same entries and contents of a layer."""
         for each in described:
-            if isinstance(each, bytes):
-                self._done_bytes += len(each)
+            if isinstance(each, Source):
+                self._done_bytes += each.size
                 if self._done_bytes - self._told_bytes >= _TOLD_EVERY_BYTES:
                     self._tell(name)
             yield each
@@ -178,7 +179,9 @@ def _layer(
             root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, root)
             described = clamped(described, epoch_s, root)
-        diffid, size_bytes = store.layers.make(archive(described))
+        copy = stack.enter_context(store.layers.copying())
+        copy.fill(described)
+        diffid, size_bytes = store.layers.keep(copy)
     step = HistoryEntry(
         created=None,
         created_by=f"cellblock freeze ({layer.name})",
