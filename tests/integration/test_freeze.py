@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from cellblock_engine import Engine, FreezeRequest, Frozen, StoreFull
+from cellblock_engine.freezing import elf
 from support import capabilities, kernels
 from support.docker import Docker
 from support.elves import write
@@ -34,6 +36,18 @@ print(zoneinfo.ZoneInfo("Europe/Berlin").key, locale.setlocale(locale.LC_ALL, "C
 print(pwd.getpwuid(0).pw_name, socket.getservbyname("https"), oct(os.stat("/tmp").st_mode))
 print(subprocess.check_output("echo $0 $LANG", shell=True, text=True).strip())
 curses.setupterm("xterm"); socket.getaddrinfo("localhost", 80)
+"""
+
+
+LACKING = """
+import os, subprocess, sys
+loader, *folders = sys.argv[1:]
+files = [(at, name) for f in folders for at, _, names in os.walk(f) for name in names]
+for path in (os.path.join(*file) for file in files):
+    if path.endswith(".so") or ".so." in path:
+        done = subprocess.run([loader, "--list", path], capture_output=True, text=True)
+        lines = (done.stdout + done.stderr).splitlines()
+        print("read", *(line for line in lines if "not found" in line or "error" in line))
 """
 
 
@@ -92,6 +106,22 @@ def test_the_system_around_it_is_there(engine, frozen):
         "root 443 0o41777",
         "/bin/sh C.UTF-8",
     ]
+
+
+def test_every_module_finds_the_libraries_it_needs(engine, frozen):
+    """The loader itself is asked, of each shared library: inside, and on this machine."""
+    with open(os.path.realpath(sys.executable), "rb") as program:
+        found = elf.read(program.fileno())
+    if found is None or found.interpreter is None or "ld-linux" not in found.interpreter:
+        pytest.skip("needs a Python that glibc's loader starts")
+    folders = (
+        sysconfig.get_path("platlib"),
+        os.path.join(os.path.dirname(os.__file__), "lib-dynload"),
+    )
+    argv = (sys.executable, "-c", LACKING, found.interpreter, *folders)
+    here = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert here.count("read") > 100
+    assert sorted(said(engine, ENVIRONMENT, *argv).splitlines()) == sorted(here.splitlines())
 
 
 def test_it_is_the_same_python_and_its_scripts_run(engine, frozen):

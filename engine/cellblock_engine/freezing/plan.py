@@ -150,7 +150,8 @@ class _Planning:
             self._of_shared_prefix(draft)
         self._python_on_path(draft)
         self._needed(draft, "")
-        self._close(draft, "packages", f"{len(self._of.packages)} packages")
+        count = len(self._of.packages)
+        self._close(draft, "packages", f"{count} package{'s' * (count != 1)}")
 
     def _projects(self) -> None:
         draft = Draft(self._trail, self._below)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -224,6 +225,13 @@ def test_of_what_is_left_out_nothing_below_is_in(venv, tmp_path):
     assert not any("/idlelib/idle_test" in path for path in everything(found))
 
 
+def test_names_are_bytes_that_may_be_no_text(venv, small):
+    name = b"odd\n\xff\\,:" + b"n" * 200
+    write(Path(os.fsdecode(os.fsencode(site_of(venv)) + b"/" + name)), b"odd")
+    files = packed(planned(venv), "packages")
+    assert [each for path, each in files.items() if os.fsencode(path).endswith(name)] == [b"odd"]
+
+
 def test_a_name_that_means_a_removal_is_refused(venv, small):
     write(site_of(venv) / ".wh.package", b"")
     with pytest.raises(InvalidLayer, match=r"'.*\.wh\.package' cannot be put in a layer"):
@@ -307,6 +315,19 @@ def test_a_prefix_that_is_a_home_is_refused(venv, small, monkeypatch):
     monkeypatch.setenv("HOME", str(venv))
     with pytest.raises(Unsupported, match=r"its prefix is a home directory, .*; use a virtual"):
         planned(venv)
+
+
+def test_a_python_tells_what_it_is(venv):
+    for name in ("one_thing-1.dist-info", "Other-2.0-py3.11.egg-info"):
+        write(site_of(venv) / name / "METADATA", b"")
+    found = ask(str(venv / "bin/python"))
+    assert found.executable == str(venv / "bin/python")
+    assert os.path.realpath(found.base_executable) == BASE
+    assert found.prefixes == (str(venv),)
+    assert found.is_virtual
+    assert found.stdlib[0] == os.path.dirname(os.__file__)
+    assert found.packages == ("one_thing", "other")
+    assert found.version == platform.python_version()
 
 
 @pytest.mark.parametrize(
