@@ -60,7 +60,14 @@ if TYPE_CHECKING:
     from .pruning import DiskUsage, Pruned
     from .registry.search import FoundImage
     from .removal import Removal
-    from .request import HOST_IMAGE, NETWORKS, CommitRequest, ExecRequest, RunRequest
+    from .request import (
+        HOST_IMAGE,
+        NETWORKS,
+        CommitRequest,
+        ExecRequest,
+        ImportRequest,
+        RunRequest,
+    )
     from .reset import Reset
     from .runtime.attached import Attached, Exit
     from .settings import KernelDefaults, Registries, RunDefaults, Settings
@@ -120,7 +127,14 @@ _HOMES = {
     "pruning": ("DiskUsage", "Pruned"),
     "registry.search": ("FoundImage",),
     "removal": ("Removal",),
-    "request": ("HOST_IMAGE", "NETWORKS", "CommitRequest", "ExecRequest", "RunRequest"),
+    "request": (
+        "HOST_IMAGE",
+        "NETWORKS",
+        "CommitRequest",
+        "ExecRequest",
+        "ImportRequest",
+        "RunRequest",
+    ),
     "reset": ("Reset",),
     "runtime.attached": ("Attached", "Exit"),
     "settings": ("KernelDefaults", "Registries", "RunDefaults", "Settings"),
@@ -163,6 +177,7 @@ __all__ = [
     "Image",
     "ImageConfig",
     "ImageNotFound",
+    "ImportRequest",
     "InvalidAnswer",
     "InvalidArchive",
     "InvalidDigest",

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from itertools import chain
 
 from .assembly import mount_places
@@ -32,7 +31,7 @@ from .request import CommitRequest
 from .store import Store, commitnote, marks, pax
 from .store.commitnote import CommitNote, CommittedImage
 from .store.containers import ContainerConfig, upper
-from .store.epoch import clamped
+from .store.epoch import clamped, moment
 from .store.exclusion import Exclusion
 from .store.locks import Kind, locked
 from .store.marks import Delta, Marks
@@ -98,7 +97,7 @@ def commit(
         store.images.check_changes(ground.manifest, changes)
         written = _layer(store, container, config, ground, request)
         step = HistoryEntry(
-            created=_moment(request.epoch_s),
+            created=moment(request.epoch_s),
             created_by=request.created_by or shlex.join(config.argv),
             author=request.author,
             comment=request.comment,
@@ -271,10 +270,6 @@ def _note(store: Store, container: Container, image: Image, now: Marks) -> None:
         commitnote.write(store.staging, container.directory, CommitNote(made, now))
     except OSError as error:
         _log.info("the commit of container %s is not noted: %s", container.name, error)
-
-
-def _moment(epoch_s: int | None) -> datetime:
-    return datetime.now(UTC) if epoch_s is None else datetime.fromtimestamp(epoch_s, UTC)
 
 
 def _base(store: Store, config: ContainerConfig) -> Digest:
