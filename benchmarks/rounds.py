@@ -23,17 +23,20 @@ class Contestant:
     prepare: Callable[[], object] = nothing
     times_ms: list[float] = field(default_factory=list)
 
+    def once(self, *, counted: bool) -> None:
+        """Prepare and run it; note how long it ran, if that counts."""
+        self.prepare()
+        started = time.perf_counter()
+        self.run()
+        if counted:
+            self.times_ms.append((time.perf_counter() - started) * 1000)
+
 
 def measure(contestants: Sequence[Contestant], rounds: int) -> None:
     """Fill in the times of ``rounds`` interleaved rounds, after a discarded one."""
     for number in range(rounds + DISCARDED_ROUNDS):
         for contestant in contestants:
-            contestant.prepare()
-            started = time.perf_counter()
-            contestant.run()
-            elapsed_ms = (time.perf_counter() - started) * 1000
-            if number >= DISCARDED_ROUNDS:
-                contestant.times_ms.append(elapsed_ms)
+            contestant.once(counted=number >= DISCARDED_ROUNDS)
 
 
 def markdown(
@@ -41,8 +44,14 @@ def markdown(
 ) -> str:
     """Measure and return a table of medians, minima, and ratios to the reference's median."""
     measure(contestants, rounds)
+    return table(title, contestants, reference)
+
+
+def table(title: str, contestants: Sequence[Contestant], reference: str | None = None) -> str:
+    """Return that table for contestants that were measured."""
     medians = {known.name: statistics.median(known.times_ms) for known in contestants}
     base = medians.get(reference or "")
+    rounds = len(contestants[0].times_ms)
     lines = [
         f"| {title} ({rounds} rounds) | median ms | min ms | of {reference} |",
         "|---|---:|---:|---:|",

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Verdict,
     )
     from .explanation import Explanation
+    from .freezing.image import FreezeEvent, Frozen, FrozenLayer
     from .history import HistoryRow
     from .image import Image, RemovedImage
     from .inspection import ContainerInfo
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from .oci.config import ImageConfig
     from .oci.digest import Digest
     from .oci.platform import Platform
+    from .oci.provenance import ExecutedCell, Provenance
     from .oci.reference import Reference
     from .packages.package import Package, PackageChange
     from .privileges import Ulimit, check_security_option, parse_ulimit
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
         NETWORKS,
         CommitRequest,
         ExecRequest,
+        FreezeRequest,
         ImportRequest,
         RunRequest,
     )
@@ -113,6 +116,7 @@ _HOMES = {
         "Verdict",
     ),
     "explanation": ("Explanation",),
+    "freezing.image": ("FreezeEvent", "Frozen", "FrozenLayer"),
     "history": ("HistoryRow",),
     "image": ("Image", "RemovedImage"),
     "inspection": ("ContainerInfo",),
@@ -120,6 +124,7 @@ _HOMES = {
     "oci.config": ("ImageConfig",),
     "oci.digest": ("Digest",),
     "oci.platform": ("Platform",),
+    "oci.provenance": ("ExecutedCell", "Provenance"),
     "oci.reference": ("Reference",),
     "packages.package": ("Package", "PackageChange"),
     "privileges": ("Ulimit", "check_security_option", "parse_ulimit"),
@@ -132,6 +137,7 @@ _HOMES = {
         "NETWORKS",
         "CommitRequest",
         "ExecRequest",
+        "FreezeRequest",
         "ImportRequest",
         "RunRequest",
     ),
@@ -170,9 +176,14 @@ __all__ = [
     "Engine",
     "EngineInfo",
     "ExecRequest",
+    "ExecutedCell",
     "Exit",
     "Explanation",
     "FoundImage",
+    "FreezeEvent",
+    "FreezeRequest",
+    "Frozen",
+    "FrozenLayer",
     "HistoryRow",
     "Image",
     "ImageConfig",
@@ -197,6 +208,7 @@ __all__ = [
     "Platform",
     "PlatformNotFound",
     "Progress",
+    "Provenance",
     "Pruned",
     "Reference",
     "Registries",
@@ -231,7 +243,15 @@ __all__ = [
 ]
 
 _OF_LINUX = frozenset(
-    {"comparison", "container", "doctor", "engine", "explanation", "runtime.attached"}
+    {
+        "comparison",
+        "container",
+        "doctor",
+        "engine",
+        "explanation",
+        "freezing.image",
+        "runtime.attached",
+    }
 )
 
 

@@ -18,6 +18,7 @@ from .limits import Limits
 from .linux import cgroups
 from .oci.config import ImageConfig
 from .oci.digest import Digest
+from .oci.provenance import is_provenance
 from .privileges import held_capabilities
 from .request import HOST_IMAGE, Channel, ExecRequest, RunRequest
 from .runtime.figures import processor_count
@@ -121,7 +122,7 @@ def configure(request: RunRequest, base: Base, identifier: str, name: str) -> Co
         pids=request.limits.pids,
         timeout_s=request.timeout_s,
         stop_signal=parse_signal(config.stop_signal or "TERM"),
-        labels={**config.labels, **request.labels},
+        labels={**_for_containers(config.labels), **request.labels},
         created_at=time.time(),
         removal=request.removal,
         binds=request.binds,
@@ -137,6 +138,10 @@ def configure(request: RunRequest, base: Base, identifier: str, name: str) -> Co
         memory_swap_bytes=request.limits.memory_swap_bytes,
         cpuset_cpus=request.limits.cpuset_cpus,
     )
+
+
+def _for_containers(labels: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in labels.items() if not is_provenance(name)}
 
 
 def found_binds(layout: Layout, binds: tuple[Bind, ...]) -> tuple[Bind, ...]:

@@ -27,6 +27,7 @@ from .oci.digest import Digest
 from .oci.instructions import parse_changes
 from .oci.manifest import MAX_LAYERS, OCI_LAYER, Descriptor
 from .oci.reference import Reference
+from .provenance import completed
 from .request import CommitRequest
 from .store import Store, commitnote, marks, pax
 from .store.commitnote import CommitNote, CommittedImage
@@ -96,14 +97,24 @@ def commit(
         ground = _ground(store, container, config, squash=request.squash)
         store.images.check_changes(ground.manifest, changes)
         written = _layer(store, container, config, ground, request)
+        provenance = completed(
+            request.provenance,
+            store,
+            base=written.ground.manifest,
+            called=config.image,
+            below=written.ground.layers,
+            layer=written.layer.digest if written.layer else None,
+        )
         step = HistoryEntry(
             created=moment(request.epoch_s),
-            created_by=request.created_by or shlex.join(config.argv),
+            created_by=request.created_by or provenance.in_short or shlex.join(config.argv),
             author=request.author,
             comment=request.comment,
             empty_layer=written.layer is None,
         )
-        image = store.images.derive(written.ground.manifest, written.layer, step, name, changes)
+        image = store.images.derive(
+            written.ground.manifest, written.layer, step, name, changes, provenance=provenance
+        )
         _note(store, container, image, written.marks)
     _log.info("committed container %s: %s", config.name, image.id)
     layer, paused_s = written.layer, written.paused_s

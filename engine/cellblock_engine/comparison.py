@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,10 +49,15 @@ class Change:
 
 
 def container_changes(
-    config: ContainerConfig, trees: Iterable[Tree], directory: Path
+    config: ContainerConfig,
+    trees: Iterable[Tree],
+    directory: Path,
+    *,
+    since: Sequence[Path] | None = None,
 ) -> tuple[Change, ...]:
     """Return what the container in ``directory`` changed of its trees, by path.
 
+    ``since`` are the layers of an image that was made of it, in the place of its own image's.
     What was made for mounts and is still empty is left out. Raises Unsupported where the writes
     are in memory, StoreError for too many changes, OSError.
     """
@@ -69,7 +74,7 @@ def container_changes(
         without = {place[len(prefix) :] for place in places if place.startswith(prefix)}
         with ExitStack() as held:
             views = Views(held)
-            before = views.root(tree.lowers)
+            before = views.root(tree.lowers if since is None else since)
             after = views.root((*tree.lowers, upper(directory, number) / "fs"))
             rows = views.differences(before, after, without=without)
             found += _bounded((prefix + row.path, row) for row in rows)

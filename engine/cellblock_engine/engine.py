@@ -173,9 +173,10 @@ class Engine(Library):
         running = {str(info.image_id) for info in self.containers() if info.status == "running"}
         return self._store.images.remove(name, force=force, running=running)
 
-    def diff(self, name: str) -> tuple[Change, ...]:
+    def diff(self, name: str, *, since_commit: bool = False) -> tuple[Change, ...]:
         """Return what a container added, changed and deleted of its image so far, by path.
 
+        With ``since_commit`` of the last image that was made of it, if that is in the store.
         Raises ContainerNotFound, Conflict, Unsupported for one whose writes are in memory
         (``storage_bytes``), StoreError, OSError.
         """
@@ -186,7 +187,8 @@ class Engine(Library):
         with self._store.referencing():
             trees = assembly.find_trees(self._layout, self._store, config)
             try:
-                found = container_changes(config, trees, directory)
+                since = self._committed_layers(config) if since_commit else None
+                found = container_changes(config, trees, directory, since=since)
             except FileNotFoundError:
                 if directory.exists():
                     raise
@@ -485,6 +487,13 @@ class Engine(Library):
         with self._store.referencing():
             trees = assembly.find_trees(self._layout, self._store, config)
         return config, trees, directory
+
+    def _committed_layers(self, config: ContainerConfig) -> tuple[Path, ...] | None:
+        """Return the layers of the last image that was made of a container, None for none."""
+        committed = self._held(config).inspect().committed
+        if committed is None:
+            return None
+        return self._store.layers.chain(self._store.images.resolve(str(committed)).layers)
 
     def _held(self, config: ContainerConfig) -> Container:
         return Container(self._layout, self._containers, config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +14,17 @@ from .layout import Layout
 from .oci.platform import Platform
 from .oci.reference import Reference
 from .progress import Progress
-from .request import AS_FOUND, HOST_IMAGE, ImportRequest
+from .request import AS_FOUND, HOST_IMAGE, THIS_PYTHON, FreezeRequest, ImportRequest
 from .settings import Settings
 from .store import Store
 from .store.formats import migrate
 
 if TYPE_CHECKING:
     from .comparison import Change
+    from .explanation import Explanation
+    from .freezing.image import FreezeEvent, Frozen
     from .history import HistoryRow
+    from .oci.provenance import Provenance
     from .packages.package import Package, PackageChange
     from .registry.search import FoundImage
 
@@ -230,6 +233,36 @@ class Library:
         with self._collecting_when_full():
             return import_tree(self._store, source, target, request)
 
+    def freeze(
+        self,
+        reference: str,
+        request: FreezeRequest = THIS_PYTHON,
+        *,
+        progress: Callable[[FreezeEvent], None] | None = None,
+    ) -> Frozen:
+        """Make a portable image of a Python and its packages, as they are on this machine.
+
+        Its layers are the interpreter with what it needs of the system, the packages, and the
+        projects that are installed in place or asked for. Raises InvalidInput for a Python that
+        cannot be asked, Unsupported for one whose prefix has more in it, Conflict for files that
+        change meanwhile, StoreError and its kinds; then there is no image.
+        """
+        from .freezing.image import freeze  # noqa: PLC0415 - as seldom as a pull
+
+        target = parse_name(reference)
+        self._store.sweep()  # what a killed one left half done
+        with self._collecting_when_full():
+            return freeze(self._store, self._layout, target, request, progress)
+
+    def explain_freeze(self, request: FreezeRequest = THIS_PYTHON) -> Explanation:
+        """Return what :meth:`freeze` would put into an image, without making one.
+
+        Raises as that does, but StoreError.
+        """
+        from .freezing.image import explain  # noqa: PLC0415 - as does that
+
+        return explain(self._layout, request)
+
     def derived_image(self, base: Image, recipe: str) -> Image | None:
         """Return what was made of ``base`` by ``recipe`` and noted, if it is still in the store."""
         derived = self._store.derivations.find(base.id, recipe)
@@ -252,6 +285,17 @@ class Library:
         with self._store.referencing():
             images = self._store.images
             return history(self._store, images.document(images.resolve(name)))
+
+    def provenance(self, name: str) -> tuple[Provenance | None, ...]:
+        """Return what is known of where each step of an image comes from, the newest first.
+
+        It is the word of whoever made the image. Raises ImageNotFound, InvalidReference.
+        """
+        from .oci.provenance import read_provenance  # noqa: PLC0415 - asked for seldom
+
+        with self._store.referencing():
+            images = self._store.images
+            return read_provenance(images.document(images.resolve(name)))[::-1]
 
     def diff_images(self, one: str, other: str) -> tuple[Change, ...]:
         """Return what is added, changed and deleted from one image to the other, by path.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from .errors import InvalidInput
 from .limits import Limits
+from .oci.provenance import Provenance
 from .privileges import Ulimit, held_capabilities
 from .removal import Removal
 from .volumes import DEFAULT_SHM_BYTES, SMALLEST_SHM_BYTES, Bind, Tmpfs, check_targets
@@ -21,6 +23,7 @@ Channel = Literal["in", "out"]
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 _HOSTNAME = re.compile(r"(?!-)[a-zA-Z0-9-]{1,63}(?<!-)(\.(?!-)[a-zA-Z0-9-]{1,63}(?<!-))*")
 _MAX_WORDS_BYTES = 1 << 20
+_NOTHING_TOLD = Provenance()
 LATEST_EPOCH_S = 253_402_300_799
 """The last second that a config's date can tell, of the year 9999."""
 
@@ -149,14 +152,15 @@ class CommitRequest:
     """How an image is to be made of a container.
 
     ``comment``, ``author`` and ``created_by`` are told by the image's history; ``created_by`` is
-    the container's command where it is empty. With ``squash`` all that was written in it is one
-    layer above its own image, whatever was committed before. ``changes`` are a Dockerfile's
-    instructions for how containers of the image are run: ``ENV A=b`` (:mod:`.oci.instructions`).
-    What matches one of the patterns ``exclude`` stays out of the image (:mod:`.patterns`), and
-    with ``default_excludes`` what a .dockerignore would have by habit (:mod:`.store.exclusion`):
-    caches of pip and apt, and what is in /tmp, /var/tmp and /run. ``epoch_s`` is
-    SOURCE_DATE_EPOCH, in seconds: the image is made then, and no file of its layer is younger.
-    Raises InvalidInput.
+    the cells that ``provenance`` tells of, else the container's command, where it is empty. Of
+    ``provenance`` the notebook and its cells count; the commit finds out the rest. With
+    ``squash`` all that was written in it is one layer above its own image, whatever was committed
+    before. ``changes`` are a Dockerfile's instructions for how containers of the image are run:
+    ``ENV A=b`` (:mod:`.oci.instructions`). What matches one of the patterns ``exclude`` stays out
+    of the image (:mod:`.patterns`), and with ``default_excludes`` what a .dockerignore would have
+    by habit (:mod:`.store.exclusion`): caches of pip and apt, and what is in /tmp, /var/tmp and
+    /run. ``epoch_s`` is SOURCE_DATE_EPOCH, in seconds: the image is made then, and no file of its
+    layer is younger. Raises InvalidInput.
     """
 
     comment: str = ""
@@ -164,6 +168,7 @@ class CommitRequest:
     created_by: str = ""
     squash: bool = False
     changes: tuple[str, ...] = ()
+    provenance: Provenance = _NOTHING_TOLD
     exclude: tuple[str, ...] = ()
     default_excludes: bool = True
     epoch_s: int | None = None
@@ -210,6 +215,21 @@ class ImportRequest:
 
 
 AS_FOUND = ImportRequest()
+
+
+@dataclass(frozen=True)
+class FreezeRequest:
+    """What is to be made an image of.
+
+    ``python`` is the path of an interpreter, or its name on PATH; None is the running one.
+    ``project`` is a folder that goes in as well, and that the image's commands start in.
+    """
+
+    python: str | None = None
+    project: Path | None = None
+
+
+THIS_PYTHON = FreezeRequest()
 
 
 def check_epoch(epoch_s: int) -> None:

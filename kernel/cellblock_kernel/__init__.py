@@ -17,11 +17,12 @@ if TYPE_CHECKING:
         CellFailed,
         CellInterrupted,
         InterpreterLost,
+        NotebookFailed,
         OutputRefused,
         PreparationFailed,
         VariableRefused,
     )
-    from .gate.options import KernelOptions
+    from .gate.options import KernelOptions, Successor
     from .kernelspecs.folders import (
         Kernelspec,
         installed_kernelspecs,
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     )
     from .kernelspecs.installation import install_kernelspecs
     from .kernelspecs.preparation import Preparation
+    from .kernelspecs.succession import find_successor, made_successor
+    from .notebooks.execution import run_notebook
+    from .notebooks.lock import Lock
+    from .notebooks.locking import CheckedLock, check_lock, lock_notebook
     from .outputs.bundles import Losses, reduce_bundle, reduce_metadata, trusted_bundle
     from .outputs.text import TextCleaner, clean
 
@@ -37,6 +42,7 @@ __all__ = [
     "CellFailed",
     "CellInterrupted",
     "CellResult",
+    "CheckedLock",
     "Clear",
     "Display",
     "Error",
@@ -45,7 +51,9 @@ __all__ = [
     "InterpreterLost",
     "KernelOptions",
     "Kernelspec",
+    "Lock",
     "Losses",
+    "NotebookFailed",
     "OutputLimits",
     "OutputRefused",
     "Preparation",
@@ -54,16 +62,22 @@ __all__ = [
     "Session",
     "Sessions",
     "Stream",
+    "Successor",
     "TextCleaner",
     "VariableRefused",
+    "check_lock",
     "clean",
+    "find_successor",
     "install_kernelspecs",
     "installed_kernelspecs",
+    "lock_notebook",
+    "made_successor",
     "reduce_bundle",
     "reduce_metadata",
     "remove_kernelspec",
     "remove_kernelspecs_of",
     "run_cell",
+    "run_notebook",
     "run_script",
     "run_script_in",
     "trusted_bundle",
@@ -78,11 +92,12 @@ _HOMES = {
         "CellFailed",
         "CellInterrupted",
         "InterpreterLost",
+        "NotebookFailed",
         "OutputRefused",
         "PreparationFailed",
         "VariableRefused",
     ),
-    ".gate.options": ("KernelOptions",),
+    ".gate.options": ("KernelOptions", "Successor"),
     ".kernelspecs.folders": (
         "Kernelspec",
         "installed_kernelspecs",
@@ -91,6 +106,10 @@ _HOMES = {
     ),
     ".kernelspecs.installation": ("install_kernelspecs",),
     ".kernelspecs.preparation": ("Preparation",),
+    ".kernelspecs.succession": ("find_successor", "made_successor"),
+    ".notebooks.execution": ("run_notebook",),
+    ".notebooks.lock": ("Lock",),
+    ".notebooks.locking": ("CheckedLock", "check_lock", "lock_notebook"),
     ".outputs.bundles": ("Losses", "reduce_bundle", "reduce_metadata", "trusted_bundle"),
     ".outputs.text": ("TextCleaner", "clean"),
 }

@@ -4,6 +4,7 @@
 
     CellblockError
     |-- CellFailed        the cell itself failed; its traceback has been shown
+    |-- NotebookFailed    a notebook that was run did not get to its end
     |-- InterpreterLost   what cells of a running container share has ended, variables and all
     |-- OutputRefused     what the cell sent is no output, or too much of it
     |-- PreparationFailed an image cannot be given ipykernel
@@ -55,6 +56,12 @@ class CellInterrupted(KeyboardInterrupt):
 
     def _render_traceback_(self) -> list[str]:
         return [f"CellInterrupted: {self}"]
+
+
+class NotebookFailed(CellblockError):
+    """A notebook was run and failed, mostly in a cell; its outputs are where they were to be."""
+
+    exit_status = 1
 
 
 class KernelNotReady(CellblockError):

@@ -1,9 +1,9 @@
 """A cell that begins with ``%container``, in a notebook whose kernel is in a container.
 
-``python -m cellblock.hostcell --container ID --within SECONDS`` is run on this machine by the
-kernel's gate (``cellblock_kernel/gate/operation.py`` says what the two tell each other). It knows
-the verbs of :mod:`.verbs.own`, for that one container; all lines are understood before the first
-is carried out.
+``python -m cellblock.hostcell --container ID --within SECONDS --provenance FD`` is run on this
+machine by the kernel's gate (``cellblock_kernel/gate/operation.py`` says what the two tell each
+other). It knows the verbs of :mod:`.verbs.own`, for that one container; all lines are understood
+before the first is carried out.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from functools import cache, partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
-from cellblock_engine import CellblockError, Engine, InvalidInput
+from cellblock_engine import CellblockError, Engine, InvalidInput, Provenance
 from cellblock_engine.linux.syscalls import PR_SET_PDEATHSIG, prctl  # no name of the door
 
 from .asking import Terminal
 from .documents import json_text
+from .executed import Executed
 from .notebook import render
 from .tables import View, plain, text, utc_now
 from .verbs import VERBS
@@ -61,27 +62,40 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="cellblock.hostcell")
     parser.add_argument("--container", required=True)
     parser.add_argument("--within", type=int, required=True)
+    parser.add_argument("--provenance", type=int, required=True)
     options = parser.parse_args(words)
     signal.alarm(options.within)
     signal.signal(signal.SIGINT, _interrupted)
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # nobody waits for it when the gate is gone
     cell = sys.stdin.buffer.read(_LONGEST_CELL + 1)
+    with os.fdopen(options.provenance, encoding="utf-8") as file:
+        told = Provenance.decode(file.read())
     with os.fdopen(os.dup(1), "wb") as output:
         os.dup2(2, 1)  # what else is printed is for the server's log
         page = Page(output)
         try:
-            return carry_out(cell, options.container, page, Engine.open)
+            return carry_out(cell, options.container, page, Engine.open, told)
         except (KeyboardInterrupt, BrokenPipeError):
             return 128 + signal.SIGINT
 
 
-def carry_out(cell: bytes, container: str, page: Page, open_engine: Callable[[], Engine]) -> int:
-    """Carry out a cell's lines on ``container``; return 0 if all was done."""
+def carry_out(
+    cell: bytes,
+    container: str,
+    page: Page,
+    open_engine: Callable[[], Engine],
+    told: Provenance,
+) -> int:
+    """Carry out a cell's lines on ``container``; return 0 if all was done.
+
+    ``told`` is what was executed in the notebook since its last commit.
+    """
+    executed = Executed(told, partial(page.say, "committed", {}))
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = page.stream("stdout"), page.stream("stderr")
     try:
         # Not closed: that would take the spawner from the next command, and it leaves by itself.
-        for act in _plan(cell, container, cache(open_engine)):
+        for act in _plan(cell, container, cache(open_engine), executed):
             if shown := act():
                 page.say("display_data", {"data": shown, "metadata": {}})
     except (CellblockError, OSError) as error:
@@ -147,7 +161,9 @@ class Stream:
         """Do nothing: the page writes when it has a piece."""
 
 
-def _plan(cell: bytes, container: str, open_engine: Callable[[], Engine]) -> list[_Act]:
+def _plan(
+    cell: bytes, container: str, open_engine: Callable[[], Engine], executed: Executed
+) -> list[_Act]:
     """Return what is to be done, line by line. Raises InvalidInput."""
     if len(cell) > _LONGEST_CELL:
         raise InvalidInput("the cell is longer than 64 KiB: a cell of %container is some lines")
@@ -164,11 +180,13 @@ def _plan(cell: bytes, container: str, open_engine: Callable[[], Engine]) -> lis
             )
         if len(acts) == _MOST_LINES:
             raise InvalidInput(f"a cell of %container has at most {_MOST_LINES} lines")
-        acts.append(_understood("".join(rest), container, open_engine))
+        acts.append(_understood("".join(rest), container, open_engine, executed))
     return acts
 
 
-def _understood(line: str, container: str, open_engine: Callable[[], Engine]) -> _Act:
+def _understood(
+    line: str, container: str, open_engine: Callable[[], Engine], executed: Executed
+) -> _Act:
     """Return what a line asks for. Raises InvalidInput."""
     try:
         words = shlex.split(line)
@@ -186,11 +204,12 @@ def _understood(line: str, container: str, open_engine: Callable[[], Engine]) ->
         return partial(print, str(help_).rstrip())
     engine = open_engine()
     claim(arguments, engine.container(container))
-    return partial(_do, found.verb, arguments, engine)
+    call = Call(engine, arguments, _progress, os.environ, Terminal(), executed)
+    return partial(_do, found.verb, call)
 
 
-def _do(verb: Verb, arguments: argparse.Namespace, engine: Engine) -> dict[str, object] | None:
-    outcome = verb.action(Call(engine, arguments, _progress, os.environ, Terminal()))
+def _do(verb: Verb, call: Call) -> dict[str, object] | None:
+    outcome = verb.action(call)
     if isinstance(outcome, Listing) and outcome.style != "json":
         from .frames import frame  # noqa: PLC0415 - pandas
 

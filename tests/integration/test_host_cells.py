@@ -89,11 +89,14 @@ def control(kc, kind, content):
             return reply["content"]
 
 
-def begin(site, kc):
-    """Ask for a long cell, and return its id once it is under way."""
-    asked = kc.execute(LONG)
+def begin(site, kc, *later):
+    """Ask for a long cell, and later ones; return its id, or all, once it is under way.
+
+    By then the gate has the later ones too: between lies a turn of the kernel's.
+    """
+    asked = [kc.execute(cell) for cell in (LONG, *later)]
     wait_for(lambda: host_processes(site), kernels.ANSWER_S)
-    return asked
+    return asked if later else asked[0]
 
 
 def facts(text):
@@ -270,7 +273,7 @@ class TestTurn:
 class TestInterrupt:
     def test_it_ends_the_cell_and_not_the_next(self, kernel, site):
         km, kc = kernel
-        own, later = begin(site, kc), kc.execute("never = 1")
+        own, later = begin(site, kc, "never = 1")
         begun = time.monotonic()
         km.interrupt_kernel()
         found = replies(kc, 2)

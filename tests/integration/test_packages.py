@@ -6,7 +6,14 @@ import json
 
 import pytest
 
-from cellblock_engine import Engine, ImageNotFound, RunRequest
+from cellblock_engine import (
+    CommitRequest,
+    Engine,
+    ExecutedCell,
+    ImageNotFound,
+    Provenance,
+    RunRequest,
+)
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -63,3 +70,36 @@ def test_the_host_image_has_this_machines(engine: Engine):
     engine.create(RunRequest(image="host", argv=("true",), name="box"))
     found = {package.name: package for package in engine.container_packages("box")}
     assert found["pandas"].place.endswith("/site-packages")
+
+
+def test_a_commit_tells_where_it_comes_from(base_engine: Engine, base_image: str):
+    container = base_engine.start(RunRequest(image=base_image, argv=("sleep", "60"), name="box"))
+    assert container.exec(["sh", "-c", INSTALL]).exit_code == 0
+    cells = (ExecutedCell(2, "!pip install foo"), ExecutedCell(3, None, "secret"))
+    told = Provenance("a.ipynb", cells, base_name="a lie", engine="9", packages=())
+    base = base_engine.image(base_image)
+    base_engine.commit("box", "mine/told:1", CommitRequest(provenance=told))
+    newest, *older = base_engine.provenance("mine/told:1")
+    assert set(older) <= {None}
+    assert newest is not None
+    assert (newest.notebook, newest.cells) == ("a.ipynb", cells)
+    assert (newest.base_digest, newest.base_name) == (base.manifest, base_image)
+    assert newest.engine not in ("", "9")
+    assert newest.packages == base_engine.package_changes(base_image, "mine/told:1")
+    row, *rest = base_engine.history("mine/told:1")
+    assert (row.cells, row.packages) == ("2-3", newest.packages_in_short)
+    assert row.created_by == f"notebook cells 2-3 of a.ipynb: {row.packages}"
+    assert row.packages is not None
+    assert row.packages.endswith(", +foo 1")
+    assert {(step.cells, step.packages) for step in rest} <= {(None, None)}
+    # What is made of it has its labels, and its containers have none of these.
+    base_engine.run("mine/told:1", ["touch", "/new"], name="next", remove=False)
+    assert not [name for name in base_engine.container("next").inspect().labels if "prov" in name]
+    made = base_engine.commit("next", "mine/told:2")
+    top, below, *_ = base_engine.provenance("mine/told:2")
+    assert below == newest
+    assert top is not None
+    assert (top.cells, top.packages, top.notebook) == ((), (), "")
+    assert top.base_name == "docker.io/mine/told:1"
+    assert made.config.labels["org.opencontainers.image.base.digest"] == str(top.base_digest)
+    assert base_engine.history("mine/told:2")[0].created_by == "touch /new"

@@ -14,8 +14,10 @@ import pytest
 
 from cellblock.hostcell import Page, carry_out
 from cellblock.verbs.own import OWN_VERBS
-from cellblock_engine import Bind, Limits, LogRecord
+from cellblock_engine import Bind, ExecutedCell, Limits, LogRecord, Provenance
 from support.fake_engine import NOW, Container, FakeEngine, container
+
+NOTHING = Provenance()
 
 
 @pytest.fixture
@@ -23,12 +25,12 @@ def fake():
     return FakeEngine()
 
 
-def said(fake, text, *, own="up"):
+def said(fake, text, *, own="up", told=NOTHING):
     """Return the lines that a cell says, and its status."""
     output = io.BytesIO()
     identifier = fake.container(own).id
     cell = text if isinstance(text, bytes) else text.encode()
-    status = carry_out(cell, identifier, Page(output), lambda: fake)
+    status = carry_out(cell, identifier, Page(output), lambda: fake, told)
     return [json.loads(line) for line in output.getvalue().splitlines()], status
 
 
@@ -165,9 +167,22 @@ def test_a_name_of_markup_is_escaped(fake):
     assert "<img" not in content["data"]["text/html"]
 
 
+def test_commits_tell_what_was_executed_once(fake):
+    told = Provenance("a.ipynb", (ExecutedCell(3, "x = 1"),), older_cells=2)
+    text = "%container commit one\n%container commit two"
+    lines, status = said(fake, text, own="gone", told=told)
+    assert status == 0
+    assert [kind for kind, _ in lines].count("committed") == 2
+    assert [request.provenance for request in fake.commits] == [told, Provenance("a.ipynb")]
+    lines, status = said(fake, "%container commit one", own="up", told=told)  # which is refused
+    assert status == 1
+    assert [kind for kind, _ in lines] == ["error"]
+
+
 def started(within_s):
     """Start the process as a gate does, and never tell it the end of the cell."""
     words = [sys.executable, "-m", "cellblock.hostcell", "--container=x", f"--within={within_s}"]
+    words.append("--provenance=0")  # never read
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.Popen(words, env=env, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
 

@@ -37,8 +37,17 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_history_has_a_row_for_each_step(fake):
     titles, newest, oldest = cells(do(fake, "history python:3.12-slim"))
-    assert titles == ["LAYER", "CREATED", "CREATED BY", "SIZE", "FILES", "COMMENT"]
-    assert (newest[0], *newest[2:]) == ("<none>", 'CMD ["$python$"]', "0B")
+    assert titles == [
+        "LAYER",
+        "CREATED",
+        "CREATED BY",
+        "SIZE",
+        "FILES",
+        "CELLS",
+        "PACKAGES",
+        "COMMENT",
+    ]
+    assert (newest[0], *newest[2:]) == ("<none>", 'CMD ["$python$"]', "0B", "2-4", "+six 1.16")
     assert newest[1].endswith(" ago")
     assert oldest[1] == "N/A"
     assert oldest[3:] == ["48MB", "9", "why"]
@@ -57,6 +66,7 @@ def test_history_keeps_its_types(fake):
     assert kinds["created"] == "datetime64[us, UTC]"
     assert (kinds["size_bytes"], kinds["files"]) == ("int64", "Int64")
     assert data.diffid.isna().tolist() == [True, False]
+    assert data.cells.isna().tolist() == data.packages.isna().tolist() == [False, True]
     assert "48MB" in data._repr_html_()
     assert "\x1b" not in data._repr_html_()
     assert fake.stored[0].layers[0].hex[:12] in repr(data[["diffid"]])

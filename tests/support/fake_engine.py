@@ -29,6 +29,7 @@ from cellblock_engine import (
     DiskUsage,
     EngineInfo,
     ExecRequest,
+    ExecutedCell,
     Exit,
     Explanation,
     HistoryRow,
@@ -42,6 +43,7 @@ from cellblock_engine import (
     Package,
     PackageChange,
     Platform,
+    Provenance,
     Pruned,
     Reference,
     RemovedImage,
@@ -52,6 +54,7 @@ from cellblock_engine import (
     TimedOut,
     TransferEvent,
 )
+from cellblock_engine.commit import Commit
 
 NOW = datetime.now(UTC)
 
@@ -235,6 +238,7 @@ class FakeEngine:
     )
     requests: list[RunRequest] = field(default_factory=list)
     done: list[tuple[str, str]] = field(default_factory=list)
+    commits: list[CommitRequest] = field(default_factory=list)
     readings: int = 0
     closed: int = 0
     logins: list[tuple[str, str, str]] = field(default_factory=list)
@@ -256,7 +260,7 @@ class FakeEngine:
     def history(self, name: str) -> tuple[HistoryRow, ...]:
         found = self.image(name)
         return (
-            HistoryRow(NOW, 'CMD ["$python$"]', "", "", 0, None, None),
+            HistoryRow(NOW, 'CMD ["$python$"]', "", "", 0, None, None, "2-4", "+six 1.16"),
             HistoryRow(None, "RUN make\x1b[2J " * 9, "why", "Ada", 48_000_000, found.layers[0], 9),
         )
 
@@ -270,6 +274,15 @@ class FakeEngine:
 
     def diff_images(self, one: str, other: str) -> tuple[Change, ...]:
         return () if self.image(one) == self.image(other) else self.diff("up")
+
+    def provenance(self, name: str) -> tuple[Provenance | None, ...]:
+        self.image(name)
+        cells = (
+            ExecutedCell(2, "import six\nsix\x1b[2J"),
+            ExecutedCell(None, None, "secret"),
+            ExecutedCell(4, "x" * 99),
+        )
+        return (Provenance("a.ipynb", cells), None)
 
     def packages(self, name: str) -> tuple[Package, ...]:
         self.image(name)
@@ -367,13 +380,15 @@ class FakeEngine:
 
     def commit(
         self, name: str, reference: str | None = None, request: CommitRequest | None = None
-    ) -> Image:
+    ) -> Commit:
         told = request or CommitRequest()
         if self.container(name).facts.status == "running":
             raise Conflict(f"container {name} is running: stop it first")
+        self.commits.append(told)
         self.done.append(("commit", f"{name} {reference} {told.comment} {told.author}"))
         self.stored.insert(0, image(reference or f"{name}@{Digest.of(b'')}"))
-        return self.stored[0]
+        made = self.stored[0]
+        return Commit(**vars(made), added=None, added_bytes=0, paused_s=0)
 
     def save(self, names: Sequence[str], target: Path | BinaryIO) -> None:
         assert isinstance(target, Path)

@@ -92,6 +92,11 @@ def layered_layout() -> Path:
     return _cached("layered", lambda target: _make_layered(base, target))
 
 
+def pandas_tree() -> Path:
+    """Return a directory of what ``pip install pandas`` makes; it wants the package index once."""
+    return _cached("pandas", _make_pandas)
+
+
 def _cached(name: str, make: Callable[[Path], None]) -> Path:
     """Return the cached path ``name``; under a lock, so that two test runs make it once."""
     directory = cache_directory()
@@ -155,6 +160,11 @@ def _make_base(archive: Path, target: Path) -> None:
     writer = LayoutWriter(target)
     layer = writer.layer(archive, "gzip")
     writer.image([layer], {"Env": [*_path(), *ENVIRONMENT], "Cmd": ["python3"]})
+
+
+def _make_pandas(target: Path) -> None:
+    install = "pip install --quiet --no-cache-dir --only-binary=:all: --target"
+    _run(sys.executable, "-m", *install.split(), str(target), "pandas")
 
 
 def _path() -> list[str]:

@@ -18,6 +18,7 @@ from cellblock_kernel.gate.connection import CHANNELS, Connection
 from cellblock_kernel.gate.guard import Guard
 from cellblock_kernel.gate.hostcells import HostCells
 from cellblock_kernel.gate.ledger import Ledger
+from cellblock_kernel.gate.recorder import Recorder
 from cellblock_kernel.gate.relay import Relay
 from cellblock_kernel.gate.rules import Rule
 
@@ -28,7 +29,8 @@ _START_S = 30.0
 def main(connection_file: str, *, untrusted: bool) -> int:
     """Relay until the kernel has ended; return its exit status."""
     ledger = Ledger()
-    rules: list[Rule] = [ledger, HostCells(ledger)]
+    recorder = Recorder()
+    rules: list[Rule] = [ledger, HostCells(ledger, recorder), recorder]
     if untrusted:
         rules.insert(0, guard := Guard(ledger))
     with (

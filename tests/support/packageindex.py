@@ -38,7 +38,7 @@ def serving(directory: Path, package: str) -> Iterator[PackageIndex]:
         capture_output=True,
         timeout=30,
     )
-    _write_wheel(directory / "served" / "simple" / package, package)
+    write_wheel(directory / "served" / "simple" / package, package)
     asked: list[str] = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -59,8 +59,9 @@ def serving(directory: Path, package: str) -> Iterator[PackageIndex]:
             thread.join()
 
 
-def _write_wheel(folder: Path, package: str) -> None:
-    folder.mkdir(parents=True)
+def write_wheel(folder: Path, package: str) -> Path:
+    """Write an empty pure wheel of version 1; return it."""
+    folder.mkdir(parents=True, exist_ok=True)
     about = f"{package}-1.dist-info"
     with zipfile.ZipFile(folder / f"{package}-1-py3-none-any.whl", "w") as wheel:
         wheel.writestr(f"{package}.py", "")
@@ -70,3 +71,4 @@ def _write_wheel(folder: Path, package: str) -> None:
         )
         names = [f"{package}.py", *(f"{about}/{each}" for each in ("METADATA", "WHEEL", "RECORD"))]
         wheel.writestr(f"{about}/RECORD", "".join(f"{name},,\n" for name in names))
+    return folder / f"{package}-1-py3-none-any.whl"

@@ -7,20 +7,18 @@ unless a tree already has it. Looks, and changes nothing.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pwd
 import site
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import Unsupported
+from .trail import Trail, homes, within
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _NEVER = ("boot", "dev", "etc", "home", "media", "mnt", "proc", "root", "run", "srv", "sys", "tmp")
 _KERNELS_OWN = ("/dev/", "/proc/", "/sys/")
-_MAX_LINKS = 40  # as the kernel's own path resolution
 
 
 @dataclass(frozen=True)
@@ -62,50 +60,6 @@ class Places:
     prefixes: tuple[str, ...]
 
 
-@dataclass
-class _Trail:
-    """Resolves paths below ``root`` and keeps the links met on the way."""
-
-    root: str
-    links: dict[str, str] = field(default_factory=dict)
-    plain: set[str] = field(default_factory=set)
-
-    def follow(self, path: str) -> str:
-        """Return ``path`` without symbolic links. Raises Unsupported for a loop."""
-        done, todo, followed = "", path.split("/")[::-1], 0
-        while todo:
-            part = todo.pop()
-            if part in ("", "."):
-                continue
-            if part == "..":
-                done = done.rpartition("/")[0]
-                continue
-            here = f"{done}/{part}"
-            target = self.target(here)
-            if target is None:
-                done = here
-                continue
-            followed += 1
-            if followed > _MAX_LINKS:
-                raise Unsupported(f"{path} is a loop of symbolic links: name an image instead")
-            if target.startswith("/"):
-                done = ""
-            todo += target.split("/")[::-1]
-        return done or "/"
-
-    def target(self, here: str) -> str | None:
-        """Return where a link points, None for anything else; asks the kernel once."""
-        if here in self.plain:
-            return None
-        if here not in self.links:
-            try:
-                self.links[here] = os.readlink(self.root + here)  # noqa: PTH115 - on every start
-            except OSError:  # not a link, or not there
-                self.plain.add(here)
-                return None
-        return self.links[here]
-
-
 def places(interpreter: Interpreter, root: Path, forbidden: tuple[Path, ...]) -> Places:
     """Return what of the machine at ``root`` the interpreter and its programs need.
 
@@ -113,7 +67,7 @@ def places(interpreter: Interpreter, root: Path, forbidden: tuple[Path, ...]) ->
     Unsupported where a prefix is too much to show: ``/``, a home, or what holds the store.
     """
     base = str(root).rstrip("/")
-    trail = _Trail(base)
+    trail = Trail(base)
     trees: list[str] = []
     for name in _SYSTEM:
         if trail.target(name) is None and Path(base + name).is_dir():
@@ -123,38 +77,27 @@ def places(interpreter: Interpreter, root: Path, forbidden: tuple[Path, ...]) ->
     needed = [*prefixes, executable.rpartition("/")[0].removesuffix("/bin") or "/"]
     if interpreter.user_site is not None:
         needed.append(trail.follow(interpreter.user_site))
-    homes = _homes(trail)
+    private = homes(trail)
     for tree in sorted(set(needed)):
-        if not any(_within(tree, other) for other in trees):
-            _refuse(tree, homes)
+        if not any(within(tree, other) for other in trees):
+            _refuse(tree, private)
             trees.append(tree)
-    trees = [t for t in trees if not any(t != other and _within(t, other) for other in trees)]
+    trees = [t for t in trees if not any(t != other and within(t, other) for other in trees)]
     for tree in trees:
         _refuse_forbidden(tree, tuple(trail.follow(str(path)) for path in forbidden))
     links = {
         path: target
         for path, target in trail.links.items()
-        if not any(_within(path, tree) for tree in trees)
+        if not any(within(path, tree) for tree in trees)
     }
     return Places(tuple(trees), tuple(sorted(links.items())), tuple(dict.fromkeys(prefixes)))
 
 
-def _within(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(directory.rstrip("/") + "/")
-
-
-def _homes(trail: _Trail) -> set[str]:
-    found = {"/root", os.environ.get("HOME", "")}
-    with contextlib.suppress(KeyError):  # a user id without an account
-        found.add(pwd.getpwuid(os.geteuid()).pw_dir)
-    return {trail.follow(home) for home in found if home.startswith("/")} - {"/"}
-
-
-def _refuse(tree: str, homes: set[str]) -> None:
+def _refuse(tree: str, private: set[str]) -> None:
     """Raise Unsupported for a prefix whose tree has more than a Python in it."""
     if tree == "/" or tree[1:] in _NEVER or tree.startswith(_KERNELS_OWN):
         what = "a directory of the system"
-    elif any(_within(home, tree) for home in homes) or tree.rpartition("/")[0] == "/home":
+    elif any(within(home, tree) for home in private) or tree.rpartition("/")[0] == "/home":
         what = "a home directory, or has one in it"
     else:
         return
@@ -166,7 +109,7 @@ def _refuse(tree: str, homes: set[str]) -> None:
 
 def _refuse_forbidden(tree: str, forbidden: tuple[str, ...]) -> None:
     for path in forbidden:
-        if _within(path, tree):
+        if within(path, tree):
             raise Unsupported(
                 f"the image host cannot show {tree}: cellblock's own store is in it ({path}); "
                 "set CELLBLOCK_HOME to a directory elsewhere, or name an image"

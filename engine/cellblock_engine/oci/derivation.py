@@ -26,6 +26,9 @@ from .manifest import (
     Descriptor,
     Manifest,
 )
+from .provenance import Provenance, labelled
+
+_SHARE = 4  # of the room that is left: there always is some
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,16 @@ def derive(
     layer: Descriptor | None,
     step: HistoryEntry,
     changes: Sequence[Instruction] = (),
+    *,
+    provenance: Provenance | None = None,
 ) -> Derived:
     """Return ``base``, whose config is ``config``, with the uncompressed ``layer`` above it.
 
     Without a layer only the step is added, which should say so. ``changes`` are made in how
-    containers are run. An author that the step does not name stays. Raises InvalidAnswer for a
-    config that is none, Conflict for too many layers, InvalidInput for a step that says too much,
-    and changes that cannot be made.
+    containers are run; where the step comes from is told by labels, as far as there is room. An
+    author that the step does not name stays. Raises InvalidAnswer for a config that is none,
+    Conflict for too many layers, InvalidInput for a step that says too much, and changes that
+    cannot be made.
     """
     layers = parse_config(config).diff_ids
     above = () if layer is None else (layer,)
@@ -63,7 +69,13 @@ def derive(
     document["rootfs"]["diff_ids"] = [
         str(digest) for digest in (*layers, *(layer.digest for layer in above))
     ]
-    document["history"] = [*(document.get("history") or ()), _history(step)]
+    steps = document.get("history") or []
+    document["history"] = [*steps, _history(step)]
+    if provenance is not None:
+        run = document.get("config") or {}
+        room_bytes = (MAX_CONFIG_BYTES - len(json.dumps(document))) // _SHARE
+        labels = labelled(run.get("Labels") or {}, provenance, len(steps), room_bytes)
+        document["config"] = {**run, "Labels": labels}
     raw = json.dumps(document).encode()
     if len(raw) > MAX_CONFIG_BYTES:
         raise InvalidInput(

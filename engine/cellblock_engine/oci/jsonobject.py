@@ -7,11 +7,15 @@ and one that is null are the same, as in Go, which most image tools are written 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 
 from ..errors import InvalidAnswer
 
 _MAX_INTEGER = 2**63 - 1
+# Strings become arguments, environment and file names: the kernel's end at the NUL, and half a
+# surrogate pair has no bytes at all.
+_UNCARRIED = re.compile("[\0\ud800-\udfff]")
 
 
 class JsonObject:
@@ -132,11 +136,9 @@ class JsonObject:
         return value
 
     def _string(self, name: str, value: object) -> str:
-        # Strings become arguments, environment and file names: the kernel's end at the NUL, and
-        # half a surrogate pair has no bytes at all.
         if not isinstance(value, str):
             raise self.wrong(name, "is not a string")
-        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        if _UNCARRIED.search(value):
             raise self.wrong(name, "has a character that no string can carry")
         return value
 

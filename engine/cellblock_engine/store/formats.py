@@ -141,7 +141,7 @@ def _mark(layout: Layout, number: int) -> None:
     draft = layout.home / f"{_DRAFT}{secrets.token_hex(4)}"
     try:
         with draft.open("x", encoding="utf-8") as file:
-            json.dump({"format": number, "writer": _version()}, file)
+            json.dump({"format": number, "writer": version()}, file)
             file.flush()
             os.fsync(file.fileno())
         draft.rename(layout.format)
@@ -149,7 +149,8 @@ def _mark(layout: Layout, number: int) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _version() -> str:
+def version() -> str:
+    """Return the version of cellblock that is installed."""
     from importlib import metadata  # noqa: PLC0415 - once in the life of a store
 
     try:

@@ -22,6 +22,7 @@ from ..oci.derivation import Derived, derive
 from ..oci.digest import Digest
 from ..oci.instructions import Instruction
 from ..oci.manifest import MAX_MANIFEST_BYTES, Descriptor, Manifest, parse_manifest
+from ..oci.provenance import Provenance
 from ..oci.reference import Reference
 from ..private import make_private
 from .blobs import Blobs
@@ -62,6 +63,7 @@ class Images:
         self._collector = collector
         # By manifest. What a digest names never changes, so entries only ever become useless.
         self._known: dict[Digest, tuple[Digest, ImageDocument, int]] = {}
+        self._ids: dict[Digest, Digest] = {}
 
     def add(self, reference: Reference, manifest: Digest, *, served: bool = False) -> Image:
         """Let ``reference`` name the image of this manifest, whose parts are all in the store.
@@ -101,6 +103,8 @@ class Images:
         step: HistoryEntry,
         name: Reference,
         changes: Sequence[Instruction] = (),
+        *,
+        provenance: Provenance | None = None,
     ) -> Image:
         """Add the image that the one of the manifest ``base`` is with one layer more; return it.
 
@@ -108,7 +112,7 @@ class Images:
         without a tag gets the image's digest. To be called within
         :meth:`Store.referencing`. Raises as :meth:`add` and :func:`derive` do.
         """
-        derived = self._derived(base, layer, step, changes)
+        derived = self._derived(base, layer, step, changes, provenance=provenance)
         digest = Digest.of(derived.manifest)
         self._blobs.keep(Digest.of(derived.config), derived.config)
         self._blobs.keep(digest, derived.manifest)
@@ -158,13 +162,13 @@ class Images:
         """
         by_id: dict[Digest, dict[Reference, Digest]] = {}
         for reference, manifest in self._references().items():
-            by_id.setdefault(self._read(manifest)[0], {})[reference] = manifest
+            by_id.setdefault(self._id(manifest), {})[reference] = manifest
         images = []
         for references in by_id.values():
             manifest = references[min(references)]
             images.append(_image(*self._read(manifest), manifest, tuple(sorted(references))))
         for manifest in self._collector.manifests() if nameless else ():
-            if self._blobs.has(manifest) and (image_id := self._read(manifest)[0]) not in by_id:
+            if self._blobs.has(manifest) and (image_id := self._id(manifest)) not in by_id:
                 by_id[image_id] = {}
                 images.append(_image(*self._read(manifest), manifest, ()))
         return tuple(sorted(images, key=lambda image: (_age(image), image.references)))
@@ -240,7 +244,7 @@ class Images:
         used = {*self._collector.users(without=without), *map(str, keep)}
         named: dict[Digest, list[Reference]] = {}
         for reference, manifest in references.items():
-            named.setdefault(self._read(manifest)[0], []).append(reference)
+            named.setdefault(self._id(manifest), []).append(reference)
         images = sorted(
             image
             for image, names in named.items()
@@ -310,7 +314,7 @@ class Images:
         found = {}
         if as_id is not None:
             for manifest in references.values():
-                image_id = self._read(manifest)[0]
+                image_id = self._id(manifest)
                 if image_id.hex.startswith(as_id[1]):
                     found[image_id] = manifest
         if len(found) > 1:
@@ -321,7 +325,7 @@ class Images:
 
     def _with_all(self, references: dict[Reference, Digest], manifest: Digest) -> Image:
         image_id, document, size_bytes = self._read(manifest)
-        same = (r for r, m in references.items() if self._read(m)[0] == image_id)
+        same = (r for r, m in references.items() if self._id(m) == image_id)
         return _image(image_id, document, size_bytes, manifest, tuple(sorted(same)))
 
     def _publish(self, reference: Reference, manifest: Digest, *, served: bool = False) -> None:
@@ -350,7 +354,7 @@ class Images:
         """Return id, config and size of the image with this manifest."""
         known = self._known.get(manifest)
         if known is None:
-            config = self._manifest(manifest).config.digest
+            config = self._id(manifest)
             document = parse_config(self._blobs.read(config, MAX_CONFIG_BYTES))
             size_bytes = sum(map(self._layers.size_bytes, document.diff_ids))
             known = config, document, size_bytes
@@ -359,16 +363,28 @@ class Images:
             self._known[manifest] = known
         return known
 
+    def _id(self, manifest: Digest) -> Digest:
+        """Return the id of the image with this manifest: its config's digest."""
+        known = self._ids.get(manifest)
+        if known is None:
+            known = self._manifest(manifest).config.digest
+            if len(self._ids) >= _MAX_CACHED:
+                self._ids.clear()
+            self._ids[manifest] = known
+        return known
+
     def _derived(
         self,
         base: Digest,
         layer: Descriptor | None,
         step: HistoryEntry,
         changes: Sequence[Instruction],
+        *,
+        provenance: Provenance | None = None,
     ) -> Derived:
         manifest = self._manifest(base)
         config = self._blobs.read(manifest.config.digest, MAX_CONFIG_BYTES)
-        return derive(manifest, config, layer, step, changes)
+        return derive(manifest, config, layer, step, changes, provenance=provenance)
 
     def _manifest(self, digest: Digest) -> Manifest:
         parsed = parse_manifest(self._blobs.read(digest, MAX_MANIFEST_BYTES), None)

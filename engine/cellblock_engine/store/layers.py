@@ -26,6 +26,7 @@ from .pack import pack
 from .staging import Staging, sync_directory
 from .unpacking import Caps, Unpackers, unpack_while_made
 
+_MAX_CACHED = 4096
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -37,6 +38,7 @@ class Layers:
         self._staging = staging
         self._caps = caps or Caps()
         self._unpackers = Unpackers()
+        self._sizes: dict[Digest, int] = {}  # many images share a layer, and none changes
 
     def has(self, diffid: Digest) -> bool:
         """Tell whether the layer is there, complete."""
@@ -67,7 +69,13 @@ class Layers:
 
     def size_bytes(self, diffid: Digest) -> int:
         """Return the sum of the layer's file sizes, in bytes. Raises StoreError."""
-        return self.record(diffid).size_bytes
+        known = self._sizes.get(diffid)
+        if known is None:
+            known = self.record(diffid).size_bytes
+            if len(self._sizes) >= _MAX_CACHED:
+                self._sizes.clear()
+            self._sizes[diffid] = known
+        return known
 
     def warm(self) -> AbstractContextManager[None]:
         """Start an unpacker now and keep unpackers for all layers extracted in the block."""

@@ -13,14 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
 from .ledger import Ledger, stops_on_error
 from .messages import Message
-from .operation import COMMAND, TIME_LIMIT_S, Failure, Operation
+from .operation import COMMAND, TIME_LIMIT_S, Failure, Operation, Words
 from .rules import Passage
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
 
 _WORDS = ("%container", "%%container")
 # ipykernel neither counts an empty cell nor gives it a number of its own; others do.
@@ -48,10 +51,12 @@ class _Cell:
 
 
 class HostCells:
-    """The rule that carries out host cells; it stands next to the front end."""
+    """The rule that carries out host cells; it stands next to the recorder of other cells."""
 
-    def __init__(self, ledger: Ledger, command: Sequence[str] = COMMAND) -> None:
-        self._ledger, self._program = ledger, command
+    def __init__(
+        self, ledger: Ledger, recorder: Recorder, command: Sequence[str] = COMMAND
+    ) -> None:
+        self._ledger, self._recorder, self._program = ledger, recorder, command
         self._command = command
         self._passage: Passage | None = None
         self._cells: dict[str | None, _Cell] = {}  # one at a time for each shell
@@ -112,7 +117,7 @@ class HostCells:
 
     def _admitted(self, message: Message) -> Message:
         """Return what the kernel is asked; from a host cell on, its shell's turn is that cell's."""
-        if message.kind != "execute_request" or not message.id or not _is_host_cell(message):
+        if message.kind != "execute_request" or not message.id or not is_host_cell(message):
             return message
         before = {
             asked.message.id: asked.stops
@@ -185,8 +190,16 @@ class HostCells:
         def end(failure: Failure | None) -> None:
             self._on_end(cell, failure)
 
+        record = self._recorder.record()
+
+        def committed() -> None:
+            self._recorder.forget(record)
+
+        words = Words(code, record.text)
         try:
-            cell.operation = Operation(self._command, code, self._passage, show, end)
+            cell.operation = Operation(
+                self._command, words, self._passage, show=show, committed=committed, end=end
+            )
         except OSError as error:
             end(Failure("OSError", f"the cell's process does not start: {error.strerror}"))
 
@@ -264,7 +277,8 @@ class HostCells:
         self._language = name if isinstance(name, str) else ""
 
 
-def _is_host_cell(request: Message) -> bool:
+def is_host_cell(request: Message) -> bool:
+    """Return whether a front end asks for something to be carried out on this machine."""
     code = request.content.get("code")
     if not isinstance(code, str):
         return False

@@ -43,6 +43,7 @@ def request(options: GateOptions, room: Room, env: Mapping[str, str], cwd: Path)
         network=kernel.network,
         limits=Limits(memory=kernel.memory, cpus=kernel.cpus, pids=kernel.pids_limit),
         binds=tuple(binds),
+        allow_hosts=kernel.allow_host,
         labels={LABEL: kernel.image},
         removal=Removal.NEVER if kernel.keep else Removal.IF_ABANDONED,
     )

@@ -37,6 +37,7 @@ from .hostcells import HostCells
 from .ledger import Ledger
 from .operation import Failure
 from .options import GateOptions
+from .recorder import Recorder, notebook_name
 from .refusals import Refusals
 from .relay import Relay
 from .reports import KILL, SWAP, Report, Reporter
@@ -83,8 +84,10 @@ class _Life:
         self._front = Connection.read(options.connection_file)
         self._ledger = Ledger()
         self._guard = Guard(self._ledger) if options.kernel.untrusted else None
-        self._refusals, self._host_cells = Refusals(self._ledger), HostCells(self._ledger)
-        rules: list[Rule] = [self._ledger, self._refusals, self._host_cells]
+        self._refusals = Refusals(self._ledger)
+        self._recorder = Recorder(notebook_name(os.environ, Path.cwd()))
+        self._host_cells = HostCells(self._ledger, self._recorder)
+        rules: list[Rule] = [self._ledger, self._refusals, self._host_cells, self._recorder]
         if self._guard is not None:
             rules.insert(0, self._guard)
         self._relay = stack.enter_context(_relay(self._front, rules))
@@ -101,6 +104,8 @@ class _Life:
         self._key = _new_key()
         self._room.furnish(self._key, self._front.kernel_name)
         self._kernel = Tenant(self._start(), self._relay)
+        if self._kernel.container.id == options.container:
+            self._recorder.load(self._room.record)
         stack.callback(self._close)
         self._settle_in()
         reporter.send(Report(container=self._kernel.container.id))
@@ -160,6 +165,7 @@ class _Life:
                 newcomer.close()
                 raise
             before, self._kernel = self._kernel, newcomer
+            self._recorder.clear()
         self._settle_in()
         before.show_rest()
         before.close()
@@ -243,6 +249,13 @@ class _Life:
             house.request(self._options, self._room, self._environ, Path.cwd())
         )
 
+    def _keep_record(self) -> None:
+        """Let the next kernel of the container go on with what was executed in it."""
+        for cell in self._ledger.lost_cells():
+            self._recorder.lose(cell.message.id)
+        with suppress(OSError):  # a commit then tells less
+            self._recorder.save(self._room.record)
+
     def _turn(self, timeout_s: float | None) -> None:
         if self._kill_at is not None:
             left_s = self._kill_at - time.monotonic()
@@ -268,6 +281,8 @@ class _Life:
     def _end(self, end: Exit) -> int:
         """Show what is left; what becomes of the container is the provisioner's, if any."""
         self._kernel.show_rest()
+        if self._options.provisioned:
+            self._keep_record()
         if not (self._options.provisioned or self._options.kernel.keep):
             self._kernel.container.remove()
         if not self._relay.connected:

@@ -1,9 +1,11 @@
 """What one host cell does: a short-lived process of the user's own, beside the gate.
 
-It reads the cell's text on its standard input and writes lines of JSON on its output, each
-``[kind, content]``: a ``stream`` or ``display_data`` to be published, or the ``error`` that the
-cell ends with. Status 0 says that all was done; SIGINT ends it. It is started within the bound of
-:mod:`.memory`, and has no descriptor of the gate.
+It reads the cell's text on its standard input and, on the descriptor of ``--provenance``, which
+cells were executed since the last commit. It writes lines of JSON on its output, each
+``[kind, content]``: a ``stream`` or ``display_data`` to be published, ``committed`` when a commit
+has told of those cells, or the ``error`` that the cell ends with. Status 0 says that all was done;
+SIGINT ends it. It is started within the bound of :mod:`.memory`, and has no descriptor of the gate
+but those two.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,36 +39,47 @@ class Failure:
     evalue: str
 
 
+@dataclass(frozen=True)
+class Words:
+    """What an operation is told: the cell's text, and an encoded :class:`Provenance`."""
+
+    text: str
+    provenance: str
+
+
 class Operation:
     """A process under way, until it has ended or is ended.
 
-    ``show`` gets what is to be published, ``end`` at last None or a failure. Both are called on the
-    relay's thread.
+    ``show`` gets what is to be published, ``committed`` is called when there is a commit, ``end``
+    gets at last None or a failure. All are called on the relay's thread.
     """
 
     def __init__(
         self,
         command: Sequence[str],
-        text: str,
+        words: Words,
         passage: Passage,
+        *,
         show: Callable[[str, dict[str, Any]], None],
+        committed: Callable[[], None],
         end: Callable[[Failure | None], None],
     ) -> None:
         """Start it. Raises OSError."""
         self._passage, self._show, self._end = passage, show, end
+        self._committed = committed
         self._line = bytearray()
         self._read_bytes = 0
         self._failure: Failure | None = None
-        stdin = os.memfd_create("cell")  # a pipe may take less at once
-        try:
-            with open(stdin, "wb", closefd=False) as file:
-                file.write(text.encode(errors="replace"))
-            os.lseek(stdin, 0, os.SEEK_SET)
+        with ExitStack() as given:
+            stdin, told = (_file(each, given) for each in (words.text, words.provenance))
             self._process = subprocess.Popen(  # closes all other descriptors: sockets, the rooms
-                command, stdin=stdin, stdout=subprocess.PIPE, cwd="/", start_new_session=True
+                (*command, f"--provenance={told}"),
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                cwd="/",
+                start_new_session=True,
+                pass_fds=(told,),
             )
-        finally:
-            os.close(stdin)
         assert self._process.stdout is not None
         self._output = self._process.stdout.fileno()
         os.set_blocking(self._output, False)
@@ -123,6 +136,8 @@ class Operation:
         match said:
             case ["stream" | "display_data" as kind, dict(content)]:
                 self._show(kind, content)
+            case ["committed", dict()]:
+                self._committed()
             case ["error", {"ename": str(name), "evalue": str(words)}] if self._failure is None:
                 self._failure = Failure(name, words[:_MOST_WORDS])
 
@@ -150,3 +165,13 @@ class Operation:
         os.close(self._pidfd)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
+
+
+def _file(text: str, given: ExitStack) -> int:
+    """Return a descriptor of a file with this text, at its beginning. Raises OSError."""
+    fd = os.memfd_create("cell")  # a pipe may take less at once
+    given.callback(os.close, fd)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(text.encode(errors="replace"))
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd

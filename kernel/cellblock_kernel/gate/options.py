@@ -27,7 +27,7 @@ class KernelOptions:
 
     ``timeout`` is a duration, from each start on. ``env`` entries are ``NAME=VALUE``, or ``NAME``
     for what the gate's own environment says: other users can read a command line. ``keep`` leaves
-    the ended container when the kernel is shut down.
+    the ended container when the kernel is shut down. ``allow_host`` is as for ``run``.
     """
 
     image: str = HOST_IMAGE
@@ -41,6 +41,7 @@ class KernelOptions:
     env: tuple[str, ...] = ()
     keep: bool = False
     untrusted: bool = False
+    allow_host: tuple[str, ...] = ()
 
     def words(self) -> list[str]:
         """Return the words that mean this, without those that say what is so anyway."""
@@ -74,6 +75,17 @@ class GateOptions:
     provisioned: bool = False
 
 
+@dataclass(frozen=True)
+class Successor:
+    """A kernel that is to take the place of one: an image, by its id or ``host``, and the command.
+
+    The command has ``{connection_file}`` in it, as a kernelspec's.
+    """
+
+    image: str
+    argv: tuple[str, ...]
+
+
 def command(kernel: KernelOptions, argv: Sequence[str]) -> list[str]:
     """Return a kernelspec's argv for a kernel that is ``argv`` in such a container."""
     # -P: it starts in the notebook's folder, where an earlier kernel may have left a zmq.py.
@@ -100,10 +112,12 @@ def parse(words: Sequence[str]) -> GateOptions:
     parser.add_argument("--env", action="append", default=[])
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--untrusted", action="store_true")
+    parser.add_argument("--allow-host", action="append", default=[])
     parser.add_argument("--container")
     parser.add_argument(PROVISIONED, action="store_true")
     said = vars(parser.parse_args(words[:at]))
-    said["volume"], said["env"] = tuple(said["volume"]), tuple(said["env"])
+    for several in ("volume", "env", "allow_host"):
+        said[several] = tuple(said[several])
     kernel = KernelOptions(**{each.name: said[each.name] for each in fields(KernelOptions)})
     return GateOptions(
         said["connection_file"],

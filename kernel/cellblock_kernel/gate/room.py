@@ -7,6 +7,7 @@
     <kernels>/<id>/back/          the same sockets, where the container cannot replace them
     <kernels>/<id>/lock           held by its owner as long as it lives
     <kernels>/<id>/container      the id of the container that was started last
+    <kernels>/<id>/record         the cells executed in it, while its kernel is started again
 
 What the kernel binds is linked into ``back`` before the gate connects to it: link(2) links the
 thing itself, so that a symbolic link put there by hostile code is found out, and cannot lead the
@@ -36,6 +37,8 @@ INSIDE = "/run/jupyter-kernel"
 PORTS = {name: number for number, name in enumerate(CHANNELS, 1)}
 _MAX_SOCKET_PATH = 107  # sun_path, unix(7)
 _CONNECTION_FILE = "connection.json"
+CONNECTION_INSIDE = f"{INSIDE}/{_CONNECTION_FILE}"
+"""A kernel's connection file, as its container names it."""
 _FALSE_SOCKET = "the kernel put something else where its socket {} belongs"
 
 
@@ -92,9 +95,14 @@ class Room:
         return os.fspath(self.path / "front")
 
     @property
+    def record(self) -> Path:
+        """Where a gate leaves what was executed for the next one."""
+        return self.path / "record"
+
+    @property
     def connection_file(self) -> str:
         """The kernel's connection file, as the container names it."""
-        return f"{INSIDE}/{_CONNECTION_FILE}"
+        return CONNECTION_INSIDE
 
     def furnish(self, key: bytes, kernel_name: str) -> None:
         """Make ready for a kernel: a connection file inside, and no sockets of an earlier one."""

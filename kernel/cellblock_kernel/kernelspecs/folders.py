@@ -95,6 +95,15 @@ def installed_kernelspecs() -> tuple[Kernelspec, ...]:
     return tuple(found)
 
 
+def read_kernelspec(name: str) -> dict[str, Any]:
+    """Return the kernel.json of ours that Jupyter finds by ``name``. Raises NotFound."""
+    path = KernelSpecManager().find_kernel_specs().get(name.lower())
+    document = None if path is None else _read(Path(path))
+    if document is None:
+        raise NotFound(f"no kernelspec {name} of cellblock: see kernel list")
+    return document
+
+
 def remove_kernelspec(name: str) -> Path:
     """Remove the kernelspec of ours that Jupyter finds by ``name``; return where it was.
 

@@ -20,8 +20,8 @@ from .spec import checked_name, default_name, document
 
 
 @dataclass(frozen=True)
-class _Kernel:
-    """A kernel to be installed, and the image that has it (None: the host's)."""
+class ImageKernel:
+    """A kernel, and the image that has it, or is to have it (None: the host's)."""
 
     offer: Offer
     image: Image | None
@@ -51,8 +51,7 @@ def install_kernelspecs(
     base, into = checked_name(name or default_name(options.image)), folder(place)
     image = None if options.image == HOST_IMAGE else engine.image(options.image)
     limits = Limits(memory=options.memory, cpus=options.cpus, pids=options.pids_limit)
-    found = probe(engine, _id(image), limits, options.image)
-    chosen = _chosen(found, kernel and kernel.lower(), image, options.image)
+    chosen = find_kernels(engine, image, options.image, limits, kernel)
     alone = name is not None and len(chosen) == 1
     named = {
         base if alone or each.offer.name == PYTHON else f"{base}-{each.offer.name}": each
@@ -61,7 +60,7 @@ def install_kernelspecs(
     for spec_name in named:
         refuse_anothers(checked_name(spec_name), into)
     ready = {
-        spec_name: each if each.is_ready else _prepared(engine, each, options.image, progress)
+        spec_name: ready_kernel(engine, each, options.image, progress)
         for spec_name, each in named.items()
     }
     written = []
@@ -80,9 +79,27 @@ def install_kernelspecs(
     return tuple(written)
 
 
+def find_kernels(
+    engine: Engine, image: Image | None, name: str, limits: Limits, wanted: str | None = None
+) -> tuple[ImageKernel, ...]:
+    """Return the kernels of an image that the user calls ``name``, or the one that is wanted.
+
+    The first is its Python's, if it has one. Raises InvalidInput, and as :func:`probe` does.
+    """
+    found = probe(engine, _id(image), limits, name)
+    return _chosen(found, wanted and wanted.lower(), image, name)
+
+
+def ready_kernel(
+    engine: Engine, kernel: ImageKernel, name: str, progress: Progress | None = None
+) -> ImageKernel:
+    """Return a kernel that can be run, with the image that has it. Raises as a preparation does."""
+    return kernel if kernel.is_ready else _prepared(engine, kernel, name, progress)
+
+
 def _chosen(
     found: Findings, wanted: str | None, image: Image | None, name: str
-) -> tuple[_Kernel, ...]:
+) -> tuple[ImageKernel, ...]:
     """Return what is to be installed. Raises InvalidInput."""
     listed = offers.listed(found.listing, name)
     known = listed.keys() | ({PYTHON} if found.has_ipykernel else set())
@@ -107,21 +124,25 @@ def _kernel(
     listed: Mapping[str, offers.Listed],
     image: Image | None,
     name: str,
-) -> _Kernel:
+) -> ImageKernel:
     if found.python is not None and kernel == PYTHON:
         if found.has_ipykernel:
-            return _Kernel(offers.of_python(found.python), image)
+            return ImageKernel(offers.of_python(found.python), image)
         if kernel not in listed:
-            return _Kernel(offers.of_python(found.python), image, is_ready=False)
-    return _Kernel(offers.read(kernel, listed[kernel], name), image)
+            return ImageKernel(offers.of_python(found.python), image, is_ready=False)
+    return ImageKernel(offers.read(kernel, listed[kernel], name), image)
 
 
-def _prepared(engine: Engine, kernel: _Kernel, name: str, progress: Progress | None) -> _Kernel:
+def _prepared(
+    engine: Engine, kernel: ImageKernel, name: str, progress: Progress | None
+) -> ImageKernel:
     """Return the kernel of a Python, with ipykernel. Raises as :func:`prepare` does."""
     if kernel.image is None:
         raise InvalidInput(f"image {name} has no ipykernel: pip install ipykernel")
     python = kernel.offer.argv[0]
-    return _Kernel(kernel.offer, prepare(engine, kernel.image, python, name, progress or _unseen))
+    return ImageKernel(
+        kernel.offer, prepare(engine, kernel.image, python, name, progress or _unseen)
+    )
 
 
 def _id(image: Image | None) -> str:

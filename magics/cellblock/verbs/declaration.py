@@ -18,17 +18,19 @@ if TYPE_CHECKING:
     from cellblock_engine import Engine
 
     from ..asking import Asking
+    from ..executed import Executed
     from ..progress import Shown, Work
     from .outcome import Outcome
 
 Form = Literal["line", "cell"]
 Subject = Literal["image", "container", "value"]
-Takes = Literal["flag", "one", "each", "optional", "any", "some", "rest"]
+Takes = Literal["flag", "one", "each", "pairs", "optional", "any", "some", "rest"]
 
 _ARITY: Mapping[Takes, dict[str, Any]] = {
     "flag": {"action": "store_true"},
     "one": {},
     "each": {"action": "append", "default": []},
+    "pairs": {"action": "append", "nargs": 2, "default": []},
     "optional": {"nargs": "?"},
     "any": {"nargs": "*"},
     "some": {"nargs": "+"},
@@ -40,7 +42,7 @@ _ARITY: Mapping[Takes, dict[str, Any]] = {
 class Argument:
     """A flag (``names`` start with a dash) or an operand (one name without) of a verb.
 
-    ``takes`` says what it takes: nothing, one value, one value each time it is written, an
+    ``takes`` says what it takes: nothing, one value, one value or two each time it is written, an
     optional operand, any number of operands, at least one, or all that is left. ``subject`` and
     ``values`` say what completion offers. ``forms`` are the forms of the verb that have it.
     """
@@ -48,7 +50,7 @@ class Argument:
     names: tuple[str, ...]
     summary: str
     takes: Takes = "one"
-    metavar: str | None = None
+    metavar: str | tuple[str, ...] | None = None
     convert: Callable[[str], object] = str
     default: object = None
     subject: Subject = "value"
@@ -73,7 +75,8 @@ class Call:
     """One use of a verb: everything its action may look at.
 
     ``progress`` opens a display of long work on the surface the call came from; ``environ`` is the
-    environment of the caller; ``asking`` gets words from the user.
+    environment of the caller; ``asking`` gets words from the user; ``executed`` is what was
+    executed in the notebook that the call came from, where that is recorded.
     """
 
     engine: Engine
@@ -81,6 +84,7 @@ class Call:
     progress: OpenProgress
     environ: Mapping[str, str]
     asking: Asking
+    executed: Executed | None = None
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def install(call: Call) -> Acknowledged:
             kernel=given.kernel,
             name=given.name,
             display_name=given.display_name,
-            progress=_preparing(call, shown),
+            progress=preparing(call, shown),
         )
     return Acknowledged(tuple(f"{path.name}: {path}" for path in paths))
 
@@ -70,8 +70,11 @@ def remove(call: Call) -> Acknowledged:
     return each(call.arguments.names, lambda name: [str(remove_kernelspec(name))])
 
 
-def _preparing(call: Call, shown: ExitStack) -> Callable[[Preparation], None]:
-    """Return what opens a display with the first step: most images need no preparation."""
+def preparing(call: Call, shown: ExitStack) -> Callable[[Preparation], None]:
+    """Return what opens a display with the first step: most images need no preparation.
+
+    ``shown`` closes it.
+    """
     displays: list[Callable[[Preparation], None]] = []
 
     def show(step: Preparation) -> None:
@@ -87,14 +90,7 @@ def _options(call: Call) -> KernelOptions:
     from cellblock_kernel import KernelOptions  # noqa: PLC0415 - as above
 
     given = call.arguments
-    for flag, value, known in (
-        ("--network", given.network, NETWORKS),
-        ("--workspace", given.workspace, _WORKSPACES),
-    ):
-        if value not in known:
-            raise InvalidInput(f"{flag} {value!r} is not known: use one of {', '.join(known)}")
-    if given.timeout is not None:
-        parse_seconds(given.timeout)
+    check_surroundings(call)
     limits = Limits(given.memory, given.cpus, given.pids_limit)
     return KernelOptions(
         image=given.image,
@@ -109,6 +105,19 @@ def _options(call: Call) -> KernelOptions:
         keep=given.keep,
         untrusted=given.untrusted,
     )
+
+
+def check_surroundings(call: Call) -> None:
+    """Raise InvalidInput for a network, workspace or time-out that a kernel cannot have."""
+    given = call.arguments
+    for flag, value, known in (
+        ("--network", given.network, NETWORKS),
+        ("--workspace", given.workspace, _WORKSPACES),
+    ):
+        if value not in known:
+            raise InvalidInput(f"{flag} {value!r} is not known: use one of {', '.join(known)}")
+    if given.timeout is not None:
+        parse_seconds(given.timeout)
 
 
 def _written(bind: Bind) -> str:
@@ -126,6 +135,20 @@ def _place(call: Call) -> Path | Literal["user", "system"]:
     return "user" if given.user else "system"
 
 
+NETWORK = Argument(
+    ("--network",),
+    "none (the default), or host, which is not isolated",
+    metavar="NETWORK",
+    default="none",
+    values=NETWORKS,
+)
+WORKSPACE = Argument(
+    ("--workspace",),
+    "the notebook's folder inside: rw (the default), ro, none",
+    metavar="HOW",
+    default="rw",
+    values=_WORKSPACES,
+)
 _INSTALL = Verb(
     "install",
     "Install the kernels of an image, to be run in containers",
@@ -139,20 +162,8 @@ _INSTALL = Verb(
         CPUS,
         PIDS_LIMIT,
         TIMEOUT,
-        Argument(
-            ("--network",),
-            "none (the default), or host, which is not isolated",
-            metavar="NETWORK",
-            default="none",
-            values=NETWORKS,
-        ),
-        Argument(
-            ("--workspace",),
-            "the notebook's folder inside: rw (the default), ro, none",
-            metavar="HOW",
-            default="rw",
-            values=_WORKSPACES,
-        ),
+        NETWORK,
+        WORKSPACE,
         VOLUME,
         ENV,
         Argument(("--keep",), "leave the container when the kernel is shut down", "flag"),

@@ -74,11 +74,9 @@ def limits(call: Call) -> Facts:
 def commit(call: Call) -> Facts:
     """Make an image of this container while the kernel runs; return what that took."""
     given = call.arguments
-    made = call.engine.commit(
-        given.container,
-        given.image,
-        commit_request(call),
-    )
+    made = call.engine.commit(given.container, given.image, commit_request(call))
+    if call.executed is not None:
+        call.executed.told()
     facts = {
         "image": str(made.id),
         "layer": "none: nothing has changed"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cellblock_engine import InvalidInput
 
-from ..tables import Column, Table, size
+from ..tables import Column, Table, View, size
 from .common import JSON, NO_TRUNC, QUIET, quiet, style
 from .declaration import Argument, Call, Verb
 from .outcome import Chart, Identifiers, Listing
@@ -37,6 +37,8 @@ class StepRow:
     size_bytes: int
     diffid: str | None
     files: int | None
+    cells: str | None
+    packages: str | None
 
 
 def step_row(step: HistoryRow) -> StepRow:
@@ -49,15 +51,19 @@ def step_row(step: HistoryRow) -> StepRow:
         size_bytes=step.size_bytes,
         diffid=None if step.diffid is None else str(step.diffid),
         files=step.files,
+        cells=step.cells,
+        packages=step.packages,
     )
 
 
 _STEPS = (
     Column("LAYER", lambda row, view: view.identifier(row.diffid or "<none>")),
     Column("CREATED", lambda row, view: view.ago(row.created) or "N/A"),
-    Column("CREATED BY", lambda row, view: row.created_by if view.wide else _cut(row.created_by)),
+    Column("CREATED BY", lambda row, view: _shown(row.created_by, view)),
     Column("SIZE", lambda row, _: size(row.size_bytes)),
     Column("FILES", lambda row, _: "" if row.files is None else str(row.files)),
+    Column("CELLS", lambda row, view: _shown(row.cells, view)),
+    Column("PACKAGES", lambda row, view: _shown(row.packages, view)),
     Column("COMMENT", lambda row, _: row.comment),
 )
 _CHANGES = (
@@ -117,6 +123,10 @@ def _by_folder(names: str, rows: Iterable[Change]) -> Chart:
 def _check_plot(call: Call, *, alone: bool) -> None:
     if call.arguments.plot and not alone:
         raise InvalidInput("--plot draws, instead of listing: leave out -q and --json")
+
+
+def _shown(words: str | None, view: View) -> str:
+    return (words or "") if view.wide else _cut(words or "")
 
 
 def _cut(words: str) -> str:

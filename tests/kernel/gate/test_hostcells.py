@@ -6,16 +6,18 @@ import json
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
+from cellblock_engine import ExecutedCell, Provenance
 from cellblock_kernel.gate.farewell import farewells
 from cellblock_kernel.gate.hostcells import HostCells
 from cellblock_kernel.gate.ledger import Ledger
 from cellblock_kernel.gate.messages import DELIMITER, Signer
 from cellblock_kernel.gate.operation import Failure
+from cellblock_kernel.gate.recorder import Recorder
 from support.relays import BACK_KEY, FRONT_KEY, WAIT_MS, message
 
 # What is run on the host: a cell's second word, which it also notes to have been done.
@@ -39,6 +41,10 @@ elif word == "wait":
         time.sleep(60)
     except KeyboardInterrupt:
         sys.exit(130)
+elif word == "commit":
+    with os.fdopen(int(sys.argv[-1].partition("=")[2])) as told:
+        say("stream", {"name": "stdout", "text": told.read()})
+    say("committed", {})
 elif word == "odd":
     print("no line of ours\n[]\n[1, 2, 3]\n[\"comm_open\", {}]\n7\n[[1], {}]\n[\"stream\", 1]")
 elif word == "die":
@@ -79,9 +85,11 @@ class Scene:
 
     def __init__(self, make_rig, tmp_path):
         self.done_file = tmp_path / "done"
-        ledger = Ledger()
-        self.rule = HostCells(ledger, [sys.executable, "-c", HOST, str(self.done_file)])
-        self.rig = make_rig(rules=[ledger, self.rule])
+        ledger, self.recorder = Ledger(), Recorder("a.ipynb")
+        self.rule = HostCells(
+            ledger, self.recorder, [sys.executable, "-c", HOST, str(self.done_file)]
+        )
+        self.rig = make_rig(rules=[ledger, self.rule, self.recorder])
         self.rule.serve("own", self.rig.relay)
         self.kernel, self.client = self.rig.kernel(), self.rig.client()
         self.kernel.welcome()
@@ -191,8 +199,11 @@ def test_a_cell_is_carried_out_in_its_place(scene):
     assert reply.parent == header
     assert reply.content == {"status": "ok", "execution_count": 7, "payload": []}
     ((text, words, cwd, fds),) = map(json.loads, scene.done_file.read_text().splitlines())
-    assert (text, words, cwd) == (code, ["--container=own", "--within=600"], "/")
-    assert sorted(fds) == ["0", "1", "2", "3", "4"]  # its own two: done, and this list
+    assert (text, words[:2], cwd) == (code, ["--container=own", "--within=600"], "/")
+    told = words[2].removeprefix("--provenance=")
+    # Its own two are the file of what is done, and this list.
+    assert sorted({*fds} - {told})[:3] == ["0", "1", "2"]
+    assert len(fds) == 6
 
 
 @pytest.mark.parametrize("code", ["%container show", "%%container show\n", "\n\n %container show"])
@@ -454,7 +465,7 @@ def test_a_kernel_that_goes_before_it_is_idle_lets_nothing_begin_in_the_next_one
 
 def test_before_there_is_a_container_nothing_is_a_host_cell(make_rig):
     ledger = Ledger()
-    rig = make_rig(rules=[ledger, HostCells(ledger, ["/nowhere"])])
+    rig = make_rig(rules=[ledger, HostCells(ledger, Recorder(), ["/nowhere"])])
     kernel, client = rig.kernel(), rig.client()
     client.ask("shell", "execute_request", {"code": "%container show"})
     assert kernel.answer("shell", "reply") == {"code": "%container show"}
@@ -562,3 +573,64 @@ def test_a_client_that_is_gone_holds_nothing_up(scene):
     frames = message(FRONT_KEY, "execute_request", {"code": "next"})
     other["shell"].send_multipart(frames)
     assert scene.asked().content["code"] == "next"
+
+
+class TestRecord:
+    """What was executed, for a commit to tell."""
+
+    def executed(self, scene, code, *, count, status="ok", **content):
+        """Let a cell be executed; whatever the kernel says beside its answer."""
+        header = scene.ask(code, **content)
+        scene.answer(scene.asked(), status, count)
+        scene.told(header)
+        assert scene.heard("shell").kind == "execute_reply"
+
+    def committed(self, scene):
+        """Commit; return what was told of."""
+        header = scene.ask("%container commit")
+        scene.answer(scene.asked())
+        (said,) = [c["text"] for kind, c in scene.told(header) if kind == "stream"]
+        assert scene.heard("shell").content["status"] == "ok"
+        return Provenance.decode(said)
+
+    def test_cells_since_the_last_commit(self, scene):
+        self.executed(scene, "a = 1", count=1)
+        self.executed(scene, "1 / 0", count=2, status="error")
+        self.executed(scene, "never", count=3, status="aborted")
+        self.executed(scene, "quiet", count=3, silent=True)
+        self.executed(scene, "untold", count=3, store_history=False)
+        self.executed(scene, " \n", count=3)
+        looked = scene.ask("%container show")
+        scene.answer(scene.asked(), count=3)
+        scene.told(looked)
+        scene.heard("shell")
+        told = self.committed(scene)
+        assert told == Provenance("a.ipynb", (ExecutedCell(1, "a = 1"), ExecutedCell(2, "1 / 0")))
+        self.executed(scene, "b = 2", count=4)
+        assert self.committed(scene).cells == (ExecutedCell(4, "b = 2"),)
+        assert self.committed(scene).cells == ()
+
+    def test_a_commit_that_fails_tells_nobody(self, scene):
+        self.executed(scene, "a = 1", count=1)
+        header = scene.ask("%container fail")
+        scene.answer(scene.asked())
+        scene.told(header)
+        scene.heard("shell")
+        assert self.committed(scene).cells == (ExecutedCell(1, "a = 1"),)
+
+    def test_a_kernel_cannot_add_a_cell_or_change_one(self, scene):
+        header = scene.ask("a = 1")
+        request = scene.asked()
+        for parent in (request, replace(request, header={"msg_id": "made up"})):
+            shown = {"code": "forged()", "execution_count": 8}
+            scene.publish(parent, "execute_input", shown)
+            scene.publish(parent, "execute_request", {"code": "forged()"})
+        made_up = replace(request, header={"msg_id": "made up"})
+        scene.reply(made_up, {"status": "ok", "execution_count": 9, "code": "forged()"})
+        scene.reply(request, {"code": "forged()"}, kind="execute_request")
+        scene.answer(request, count=1)
+        scene.reply(request, {"status": "ok", "execution_count": 10})
+        scene.told(header)
+        for _ in range(4):
+            scene.heard("shell")
+        assert self.committed(scene).cells == (ExecutedCell(1, "a = 1"),)

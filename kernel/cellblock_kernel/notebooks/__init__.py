@@ -1,0 +1,1 @@
+"""Notebooks as files: tied to an image, and run in exactly that."""
