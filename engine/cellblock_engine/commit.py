@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 from .container import Container
 from .errors import Conflict, ImageNotFound, InvalidInput, Unsupported
@@ -28,6 +27,7 @@ from .request import CommitRequest
 from .store import Store, commitnote
 from .store.commitnote import CommitNote, CommittedImage
 from .store.containers import ContainerConfig
+from .store.epoch import moment
 from .store.locks import Kind, locked
 from .store.marks import Marks
 from .written import Ground, written
@@ -97,7 +97,7 @@ def commit(
             layer=made.layer.digest if made.layer else None,
         )
         step = HistoryEntry(
-            created=_moment(request.epoch_s),
+            created=moment(request.epoch_s),
             created_by=request.created_by or provenance.in_short or shlex.join(config.argv),
             author=request.author,
             comment=request.comment,
@@ -167,10 +167,6 @@ def _note(store: Store, container: Container, image: Image, now: Marks) -> None:
         commitnote.write(store.staging, container.directory, CommitNote(made, now))
     except OSError as error:
         _log.info("the commit of container %s is not noted: %s", container.name, error)
-
-
-def _moment(epoch_s: int | None) -> datetime:
-    return datetime.now(UTC) if epoch_s is None else datetime.fromtimestamp(epoch_s, UTC)
 
 
 def _base(store: Store, config: ContainerConfig) -> Digest:

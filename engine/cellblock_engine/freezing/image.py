@@ -27,7 +27,6 @@ from ..request import FreezeRequest
 from ..store import Store, tar
 from ..store.copying import Adopted, Source
 from ..store.epoch import clamped
-
 from ..units import format_bytes
 from .contents import entries
 from .environment import ask

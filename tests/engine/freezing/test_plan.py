@@ -64,7 +64,7 @@ def packed(found: Plan, name: str) -> dict[str, bytes]:
                 last = os.fsdecode(each.name)
                 files[last] = b""
             else:
-                files[last] += each
+                files[last] += os.pread(each.fd, each.size, each.offset)
     return files
 
 
