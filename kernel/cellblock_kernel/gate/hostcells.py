@@ -7,11 +7,14 @@ so is what is asked of the same shell meanwhile. Control, stdin and other subshe
 
 What is carried out comes from the front end's request alone: a kernel can hold it up, as it can
 any cell, but neither cause, repeat nor change it.
+
+A cell may ask its user a question, as a kernel would. Where it names a successor for the kernel, it
+ends when that has taken over, or cannot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +23,7 @@ import zmq
 from .ledger import Ledger, stops_on_error
 from .messages import Message
 from .operation import COMMAND, TIME_LIMIT_S, Failure, Operation, Words
+from .options import Successor
 from .rules import Passage
 
 if TYPE_CHECKING:
@@ -29,6 +33,10 @@ _WORDS = ("%container", "%%container")
 # ipykernel neither counts an empty cell nor gives it a number of its own; others do.
 _NOTHING = {"python": "# %container"}
 _MOST_HELD, _MOST_HELD_BYTES = 1000, 64 << 20
+_NO_SUCCESSOR = "the kernel of this notebook cannot be swapped for another"
+
+Succeed = Callable[[Successor, Callable[[Failure | None], None]], None]
+"""Lets a kernel take the place of the one there is, later, and says how that went."""
 
 
 @dataclass(slots=True)
@@ -47,6 +55,8 @@ class _Cell:
     reply: Message | None = None
     idle: Message | None = None
     operation: Operation | None = None
+    is_asking: bool = False
+    is_handing_over: bool = False
     held: list[Message] = field(default_factory=list)
 
 
@@ -62,6 +72,8 @@ class HostCells:
         self._cells: dict[str | None, _Cell] = {}  # one at a time for each shell
         self._language = ""
         self._held_bytes = 0
+        self.succeed: Succeed | None = None
+        """What lets a successor take the kernel's place."""
 
     def serve(self, container: str, passage: Passage) -> None:
         """Begin to carry out cells, for this container."""
@@ -83,19 +95,26 @@ class HostCells:
             if cell.operation is not None:
                 cell.operation.kill()
                 self._on_end(cell, failure)
+            elif cell.is_handing_over:
+                self._on_end(cell, failure)
 
     def interrupt(self) -> bool:
-        """End what goes on, as an interrupt does; return whether that was in the main shell."""
+        """End what goes on, as an interrupt does; return whether that was in the main shell.
+
+        A kernel that is taking over is not stopped any more.
+        """
         for cell in self._cells.values():
             if cell.operation is not None:
                 cell.operation.interrupt()
         main = self._cells.get(None)
-        return main is not None and main.operation is not None
+        return main is not None and (main.operation is not None or main.is_handing_over)
 
     def inward(self, channel: str, message: Message) -> Iterable[Message]:
         """Hold back what comes behind a host cell, and take such a cell's place."""
         if channel == "control" and message.kind == "interrupt_request" and self.interrupt():
             self._answer(channel, message, {"status": "ok"})
+            return ()
+        if channel == "stdin" and message.kind == "input_reply" and self._answered(message):
             return ()
         if channel != "shell" or self._passage is None:
             return (message,)
@@ -164,7 +183,9 @@ class HostCells:
         """Begin when it is the cell's turn; end it where the kernel has not come to it."""
         if self._passage is None:
             return  # what was not done is not answered
-        if cell.reply is None or cell.idle is None or cell.operation is not None:
+        if cell.reply is None or cell.idle is None:
+            return
+        if cell.operation is not None or cell.is_handing_over:
             return
         if cell.reply.content.get("status") != "ok":
             self._end(cell, cell.reply)
@@ -187,8 +208,11 @@ class HostCells:
         def show(kind: str, content: Mapping[str, Any]) -> None:
             self._publish(cell.request, kind, content)
 
+        def ask(prompt: str) -> None:
+            self._ask(cell, prompt)
+
         def end(failure: Failure | None) -> None:
-            self._on_end(cell, failure)
+            self._on_operation_end(cell, failure)
 
         record = self._recorder.record()
 
@@ -198,10 +222,67 @@ class HostCells:
         words = Words(code, record.text)
         try:
             cell.operation = Operation(
-                self._command, words, self._passage, show=show, committed=committed, end=end
+                self._command,
+                words,
+                self._passage,
+                show=show,
+                committed=committed,
+                ask=ask,
+                end=end,
             )
         except OSError as error:
             end(Failure("OSError", f"the cell's process does not start: {error.strerror}"))
+
+    def _on_operation_end(self, cell: _Cell, failure: Failure | None) -> None:
+        """End the cell, or let it wait for the kernel that it wants in the place of this one."""
+        successor = None if cell.operation is None else cell.operation.successor
+        if failure is not None or successor is None:
+            self._on_end(cell, failure)
+            return
+        if self.succeed is None:
+            self._on_end(cell, Failure("Unsupported", _NO_SUCCESSOR))
+            return
+        cell.operation, cell.is_handing_over = None, True
+
+        def end(failure: Failure | None) -> None:
+            if self._cells.get(cell.request.subshell) is cell:  # another was faster
+                self._on_end(cell, failure)
+
+        self.succeed(successor, end)
+
+    def _ask(self, cell: _Cell, prompt: str) -> None:
+        """Ask the front end that has sent the cell, as its kernel would."""
+        assert self._passage is not None
+        if not cell.request.content.get("allow_stdin", False):
+            if cell.operation is not None:
+                cell.operation.answer(None)
+            return
+        cell.is_asking = True
+        content = {"prompt": prompt, "password": False}
+        question = Message.of(
+            "input_request",
+            content,
+            parent=cell.request.header,
+            identities=cell.request.identities,
+        )
+        self._passage.pass_outward("stdin", question, self)
+
+    def _answered(self, message: Message) -> bool:
+        """Return whether it answers what a cell has asked, which then knows.
+
+        Front ends do not say what question an answer is for.
+        """
+        for cell in self._cells.values():
+            if (
+                cell.is_asking
+                and cell.operation is not None
+                and cell.request.identities == message.identities
+            ):
+                cell.is_asking = False
+                value = message.content.get("value")
+                cell.operation.answer(value if isinstance(value, str) else "")
+                return True
+        return False
 
     def _on_end(self, cell: _Cell, failure: Failure | None) -> None:
         assert cell.reply is not None

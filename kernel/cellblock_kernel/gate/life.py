@@ -9,8 +9,10 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -23,6 +25,7 @@ from cellblock_engine import (
     Engine,
     Exit,
     InvalidInput,
+    RunRequest,
     TimedOut,
     parse_seconds,
 )
@@ -36,7 +39,7 @@ from .guard import Guard
 from .hostcells import HostCells
 from .ledger import Ledger
 from .operation import Failure
-from .options import GateOptions
+from .options import CONNECTION_FILE, GateOptions, Successor
 from .recorder import Recorder, notebook_name
 from .refusals import Refusals
 from .relay import Relay
@@ -68,6 +71,14 @@ def live(options: GateOptions, reporter: Reporter) -> int:
         return _Life(options, reporter, stack).run()
 
 
+@dataclass(frozen=True)
+class _Succession:
+    """What a host cell wants in the kernel's place, and whom to tell how that went."""
+
+    successor: Successor
+    end: Callable[[Failure | None], None]
+
+
 class _Life:
     """What one kernel needs, from its start to its end."""
 
@@ -80,7 +91,7 @@ class _Life:
         self._signals = _signal_pipe(stack)
         self._kill_at: float | None = None
         self._timed_out = self._asked = False
-        self._wanted: deque[str] = deque()
+        self._wanted: deque[str | _Succession] = deque()
         self._front = Connection.read(options.connection_file)
         self._ledger = Ledger()
         self._guard = Guard(self._ledger) if options.kernel.untrusted else None
@@ -93,6 +104,7 @@ class _Life:
         self._relay = stack.enter_context(_relay(self._front, rules))
         if self._guard is not None:
             self._guard.passage = self._relay
+        self._host_cells.succeed = self._want
         stack.callback(self._host_cells.close)
         self._engine = stack.enter_context(Engine.open())
         if options.provisioned:
@@ -140,29 +152,35 @@ class _Life:
             relay.deliver()
         return self._end(end)
 
-    def swap(self, identifier: str) -> None:
+    def swap(self, what: str | RunRequest, settled: Callable[[], None] = lambda: None) -> None:
         """Let the kernel of another container take this one's place; front ends keep their sockets.
 
-        The container was made for this room, and does not run. Until its kernel can be talked to
-        the one that is there goes on, and does so when that fails: raises CellblockError and its
-        kinds, OSError. Then what is open is answered, and the old container goes, unless it is to
-        be kept. To be called between turns, where memory is not bounded: it starts processes.
+        The container was made for this room, and does not run, or is to be made. Until its kernel
+        can be talked to the one that is there goes on, and does so when that fails: raises
+        CellblockError and its kinds, OSError. Then ``settled`` is called, what is open is answered,
+        and the old container goes, unless it is to be kept. To be called between turns, where
+        memory is not bounded: it starts processes.
         """
-        self._refuse_stranger(identifier)
+        if isinstance(what, str):
+            self._refuse_stranger(what)
         key = _new_key()
         with self._room.refurnished(key, self._front.kernel_name):
-            newcomer = Tenant(self._engine.spawn(identifier, env=self._environ), self._relay)
+            newcomer = Tenant(self._engine.spawn(what, env=self._environ), self._relay)
             try:
                 with memory.bounded():
                     self._await_newcomer(newcomer)
                     self._kernel.end()
                     self._relay.drain()
+                    settled()
                     self._take_leave()
                     self._relay.swap(self._room.back(key))
             except BaseException:
                 with suppress(TimeoutError):
-                    newcomer.end()  # it stays, as it was found
+                    newcomer.end()  # one that was found stays
                 newcomer.close()
+                if isinstance(what, RunRequest):
+                    with suppress(CellblockError, OSError):
+                        newcomer.container.remove(force=True)
                 raise
             before, self._kernel = self._kernel, newcomer
             self._recorder.clear()
@@ -175,6 +193,7 @@ class _Life:
     def _take_leave(self) -> None:
         """Answer all that is open, also what comes up because something before it is answered."""
         self._host_cells.abandon(Failure(SWAPPED, SWAPPED_LINE))
+        self._wanted = deque(each for each in self._wanted if isinstance(each, str))
         while True:
             said = tuple(farewells(self._ledger))
             self._ledger.clear()
@@ -231,14 +250,40 @@ class _Life:
                 "not this kernel's"
             )
 
-    def _obey(self, identifier: str) -> None:
-        """Swap, and tell the provisioner how that went."""
+    def _want(self, successor: Successor, end: Callable[[Failure | None], None]) -> None:
+        self._wanted.append(_Succession(successor, end))
+
+    def _obey(self, wanted: str | _Succession) -> None:
+        """Swap, and tell who wanted it how that went: the provisioner, or a host cell."""
+        report = Report(container=self._kernel.container.id)
         try:
-            self.swap(identifier)
+            if isinstance(wanted, str):
+                self.swap(wanted)
+            else:
+                self.swap(self._successors(wanted.successor), partial(wanted.end, None))
         except (CellblockError, OSError) as error:
-            self._reporter.send(Report(container=self._kernel.container.id, failure=str(error)))
+            if isinstance(wanted, str):
+                self._reporter.send(replace(report, failure=str(error)))
+            else:
+                wanted.end(Failure(type(error).__name__, str(error)))
         else:
             self._reporter.send(Report(container=self._kernel.container.id, ready=True))
+
+    def _successors(self, successor: Successor) -> RunRequest:
+        """Return the container of another kernel, with what this one's is given, limits of now too.
+
+        Raises CellblockError and its kinds.
+        """
+        file = os.fspath(self._options.connection_file)
+        argv = tuple(word.replace(CONNECTION_FILE, file) for word in successor.argv)
+        kernel = replace(self._options.kernel, image=successor.image)
+        request = house.request(
+            replace(self._options, kernel=kernel, argv=argv),
+            self._room,
+            self._environ,
+            Path.cwd(),
+        )
+        return replace(request, limits=self._kernel.container.inspect().limits)
 
     def _start(self) -> AttachedRun:
         if self._options.container is not None:
