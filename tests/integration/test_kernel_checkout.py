@@ -1,4 +1,4 @@
-"""``%container checkout`` and ``undo``: a live notebook goes on in the container of another image."""
+"""``%container checkout`` and ``undo``: a notebook goes on in the container of another image."""
 
 from __future__ import annotations
 
@@ -205,8 +205,8 @@ def test_one_that_does_not_start_changes_nothing(site, engine, commits):
         assert ids(engine) == before
 
 
-def test_cells_behind_it_are_aborted_and_an_interrupt_is_too_late(site, engine, commits):
-    with site.kernel("real") as (km, kc):
+def test_cells_behind_it_are_aborted(site, engine, commits):
+    with site.kernel("real") as (_, kc):
         run(kc, "")
         asked = [
             kc.execute(cell)
@@ -251,4 +251,5 @@ def test_notebooks_without_anybody_watching_go_on_in_it(site, commits, words):
     assert done.returncode == 0, done.stderr
     ran = nbformat.read(site.folder / "out.ipynb", as_version=4).cells
     assert [each.outputs[0].text for each in ran[2:]] == ["first second\n", "False\n"]
-    assert [each.execution_count for each in ran] == [1, 2, 1, 2]
+    if "papermill" in words:  # nbclient's own command numbers cells itself
+        assert [each.execution_count for each in ran] == [1, 2, 1, 2]

@@ -276,7 +276,7 @@ class HostCells:
             if (
                 cell.is_asking
                 and cell.operation is not None
-                and cell.request.identities == message.identities
+                and _sender(cell.request) == _sender(message)
             ):
                 cell.is_asking = False
                 value = message.content.get("value")
@@ -365,6 +365,10 @@ def is_host_cell(request: Message) -> bool:
         return False
     word, *_ = code.split(maxsplit=1) or [""]
     return word in _WORDS
+
+
+def _sender(message: Message) -> list[bytes]:
+    return [frame.bytes for frame in message.identities]
 
 
 def _count(message: Message) -> int | None:

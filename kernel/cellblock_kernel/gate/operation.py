@@ -86,7 +86,7 @@ class Operation:
             failed = given.enter_context(ExitStack())
             failed.callback(os.close, self._answers)
             self._process = subprocess.Popen(  # closes all other descriptors: sockets, the rooms
-                (*command, f"--provenance={told}", f"--answers={answered}"),
+                (*command, f"--answers={answered}", f"--provenance={told}"),
                 stdin=stdin,
                 stdout=subprocess.PIPE,
                 cwd="/",
