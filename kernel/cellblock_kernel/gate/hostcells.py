@@ -15,11 +15,11 @@ ends when that has taken over, or cannot.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import zmq
 
+from .hostcell import HostCell, count_of, is_host_cell, sender
 from .ledger import Ledger, stops_on_error
 from .messages import Message
 from .operation import COMMAND, TIME_LIMIT_S, Failure, Operation, Words
@@ -29,7 +29,6 @@ from .rules import Passage
 if TYPE_CHECKING:
     from .recorder import Recorder
 
-_WORDS = ("%container", "%%container")
 # ipykernel neither counts an empty cell nor gives it a number of its own; others do.
 _NOTHING = {"python": "# %container"}
 _MOST_HELD, _MOST_HELD_BYTES = 1000, 64 << 20
@@ -37,27 +36,6 @@ _NO_SUCCESSOR = "the kernel of this notebook cannot be swapped for another"
 
 Succeed = Callable[[Successor, Callable[[Failure | None], None]], None]
 """Lets a kernel take the place of the one there is, later, and says how that went."""
-
-
-@dataclass(slots=True)
-class _Cell:
-    """One host cell: what was asked, what the kernel has said, and what goes on.
-
-    ``before`` are the cells that the kernel owes an answer first, and whether their failure
-    aborts this one; ``aborted`` says that one has failed.
-    """
-
-    request: Message
-    before: dict[str, bool]
-    count: int | None = None
-    is_shown: bool = False
-    is_aborted: bool = False
-    reply: Message | None = None
-    idle: Message | None = None
-    operation: Operation | None = None
-    is_asking: bool = False
-    is_handing_over: bool = False
-    held: list[Message] = field(default_factory=list)
 
 
 class HostCells:
@@ -69,7 +47,7 @@ class HostCells:
         self._ledger, self._recorder, self._program = ledger, recorder, command
         self._command = command
         self._passage: Passage | None = None
-        self._cells: dict[str | None, _Cell] = {}  # one at a time for each shell
+        self._cells: dict[str | None, HostCell] = {}  # one at a time for each shell
         self._language = ""
         self._held_bytes = 0
         self.succeed: Succeed | None = None
@@ -145,7 +123,7 @@ class HostCells:
             and asked.subshell == message.subshell
             and not asked.replied
         }
-        self._cells[message.subshell] = _Cell(message, before)
+        self._cells[message.subshell] = HostCell(message, before)
         return message.but(content={**message.content, "code": _NOTHING.get(self._language, "")})
 
     def _on_reply(self, message: Message) -> Iterable[Message]:
@@ -170,7 +148,7 @@ class HostCells:
             if cell.is_shown:
                 return ()
             cell.is_shown = True
-            cell.count = _count(message)
+            cell.count = count_of(message)
             code = cell.request.content["code"]
             return (message.but(content={"code": code, "execution_count": cell.count}),)
         if message.kind == "status" and message.content.get("execution_state") == "idle":
@@ -179,7 +157,7 @@ class HostCells:
             return ()
         return (message,)
 
-    def _proceed(self, cell: _Cell) -> None:
+    def _proceed(self, cell: HostCell) -> None:
         """Begin when it is the cell's turn; end it where the kernel has not come to it."""
         if self._passage is None:
             return  # what was not done is not answered
@@ -194,14 +172,14 @@ class HostCells:
         elif not cell.before:
             self._begin(cell)
 
-    def _begin(self, cell: _Cell) -> None:
+    def _begin(self, cell: HostCell) -> None:
         assert self._passage is not None
         assert cell.reply is not None
         content = cell.request.content
         code = content["code"]
         # Not every kernel shows an empty cell.
         if not (cell.is_shown or content.get("silent", False)):
-            cell.count = _count(cell.reply)
+            cell.count = count_of(cell.reply)
             shown = {"code": code, "execution_count": cell.count}
             self._publish(cell.request, "execute_input", shown)
 
@@ -233,7 +211,7 @@ class HostCells:
         except OSError as error:
             end(Failure("OSError", f"the cell's process does not start: {error.strerror}"))
 
-    def _on_operation_end(self, cell: _Cell, failure: Failure | None) -> None:
+    def _on_operation_end(self, cell: HostCell, failure: Failure | None) -> None:
         """End the cell, or let it wait for the kernel that it wants in the place of this one."""
         successor = None if cell.operation is None else cell.operation.successor
         if failure is not None or successor is None:
@@ -250,7 +228,7 @@ class HostCells:
 
         self.succeed(successor, end)
 
-    def _ask(self, cell: _Cell, prompt: str) -> None:
+    def _ask(self, cell: HostCell, prompt: str) -> None:
         """Ask the front end that has sent the cell, as its kernel would."""
         assert self._passage is not None
         if not cell.request.content.get("allow_stdin", False):
@@ -276,7 +254,7 @@ class HostCells:
             if (
                 cell.is_asking
                 and cell.operation is not None
-                and _sender(cell.request) == _sender(message)
+                and sender(cell.request) == sender(message)
             ):
                 cell.is_asking = False
                 value = message.content.get("value")
@@ -284,21 +262,21 @@ class HostCells:
                 return True
         return False
 
-    def _on_end(self, cell: _Cell, failure: Failure | None) -> None:
+    def _on_end(self, cell: HostCell, failure: Failure | None) -> None:
         assert cell.reply is not None
         reply = cell.reply
-        count = _count(reply) if cell.count is None else cell.count
+        count = count_of(reply) if cell.count is None else cell.count
         if failure is not None:
             line = ": ".join(filter(None, (failure.ename, failure.evalue)))
             error = {"ename": failure.ename, "evalue": failure.evalue, "traceback": [line]}
             self._publish(cell.request, "error", error)
             content = {"status": "error", "execution_count": count, **error}
             reply = reply.but(content=content | {"user_expressions": {}, "payload": []})
-        elif count != _count(reply):
+        elif count != count_of(reply):
             reply = reply.but(content={**reply.content, "execution_count": count})
         self._end(cell, reply)
 
-    def _end(self, cell: _Cell, reply: Message) -> None:
+    def _end(self, cell: HostCell, reply: Message) -> None:
         """Let pass what was held back: the end of this cell, then what came behind it."""
         assert self._passage is not None
         assert cell.idle is not None
@@ -317,7 +295,7 @@ class HostCells:
         if self._has_room():
             self._passage.resume("shell")
 
-    def _hold(self, cell: _Cell, message: Message) -> None:
+    def _hold(self, cell: HostCell, message: Message) -> None:
         assert self._passage is not None
         cell.held.append(message)
         self._held_bytes += message.size
@@ -348,7 +326,7 @@ class HostCells:
         said = Message.of(kind, content, parent=request.header, identities=topic)
         self._passage.pass_outward("iopub", said, self)
 
-    def _find(self, msg_id: str) -> _Cell | None:
+    def _find(self, msg_id: str) -> HostCell | None:
         cells = (cell for cell in self._cells.values() if cell.request.id == msg_id)
         return next(cells, None)
 
@@ -356,21 +334,3 @@ class HostCells:
         info = message.content.get("language_info")
         name = info.get("name") if isinstance(info, dict) else None
         self._language = name if isinstance(name, str) else ""
-
-
-def is_host_cell(request: Message) -> bool:
-    """Return whether a front end asks for something to be carried out on this machine."""
-    code = request.content.get("code")
-    if not isinstance(code, str):
-        return False
-    word, *_ = code.split(maxsplit=1) or [""]
-    return word in _WORDS
-
-
-def _sender(message: Message) -> list[bytes]:
-    return [frame.bytes for frame in message.identities]
-
-
-def _count(message: Message) -> int | None:
-    count = message.content.get("execution_count")
-    return count if isinstance(count, int) else None

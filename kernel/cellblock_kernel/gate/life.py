@@ -11,10 +11,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import zmq
 
@@ -31,7 +30,7 @@ from cellblock_engine import (
 )
 
 from ..errors import KernelNotReady
-from . import house, memory, room
+from . import callers, house, memory, room
 from .certificate import Certificate
 from .connection import Connection
 from .farewell import SWAPPED, SWAPPED_LINE, farewells
@@ -39,7 +38,7 @@ from .guard import Guard
 from .hostcells import HostCells
 from .ledger import Ledger
 from .operation import Failure
-from .options import CONNECTION_FILE, GateOptions, Successor
+from .options import GateOptions, Successor
 from .recorder import Recorder, notebook_name
 from .refusals import Refusals
 from .relay import Relay
@@ -47,14 +46,6 @@ from .reports import KILL, SWAP, Report, Reporter
 from .rules import Rule
 from .tenant import Tenant
 
-_PASSED_ON = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
 _GRACE_S = 5.0
 _TICK_S = 0.004
 _CHUNK = 1 << 16
@@ -87,8 +78,8 @@ class _Life:
         limit = options.kernel.timeout
         self._limit_s = None if limit is None else parse_seconds(limit)
         self._environ = house.environment(options.kernel, os.environ)
-        self._parents = _parents(stack)
-        self._signals = _signal_pipe(stack)
+        self._parents = callers.parents(stack)
+        self._signals = callers.signal_pipe(stack)
         self._kill_at: float | None = None
         self._timed_out = self._asked = False
         self._wanted: deque[str | _Succession] = deque()
@@ -255,35 +246,27 @@ class _Life:
 
     def _obey(self, wanted: str | _Succession) -> None:
         """Swap, and tell who wanted it how that went: the provisioner, or a host cell."""
-        report = Report(container=self._kernel.container.id)
+        failure = None
         try:
             if isinstance(wanted, str):
                 self.swap(wanted)
             else:
-                self.swap(self._successors(wanted.successor), partial(wanted.end, None))
+                request = house.succession(
+                    self._options,
+                    wanted.successor,
+                    self._kernel.container.inspect().limits,  # those of now
+                    self._room,
+                    self._environ,
+                )
+                self.swap(request, partial(wanted.end, None))
         except (CellblockError, OSError) as error:
             if isinstance(wanted, str):
-                self._reporter.send(replace(report, failure=str(error)))
+                failure = str(error)
             else:
                 wanted.end(Failure(type(error).__name__, str(error)))
-        else:
-            self._reporter.send(Report(container=self._kernel.container.id, ready=True))
-
-    def _successors(self, successor: Successor) -> RunRequest:
-        """Return the container of another kernel, with what this one's is given, limits of now too.
-
-        Raises CellblockError and its kinds.
-        """
-        file = os.fspath(self._options.connection_file)
-        argv = tuple(word.replace(CONNECTION_FILE, file) for word in successor.argv)
-        kernel = replace(self._options.kernel, image=successor.image)
-        request = house.request(
-            replace(self._options, kernel=kernel, argv=argv),
-            self._room,
-            self._environ,
-            Path.cwd(),
-        )
-        return replace(request, limits=self._kernel.container.inspect().limits)
+        # Also after a host cell: a restart is of the container that there is now.
+        now = self._kernel.container.id
+        self._reporter.send(Report(container=now, ready=failure is None, failure=failure))
 
     def _start(self) -> AttachedRun:
         if self._options.container is not None:
@@ -372,32 +355,3 @@ def _relay(front: Connection, rules: Sequence[Rule]) -> Relay:
         raise KernelNotReady(
             f"the kernel cannot listen at {front.transport}://{front.ip}: {error}"
         ) from error
-
-
-def _parents(stack: ExitStack) -> list[int]:
-    """Return pidfds of whoever started this: its parent, and whom a wrapper of that names.
-
-    Raises KernelNotReady where one of them has ended.
-    """
-    pidfds = []
-    for pid in {os.getppid(), int(os.environ.get("JPY_PARENT_PID") or os.getppid())}:
-        try:
-            pidfds.append(os.pidfd_open(pid))
-        except ProcessLookupError:
-            raise KernelNotReady(f"process {pid}, which wanted the kernel, has ended") from None
-        stack.callback(os.close, pidfds[-1])
-    return pidfds
-
-
-def _signal_pipe(stack: ExitStack) -> int:
-    read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    stack.callback(os.close, read_end)
-    stack.callback(os.close, write_end)
-    stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(write_end))
-    for number in _PASSED_ON:
-        signal.signal(number, _noted)
-    return read_end
-
-
-def _noted(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing: the number is in the pipe."""
