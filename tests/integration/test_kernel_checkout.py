@@ -67,6 +67,7 @@ def ids(engine):
 def test_the_first_commit_has_nothing_of_the_second(site, engine, commits):
     km, kc = commits
     before, (gate,) = km.provisioner._container, site.gates()
+    descriptors = len(os.listdir(f"/proc/{gate}/fd"))
     run(kc, "x = 1; open('/root/loose', 'w').write('loose')")
     said = run(kc, "%container checkout -y mine/work:1")
     assert said.startswith("A new kernel begins in a container of mine/work:1: variables are lost")
@@ -76,6 +77,7 @@ def test_the_first_commit_has_nothing_of_the_second(site, engine, commits):
         "False False\n"
     )
     assert site.gates() == [gate]
+    assert len(os.listdir(f"/proc/{gate}/fd")) == descriptors
     (now,) = ids(engine)
     assert now != before
     assert now in run(kc, "%container info")

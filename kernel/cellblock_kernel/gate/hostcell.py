@@ -15,7 +15,8 @@ class HostCell:
     """One host cell: what was asked, what the kernel has said, and what goes on.
 
     ``before`` are the cells that the kernel owes an answer first, and whether their failure
-    aborts this one; ``aborted`` says that one has failed.
+    aborts this one; ``aborted`` says that one has failed. ``question`` is the id of what the user
+    is being asked, ``behind`` what the kernel asks meanwhile.
     """
 
     request: Message
@@ -26,7 +27,8 @@ class HostCell:
     reply: Message | None = None
     idle: Message | None = None
     operation: Operation | None = None
-    is_asking: bool = False
+    question: str = ""
+    behind: list[Message] = field(default_factory=list)
     is_handing_over: bool = False
     held: list[Message] = field(default_factory=list)
 

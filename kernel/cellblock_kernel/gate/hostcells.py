@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # ipykernel neither counts an empty cell nor gives it a number of its own; others do.
 _NOTHING = {"python": "# %container"}
 _MOST_HELD, _MOST_HELD_BYTES = 1000, 64 << 20
+_MOST_BEHIND = 100
 _NO_SUCCESSOR = "the kernel of this notebook cannot be swapped for another"
 
 Succeed = Callable[[Successor, Callable[[Failure | None], None]], None]
@@ -106,6 +107,11 @@ class HostCells:
         """Hold back what the kernel says at the end of a host cell; note what else it answers."""
         if channel in ("shell", "control") and message.kind == "kernel_info_reply":
             self._note_language(message)
+        if channel == "stdin" and (asking := self._asking()) is not None:
+            # An answer to the kernel's question must not be taken for one to the cell's.
+            if len(asking.behind) < _MOST_BEHIND:
+                asking.behind.append(message)
+            return ()
         if self._cells and channel == "shell" and message.kind == "execute_reply":
             return self._on_reply(message)
         if self._cells and channel == "iopub":
@@ -235,7 +241,6 @@ class HostCells:
             if cell.operation is not None:
                 cell.operation.answer(None)
             return
-        cell.is_asking = True
         content = {"prompt": prompt, "password": False}
         question = Message.of(
             "input_request",
@@ -243,24 +248,35 @@ class HostCells:
             parent=cell.request.header,
             identities=cell.request.identities,
         )
+        cell.question = question.id
         self._passage.pass_outward("stdin", question, self)
+
+    def _asking(self) -> HostCell | None:
+        cells = (cell for cell in self._cells.values() if cell.question)
+        return next(cells, None)
 
     def _answered(self, message: Message) -> bool:
         """Return whether it answers what a cell has asked, which then knows.
 
-        Front ends do not say what question an answer is for.
+        Not every front end says what question an answer is for.
         """
-        for cell in self._cells.values():
-            if (
-                cell.is_asking
-                and cell.operation is not None
-                and sender(cell.request) == sender(message)
-            ):
-                cell.is_asking = False
-                value = message.content.get("value")
-                cell.operation.answer(value if isinstance(value, str) else "")
-                return True
-        return False
+        cell = self._asking()
+        if cell is None or sender(cell.request) != sender(message):
+            return False
+        if message.parent_id not in ("", cell.question):
+            return False
+        value = message.content.get("value")
+        if cell.operation is not None:
+            cell.operation.answer(value if isinstance(value, str) else "")
+        self._end_question(cell)
+        return True
+
+    def _end_question(self, cell: HostCell) -> None:
+        """Let the kernel ask again, and what it has asked meanwhile."""
+        assert self._passage is not None
+        questions, cell.behind, cell.question = cell.behind, [], ""
+        for question in questions:
+            self._passage.pass_outward("stdin", question, self)
 
     def _on_end(self, cell: HostCell, failure: Failure | None) -> None:
         assert cell.reply is not None
@@ -280,6 +296,7 @@ class HostCells:
         """Let pass what was held back: the end of this cell, then what came behind it."""
         assert self._passage is not None
         assert cell.idle is not None
+        self._end_question(cell)
         del self._cells[cell.request.subshell]
         self._passage.pass_outward("shell", reply, self)
         self._passage.pass_outward("iopub", cell.idle, self)

@@ -623,10 +623,26 @@ class TestQuestion:
     def test_another_client_does_not_answer(self, scene):
         header = self.ask(scene, allow_stdin=True)
         scene.heard("stdin")
-        scene.rig.client("other", names=("stdin",)).ask("stdin", "input_reply", {"value": "no"})
+        other = scene.rig.client("other", names=("stdin",))
+        other.ask("stdin", "input_reply", {"value": "no"})
         assert scene.asked("stdin").content == {"value": "no"}
         scene.client.ask("stdin", "input_reply", {"value": "yes"})
         assert self.shown(scene, header) == "'yes'"
+
+    def test_what_the_kernel_asks_meanwhile_waits_and_an_answer_to_it_is_none(self, scene):
+        header = self.ask(scene, allow_stdin=True)
+        question = scene.heard("stdin")
+        asked = scene.ask("other", subshell="sub", allow_stdin=True)
+        kernels = {"prompt": "go on? ", "password": False}
+        scene.reply(scene.asked(), kernels, "input_request", "stdin")
+        assert scene.nothing_heard("stdin")
+        for parent, value in (({"msg_id": "another's"}, "y"), (question.header, "n")):
+            frames = message(FRONT_KEY, "input_reply", {"value": value}, parent)
+            scene.client["stdin"].send_multipart(frames)
+        assert scene.asked("stdin").content == {"value": "y"}
+        assert self.shown(scene, header) == "'n'"
+        late = scene.heard("stdin")
+        assert (late.content, late.parent) == (kernels, asked)
 
     def test_an_interrupt_ends_the_wait(self, scene):
         header = self.ask(scene, allow_stdin=True)
