@@ -23,7 +23,7 @@ attacks: venv programs ## run the attacks, and write their results into docs/sec
 
 soak: venv programs ## kills, many processes and many runs at length (minutes)
 	CELLBLOCK_PROCESSES=20 CELLBLOCK_OPERATIONS=200 CELLBLOCK_CRASHES=500 CELLBLOCK_RUNS=1000 \
-	    CELLBLOCK_AT_ONCE=200 CELLBLOCK_POINTS=25 CELLBLOCK_LOSSES=100 CELLBLOCK_PRUNING_SECONDS=60 \
+	    CELLBLOCK_AT_ONCE=200 CELLBLOCK_POINTS=40 CELLBLOCK_LOSSES=100 CELLBLOCK_PRUNING_SECONDS=60 \
 	    $(BIN)/python -m pytest -o timeout=3600 tests/integration/test_prune.py \
 	    tests/integration/test_reliability.py tests/integration/test_kill_points.py \
 	    tests/integration/test_leaks.py tests/integration/test_power_loss.py $(ARGS)

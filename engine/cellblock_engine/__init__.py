@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         Verdict,
     )
     from .explanation import Explanation
-    from .freezing.image import Frozen, FrozenLayer
+    from .freezing.image import FreezeEvent, Frozen, FrozenLayer
     from .history import HistoryRow
     from .image import Image, RemovedImage
     from .inspection import ContainerInfo
@@ -115,7 +115,7 @@ _HOMES = {
         "Verdict",
     ),
     "explanation": ("Explanation",),
-    "freezing.image": ("Frozen", "FrozenLayer"),
+    "freezing.image": ("FreezeEvent", "Frozen", "FrozenLayer"),
     "history": ("HistoryRow",),
     "image": ("Image", "RemovedImage"),
     "inspection": ("ContainerInfo",),
@@ -178,6 +178,7 @@ __all__ = [
     "Exit",
     "Explanation",
     "FoundImage",
+    "FreezeEvent",
     "FreezeRequest",
     "Frozen",
     "FrozenLayer",

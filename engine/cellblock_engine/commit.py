@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -33,9 +33,11 @@ from .request import CommitRequest
 from .store import Store, commitnote, marks, pax
 from .store.commitnote import CommitNote, CommittedImage
 from .store.containers import ContainerConfig, upper
+from .store.epoch import clamped
+from .store.exclusion import Exclusion
 from .store.locks import Kind, locked
 from .store.marks import Delta, Marks
-from .store.pack import Place, archive, data_bytes, entries, read
+from .store.pack import Content, Place, archive, data_bytes, entries, read
 from .store.spool import Spool
 from .store.tar import Entry
 from .store.touched import Lowers
@@ -95,7 +97,7 @@ def commit(
         changes = parse_changes(request.changes)
         ground = _ground(store, container, config, squash=request.squash)
         store.images.check_changes(ground.manifest, changes)
-        written = _layer(store, container, config, ground)
+        written = _layer(store, container, config, ground, request)
         provenance = completed(
             request.provenance,
             store,
@@ -105,7 +107,7 @@ def commit(
             layer=written.layer.digest if written.layer else None,
         )
         step = HistoryEntry(
-            created=datetime.now(UTC),
+            created=_moment(request.epoch_s),
             created_by=request.created_by or provenance.in_short or shlex.join(config.argv),
             author=request.author,
             comment=request.comment,
@@ -151,13 +153,18 @@ def _ground(
     note = None if squash else commitnote.read(container.directory)
     manifest = None if note is None else _manifest(store, note.image)
     if note is None or manifest is None:
-        return _Ground(_base(store, config), tuple(map(Digest.parse, config.layers)))
+        return _own_ground(store, config)
     if len(note.image.layers) >= MAX_LAYERS:
         raise Conflict(
             f"container {config.name} was committed so often that its image has {MAX_LAYERS} "
             "layers, as many as a kernel can stack: commit it with --squash"
         )
     return _Ground(manifest, note.image.layers, note.marks)
+
+
+def _own_ground(store: Store, config: ContainerConfig) -> _Ground:
+    """Return the image that the container was made from."""
+    return _Ground(_base(store, config), tuple(map(Digest.parse, config.layers)))
 
 
 def _manifest(store: Store, image: CommittedImage) -> Digest | None:
@@ -171,9 +178,14 @@ def _manifest(store: Store, image: CommittedImage) -> Digest | None:
 
 
 def _layer(
-    store: Store, container: Container, config: ContainerConfig, ground: _Ground
+    store: Store,
+    container: Container,
+    config: ContainerConfig,
+    ground: _Ground,
+    request: CommitRequest,
 ) -> _Written:
     """Return what was written since ``ground``, or, where that cannot be said, altogether."""
+    excluded = Exclusion(request.exclude, defaults=request.default_excludes)
     with ExitStack() as stack:
         paused_s = 0.0
         without = mount_places(config)
@@ -182,37 +194,72 @@ def _layer(
         if running:
             root = _root(container, stack)
             spool = Spool(stack.enter_context(store.spool()), store.blobs.check_room)
-            store.blobs.check_room(data_bytes(root, wanted=wanted))
-            settled_ns = spool.fill(root, wanted=wanted)
+            store.blobs.check_room(data_bytes(root, excluded, wanted=wanted))
+            settled_ns = spool.fill(root, excluded, wanted=wanted)
             begun = time.monotonic()
             with container.standing_still():
                 now = marks.take(root, without=without)
-                delta = _delta(ground, now)
-                seen = list(entries(root, spool.contents, without=without, delta=delta))
+                news = _news(store, config, ground, now, excluded)
+                seen = list(news.entries(root, spool.contents, without, excluded))
             paused_s = time.monotonic() - begun
             described = spool.read(seen)
         else:
             stack.enter_context(container.at_rest())
             root = _root(container, stack)
-            store.blobs.check_room(data_bytes(root, wanted=wanted))
+            store.blobs.check_room(data_bytes(root, excluded, wanted=wanted))
             now = marks.take(root, without=without)
-            delta = _delta(ground, now)
-            described = entries(root, read, without=without, delta=delta)
-        if ground.marks is not None and delta is None:
-            ground = _Ground(_base(store, config), tuple(map(Digest.parse, config.layers)))
-        layer = _packed(store, ground, delta, described)
+            news = _news(store, config, ground, now, excluded)
+            described = news.entries(root, read, without, excluded)
+        if request.epoch_s is not None:
+            described = clamped(described, request.epoch_s, root)
+        layer = _packed(store, news, described, excluded)
         if not running:
             settled_ns = marks.await_settling(now)
-    return _Written(layer, ground, marks.settled(now, settled_ns), paused_s)
+    told = excluded.told(news.image, news.ground.marks or {})
+    return _Written(layer, news.ground, marks.settled(told, settled_ns), paused_s)
+
+
+@dataclass(frozen=True)
+class _News:
+    """What an image is to have of a container, as marks; and above its ground, if that is less."""
+
+    ground: _Ground
+    image: Marks
+    delta: Delta | None
+
+    def entries(
+        self,
+        root: int,
+        contents: Callable[[bytes, int, os.stat_result], Iterator[Content]],
+        without: Collection[bytes],
+        excluded: Exclusion,
+    ) -> Iterator[Entry | Content]:
+        """Yield what a layer is to tell of the tree ``root``, as :func:`.pack.entries` does."""
+        among = excluded.among(self.image)
+        return entries(root, contents, without=without, excluded=among, delta=self.delta)
+
+
+def _news(
+    store: Store, config: ContainerConfig, ground: _Ground, now: Marks, excluded: Exclusion
+) -> _News:
+    with Lowers(store.layers.chain(ground.layers)) as lowers:
+        image = excluded.image_of(now, ground.marks or {}, lowers.shows)
+    if ground.marks is None:
+        return _News(ground, image, None)
+    delta = marks.since(ground.marks, image)
+    if delta is None:
+        return _news(store, config, _own_ground(store, config), now, excluded)
+    return _News(ground, image, delta)
 
 
 def _packed(
-    store: Store, ground: _Ground, delta: Delta | None, described: Iterable[Entry | bytes]
+    store: Store, news: _News, described: Iterable[Entry | bytes], excluded: Exclusion
 ) -> Descriptor | None:
     """Return the layer that is ``described``, None if nothing but touched directories is."""
-    known = () if delta is None else delta.unchanged
-    with Lowers(store.layers.chain(ground.layers)) as lowers:
-        pieces = archive(lowers.changes(described, known))
+    known = () if news.delta is None else news.delta.unchanged
+    with Lowers(store.layers.chain(news.ground.layers)) as lowers:
+        kept = excluded.applied(described, lowers.shows)
+        pieces = archive(lowers.changes(kept, known))
         start = next(pieces)
         if start == pax.END:
             return None
@@ -228,10 +275,6 @@ def _wanted(ground: _Ground) -> Callable[[Place], bool]:
     return lambda place: known.get(place.path) != marks.mark_of(place)
 
 
-def _delta(ground: _Ground, now: Marks) -> Delta | None:
-    return None if ground.marks is None else marks.since(ground.marks, now)
-
-
 def _note(store: Store, container: Container, image: Image, now: Marks) -> None:
     """Let the next commit build on this one; where there is no room, on the one before."""
     made = CommittedImage(image.id, image.manifest, image.layers)
@@ -239,6 +282,10 @@ def _note(store: Store, container: Container, image: Image, now: Marks) -> None:
         commitnote.write(store.staging, container.directory, CommitNote(made, now))
     except OSError as error:
         _log.info("the commit of container %s is not noted: %s", container.name, error)
+
+
+def _moment(epoch_s: int | None) -> datetime:
+    return datetime.now(UTC) if epoch_s is None else datetime.fromtimestamp(epoch_s, UTC)
 
 
 def _base(store: Store, config: ContainerConfig) -> Digest:

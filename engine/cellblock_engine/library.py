@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from .store.formats import migrate
 if TYPE_CHECKING:
     from .comparison import Change
     from .explanation import Explanation
-    from .freezing.image import Frozen
+    from .freezing.image import FreezeEvent, Frozen
     from .history import HistoryRow
     from .oci.provenance import Provenance
     from .packages.package import Package, PackageChange
@@ -214,7 +214,13 @@ class Library:
         with self._collecting_when_full():
             return load(self._store, source)
 
-    def freeze(self, reference: str, request: FreezeRequest = THIS_PYTHON) -> Frozen:
+    def freeze(
+        self,
+        reference: str,
+        request: FreezeRequest = THIS_PYTHON,
+        *,
+        progress: Callable[[FreezeEvent], None] | None = None,
+    ) -> Frozen:
         """Make a portable image of a Python and its packages, as they are on this machine.
 
         Its layers are the interpreter with what it needs of the system, the packages, and the
@@ -227,7 +233,7 @@ class Library:
         target = parse_name(reference)
         self._store.sweep()  # what a killed one left half done
         with self._collecting_when_full():
-            return freeze(self._store, self._layout, target, request)
+            return freeze(self._store, self._layout, target, request, progress)
 
     def explain_freeze(self, request: FreezeRequest = THIS_PYTHON) -> Explanation:
         """Return what :meth:`freeze` would put into an image, without making one.

@@ -24,6 +24,8 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 _HOSTNAME = re.compile(r"(?!-)[a-zA-Z0-9-]{1,63}(?<!-)(\.(?!-)[a-zA-Z0-9-]{1,63}(?<!-))*")
 _MAX_WORDS_BYTES = 1 << 20
 _NOTHING_TOLD = Provenance()
+LATEST_EPOCH_S = 253_402_300_799
+"""The last second that a config's date can tell, of the year 9999."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,11 @@ class CommitRequest:
     ``provenance`` the notebook and its cells count; the commit finds out the rest. With
     ``squash`` all that was written in it is one layer above its own image, whatever was committed
     before. ``changes`` are a Dockerfile's instructions for how containers of the image are run:
-    ``ENV A=b`` (:mod:`.oci.instructions`). Raises InvalidInput.
+    ``ENV A=b`` (:mod:`.oci.instructions`). What matches one of the patterns ``exclude`` stays out
+    of the image (:mod:`.patterns`), and with ``default_excludes`` what a .dockerignore would have
+    by habit (:mod:`.store.exclusion`): caches of pip and apt, and what is in /tmp, /var/tmp and
+    /run. ``epoch_s`` is SOURCE_DATE_EPOCH, in seconds: the image is made then, and no file of its
+    layer is younger. Raises InvalidInput.
     """
 
     comment: str = ""
@@ -163,9 +169,18 @@ class CommitRequest:
     squash: bool = False
     changes: tuple[str, ...] = ()
     provenance: Provenance = _NOTHING_TOLD
+    exclude: tuple[str, ...] = ()
+    default_excludes: bool = True
+    epoch_s: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what could not be meant."""
+        if self.epoch_s is not None:
+            check_epoch(self.epoch_s)
+        if self.exclude:
+            from .patterns import Patterns  # noqa: PLC0415 - seldom asked for
+
+            Patterns(self.exclude)
         if self.changes:
             from .oci.instructions import parse_changes  # noqa: PLC0415 - seldom asked for
 
@@ -188,3 +203,12 @@ class FreezeRequest:
 
 
 THIS_PYTHON = FreezeRequest()
+
+
+def check_epoch(epoch_s: int) -> None:
+    """Raise InvalidInput for a moment that no image can be made at."""
+    if not 0 <= epoch_s <= LATEST_EPOCH_S:
+        raise InvalidInput(
+            f"SOURCE_DATE_EPOCH {epoch_s} is not valid: give seconds since 1970, before the year "
+            "10000"
+        )

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .kernelspecs.succession import find_successor, made_successor
     from .notebooks.execution import run_notebook
     from .notebooks.lock import Lock
-    from .notebooks.locking import Checked, check_lock, lock_notebook
+    from .notebooks.locking import CheckedLock, check_lock, lock_notebook
     from .outputs.bundles import Losses, reduce_bundle, reduce_metadata, trusted_bundle
     from .outputs.text import TextCleaner, clean
 
@@ -42,7 +42,7 @@ __all__ = [
     "CellFailed",
     "CellInterrupted",
     "CellResult",
-    "Checked",
+    "CheckedLock",
     "Clear",
     "Display",
     "Error",
@@ -109,7 +109,7 @@ _HOMES = {
     ".kernelspecs.succession": ("find_successor", "made_successor"),
     ".notebooks.execution": ("run_notebook",),
     ".notebooks.lock": ("Lock",),
-    ".notebooks.locking": ("Checked", "check_lock", "lock_notebook"),
+    ".notebooks.locking": ("CheckedLock", "check_lock", "lock_notebook"),
     ".outputs.bundles": ("Losses", "reduce_bundle", "reduce_metadata", "trusted_bundle"),
     ".outputs.text": ("TextCleaner", "clean"),
 }

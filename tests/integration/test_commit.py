@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
 import shlex
 import signal
 import subprocess
-import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -39,8 +36,9 @@ from cellblock_engine import (
 )
 from cellblock_engine import commit as committing
 from cellblock_engine.layout import Layout
-from cellblock_engine.store.pack import archive, pack
+from cellblock_engine.store.pack import archive
 from cellblock_engine.store.tar import Entry
+from support.commits import archived, ended, names_in
 from support.layouts import LayoutWriter
 from support.registry import Registry
 
@@ -93,35 +91,10 @@ print(json.dumps(found, sort_keys=True))
 """
 
 
-def ended(engine: Engine, image: str, code: str, **asked: Any) -> str:
-    """Run Python code in a container that stays, see it succeed, and return what it printed."""
-    request = RunRequest(**{"image": image, "argv": ("python3", "-c", code), "name": "box"} | asked)
-    with engine.spawn(request) as attached:
-        stdout, stderr, end = attached.communicate(None, most_bytes=1 << 20)
-    assert (end.exit_code, stderr) == (0, b"")
-    return stdout.decode()
-
-
 def listed(engine: Engine, image: str) -> str:
     result = engine.run(image, ["python3", "-c", LISTING])
     assert (result.exit_code, result.stderr) == (0, b"")
     return result.stdout.decode()
-
-
-def archived(engine: Engine, layer: Digest) -> bytes:
-    """Return the archive of a layer, whose digest an independent hash must find again."""
-    fd = os.open(Layout.default(engine.home).layers / layer.hex / "fs", os.O_RDONLY)
-    try:
-        archive = b"".join(pack(fd))
-    finally:
-        os.close(fd)
-    assert hashlib.sha256(archive).hexdigest() == layer.hex
-    return archive
-
-
-def names_in(archive: bytes) -> set[str]:
-    with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
-        return set(opened.getnames())
 
 
 def document(engine: Engine, digest: Digest) -> dict[str, Any]:

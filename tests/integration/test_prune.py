@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from cellblock_engine import (
     Conflict,
-    ContainerNotFound,
     Engine,
-    ImageNotFound,
     Removal,
     RunRequest,
 )
@@ -27,21 +25,6 @@ from support import leaks
 Cellblock = Callable[..., subprocess.CompletedProcess[str]]
 
 SECONDS = float(os.environ.get("CELLBLOCK_PRUNING_SECONDS", "8"))
-PRUNER = """
-import sys, time
-from contextlib import suppress
-from pathlib import Path
-from cellblock_engine import Conflict, Digest, Engine
-engine, keep = Engine.open(Path(sys.argv[1])), [Digest.parse(sys.argv[2])]
-end, count = time.monotonic() + float(sys.argv[3]), 0
-while time.monotonic() < end:
-    try:
-        count += len(engine.prune(images="used", keep=keep).deleted)
-    except Conflict:
-        pass  # the store was in use for all the time that it waits
-print(count)
-"""
-
 pytestmark = pytest.mark.usefixtures("root")
 
 
@@ -201,35 +184,31 @@ def test_the_verbs(own: Engine, base_image: str, cellblock: Cellblock):
 
 
 @pytest.mark.attack(73)
-def test_processes_that_commit_prune_and_run_at_once(
+def test_processes_that_commit_tag_prune_and_run_at_once(
     own: Engine, base_image: str, cellblock: Cellblock
 ):
-    """Two processes; ``make soak`` has more of them, and lets them take longer."""
+    """Two processes; ``make soak`` has more of them elsewhere, and lets these take longer."""
     base = own.image(base_image)
-    argv = [sys.executable, "-c", PRUNER, str(own.home), str(base.id), str(SECONDS)]
-    pruner = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
-    committed, deadline = 0, time.monotonic() + SECONDS
+    argv = [sys.executable, "-m", "support.crowd", str(own.home), base_image]
+    crowd = [
+        subprocess.Popen([*argv, str(seed), str(SECONDS)], stdout=subprocess.PIPE, text=True)
+        for seed in (1, 2)
+    ]
+    answers: Counter[str] = Counter()
     try:
-        while time.monotonic() < deadline:
-            assert own.run(base_image, ["echo", "1"]).stdout == b"1\n"
-            with suppress(ContainerNotFound, ImageNotFound):  # the other was faster
-                ended(own, base_image, "box", f"echo {committed} > /srv/new")
-                own.commit("box", "mine/box")
-                committed += 1
-                request = RunRequest(image="mine/box", argv=("sleep", "60"), name="held")
-                own.start(request)
-                shown = own.container("held").exec(["cat", "/srv/new"])
-                assert shown.stdout == f"{committed - 1}\n".encode()
-            for name in ("box", "held"):
-                with suppress(ContainerNotFound):
-                    own.container(name).remove(force=True)
-        output, _ = pruner.communicate(timeout=30)
+        for member in crowd:
+            output, _ = member.communicate(timeout=SECONDS + 60)
+            assert member.returncode == 0
+            report = json.loads(output.splitlines()[-1])
+            assert report["unexpected"] == [], "\n".join(report["unexpected"])
+            answers.update(report["answers"])
     finally:
-        pruner.kill()
-        pruner.communicate()
-    assert pruner.returncode == 0
-    assert committed > 0
-    assert int(output) > 0
+        for member in crowd:
+            member.kill()
+            member.communicate()
+    print(dict(sorted(answers.items())))
+    for done in ("commit", "run", "run_committed", "tag", "remove_tag", "prune", "prune_all"):
+        assert answers[f"{done} done"] > 0, answers
     assert cellblock("doctor", home=own.home).stdout.splitlines()[-1].split() == [
         "stale", "state", "ok", "none",
     ]  # fmt: skip

@@ -21,13 +21,14 @@ from support import capabilities
 
 CHANGING = (
     "rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir,link,linkat,symlink,symlinkat,"
-    "fsync,ftruncate,fchmod,fchown,fchownat,flock,utimensat,sendmsg,pwrite64"
+    "fsync,ftruncate,fchmod,fchown,fchownat,flock,utimensat,sendmsg,pwrite64,write,mknod,mknodat,"
+    "setxattr,lsetxattr,fsetxattr,copy_file_range,sendfile,setsockopt,sendto"
 )
 """What a caller changes that others see."""
 INSIDE = (
     f"{CHANGING},accept4,bind,capset,clone,clone3,close_range,execve,fsconfig,fsmount,fsopen,"
     "listen,mount,mount_setattr,move_mount,open_tree,pidfd_send_signal,pivot_root,seccomp,"
-    "setgroups,sethostname,setns,setresgid,setresuid,setsid,socketpair,umount2,unshare,wait4,write"
+    "setgroups,sethostname,setns,setresgid,setresuid,setsid,socketpair,umount2,unshare,wait4"
 )
 """What the engine's own processes change besides."""
 _CALL = re.compile(r"^(?:(\d+) +)?(\w+)\(", re.MULTILINE)

@@ -1,22 +1,34 @@
-"""Where an archive goes: a stream, or a file that is there whole or not at all."""
+"""Where an archive goes: a stream, or a file that is there whole or not at all.
+
+A file has no name while it is written (O_TMPFILE, open(2)), so a killed process leaves nothing. To
+replace one it gets a name beside it for a moment, always the same, which the next save takes over.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import InvalidInput, StoreError
+from ..errors import Conflict, InvalidInput, StoreError
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_NAMELESS = os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC
+# What open(2) answers where the file system, or the kernel, has no files without a name.
+_UNKNOWN = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
+_MOST_TRIES = 100
 
 
 def write(archive: Iterable[bytes], target: Path | BinaryIO) -> None:
-    """Write the archive; a file is written beside its place and renamed, for its owner only.
+    """Write the archive; a file takes its place when it is whole, for its owner only.
 
     Raises what ``archive`` raises, InvalidInput for a file that cannot be made, StoreError for
-    one that cannot be written, OSError for a stream.
+    one that cannot be written, Conflict where others keep writing it, OSError for a stream.
     """
     if not isinstance(target, Path):
         _pour(archive, target)
@@ -28,19 +40,75 @@ def write(archive: Iterable[bytes], target: Path | BinaryIO) -> None:
             _pour(archive, file)
         return
     try:
-        fd, beside = tempfile.mkstemp(prefix=f".{path.name[:200]}.", dir=path.parent)
+        directory = os.open(path.parent, _DIRECTORY)
     except OSError as error:
         raise InvalidInput(f"cannot write {target}: {error.strerror}") from error
     try:
-        with open(fd, "wb") as file:
-            _pour(archive, file)
-            file.flush()
-            os.fsync(fd)
-        Path(beside).rename(path)
-    except BaseException as error:
-        Path(beside).unlink()
-        if isinstance(error, OSError):
-            raise StoreError(f"cannot write {target}: {error.strerror}") from error
+        _write_whole(archive, path, directory)
+    except OSError as error:
+        raise StoreError(f"cannot write {target}: {error.strerror}") from error
+    finally:
+        os.close(directory)
+
+
+def _write_whole(archive: Iterable[bytes], path: Path, directory: int) -> None:
+    try:
+        fd = os.open(".", _NAMELESS, 0o600, dir_fd=directory)
+    except OSError as error:
+        if error.errno in _UNKNOWN:
+            _write_beside(archive, path)
+            return
+        raise InvalidInput(f"cannot write {path}: {error.strerror}") from error
+    with open(fd, "wb") as file:
+        _pour(archive, file)
+        file.flush()
+        os.fsync(fd)
+        _name(fd, os.fsencode(path.name), directory)
+
+
+def _name(fd: int, name: bytes, directory: int) -> None:
+    """Give the file its name. Another save may do the same: each leaves a whole file there."""
+    with suppress(FileExistsError):
+        _link(fd, name, directory)
+        return
+    beside = b"." + name[:200] + b".cellblock"
+    for _ in range(_MOST_TRIES):
+        with suppress(FileExistsError, FileNotFoundError):
+            _link(fd, beside, directory)
+            os.rename(beside, name, src_dir_fd=directory, dst_dir_fd=directory)
+            return
+        with suppress(FileNotFoundError):  # a killed one's, or it is being named just now
+            os.unlink(beside, dir_fd=directory)
+    raise Conflict(f"{os.fsdecode(name)!r} is being written by others: try again")
+
+
+def _link(fd: int, name: bytes, directory: int) -> None:
+    own = os.open("/proc/self/fd", _DIRECTORY)  # with a descriptor, Python asks linkat to follow
+    try:
+        os.link(str(fd), name, src_dir_fd=own, dst_dir_fd=directory, follow_symlinks=True)
+    finally:
+        os.close(own)
+
+
+def _write_beside(archive: Iterable[bytes], path: Path) -> None:
+    """Write a file that has a name from the start, for want of one that has none."""
+    with _beside(path) as (fd, beside), open(fd, "wb") as file:
+        _pour(archive, file)
+        file.flush()
+        os.fsync(fd)
+        beside.rename(path)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[tuple[int, Path]]:
+    try:
+        fd, name = tempfile.mkstemp(prefix=f".{path.name[:200]}.", dir=path.parent)
+    except OSError as error:
+        raise InvalidInput(f"cannot write {path}: {error.strerror}") from error
+    try:
+        yield fd, Path(name)
+    except BaseException:
+        Path(name).unlink()
         raise
 
 

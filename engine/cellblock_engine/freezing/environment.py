@@ -167,9 +167,12 @@ def _paths(value: object) -> tuple[str, ...]:
 
 
 def _path(value: object) -> str:
-    """Return a normal absolute path, nothing for what is none (a hook's name on sys.path)."""
+    """Return a normal absolute path, nothing for what is none (a hook's name on sys.path).
+
+    Nor for one that is no UTF-8: an image's config could not name it.
+    """
     text = _text(value)
-    if not text.startswith("/") or "\0" in text:
+    if not text.startswith("/") or "\0" in text or not text.isprintable():
         return ""
     return os.path.normpath("/" + text.lstrip("/"))  # POSIX gives // a meaning of its own
 

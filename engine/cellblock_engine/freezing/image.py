@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform as machine
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -22,7 +22,7 @@ from ..oci.manifest import OCI_LAYER, Descriptor
 from ..oci.platform import Platform
 from ..oci.reference import Reference
 from ..request import FreezeRequest
-from ..store import Store
+from ..store import Store, tar
 from ..store.pack import archive
 from ..units import format_bytes
 from .contents import entries
@@ -32,6 +32,7 @@ from .plan import Layer, Plan, plan
 _log = Log(__name__)
 _MOST_SHOWN = 20
 _SHOWN_DEPTH = 4
+_TOLD_EVERY_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,23 @@ class Frozen(Image):
     left_out: tuple[str, ...]
 
 
-def freeze(store: Store, layout: Layout, reference: Reference, request: FreezeRequest) -> Frozen:
+@dataclass(frozen=True)
+class FreezeEvent:
+    """How far a freeze is, in bytes of files; ``layer`` is made now, and empty at the end."""
+
+    reference: str
+    layer: str
+    current_bytes: int
+    total_bytes: int
+
+
+def freeze(
+    store: Store,
+    layout: Layout,
+    reference: Reference,
+    request: FreezeRequest,
+    progress: Callable[[FreezeEvent], None] | None,
+) -> Frozen:
     """Add the image that the environment makes; return it.
 
     Raises InvalidInput for a Python that cannot be asked or a project that is none, Unsupported
@@ -65,9 +82,11 @@ def freeze(store: Store, layout: Layout, reference: Reference, request: FreezeRe
     StoreFull, StoreError; then there is no image.
     """
     planned = _plan(layout, request)
+    total_bytes = sum(layer.size_bytes for layer in planned.layers)
+    report = _Report(str(reference), total_bytes, progress)
     with store.referencing():
-        store.blobs.check_room(sum(layer.size_bytes for layer in planned.layers))
-        made = [_layer(store, layer) for layer in planned.layers]
+        store.blobs.check_room(total_bytes)
+        made = [_layer(store, layer, report) for layer in planned.layers]
         created = datetime.now(UTC)
         documents = compose(
             Platform.host(), _config(planned), [(each, step) for each, step, _ in made], created
@@ -76,6 +95,7 @@ def freeze(store: Store, layout: Layout, reference: Reference, request: FreezeRe
         store.blobs.keep(Digest.of(documents.config), documents.config)
         store.blobs.keep(digest, documents.manifest)
         image = store.images.add(reference, digest)
+    report.end()
     _log.info("froze Python %s: %s", planned.environment.executable, image.id)
     frozen = tuple(layer for _, _, layer in made)
     return Frozen(
@@ -111,8 +131,42 @@ def _plan(layout: Layout, request: FreezeRequest) -> Plan:
     return plan(ask(python), project, (str(layout.home), str(layout.run)))
 
 
-def _layer(store: Store, layer: Layer) -> tuple[Descriptor, HistoryEntry, FrozenLayer]:
-    diffid, size_bytes = store.layers.make(archive(entries(layer.nodes)))
+class _Report:
+    """Tells a listener of each few megabytes that pass."""
+
+    def __init__(
+        self, reference: str, total_bytes: int, progress: Callable[[FreezeEvent], None] | None
+    ) -> None:
+        self._reference, self._total_bytes, self._progress = reference, total_bytes, progress
+        self._done_bytes = self._told_bytes = 0
+
+    def watched(
+        self, name: str, described: Iterable[tar.Entry | bytes]
+    ) -> Iterator[tar.Entry | bytes]:
+        """Yield the same entries and contents of a layer."""
+        for each in described:
+            if isinstance(each, bytes):
+                self._done_bytes += len(each)
+                if self._done_bytes - self._told_bytes >= _TOLD_EVERY_BYTES:
+                    self._tell(name)
+            yield each
+
+    def end(self) -> None:
+        """Tell that the image is there."""
+        self._done_bytes = self._total_bytes
+        self._tell("")
+
+    def _tell(self, layer: str) -> None:
+        self._told_bytes = self._done_bytes
+        if self._progress is not None:
+            self._progress(FreezeEvent(self._reference, layer, self._done_bytes, self._total_bytes))
+
+
+def _layer(
+    store: Store, layer: Layer, report: _Report
+) -> tuple[Descriptor, HistoryEntry, FrozenLayer]:
+    described = report.watched(layer.name, entries(layer.nodes))
+    diffid, size_bytes = store.layers.make(archive(described))
     step = HistoryEntry(
         created=None,
         created_by=f"cellblock freeze ({layer.name})",

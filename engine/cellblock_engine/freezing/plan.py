@@ -12,7 +12,6 @@ import stat
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..errors import InvalidInput, Unsupported
 from ..hostimage.trail import Trail, homes, within
@@ -24,7 +23,7 @@ from .nodes import Draft, Node
 _SHARED_PREFIXES = ("/usr", "/usr/local")  # where more than a Python lives
 _NEVER = frozenset("/bin /boot /dev /etc /home /lib /lib64 /media /mnt /opt /proc /root /run /sbin "
                    "/srv /sys /tmp /usr /usr/local /var /".split())  # fmt: skip
-_KERNELS_OWN = ("/dev", "/proc", "/sys", "/run")
+_NEVER_BELOW = ("/boot", "/dev", "/etc", "/proc", "/run", "/sys")
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MAX_SHEBANG_BYTES = 512
 
@@ -185,8 +184,11 @@ class _Planning:
         """Add a tree without what is forbidden, and what its links name in shared prefixes."""
         real = self._aside.follow(path)
         forbidden = {each[len(real) + 1 :] for each in self._forbidden if within(each, real)}
-        if "" in forbidden:
-            raise Unsupported(f"{path} is cellblock's own store: set CELLBLOCK_HOME elsewhere")
+        if any(within(real, each) for each in self._forbidden):
+            raise Unsupported(
+                f"{path} cannot be frozen: it is in cellblock's own store; set CELLBLOCK_HOME to "
+                "a directory elsewhere"
+            )
         links = draft.tree(path, lambda name: name in forbidden or is_left_out(name))
         for link in links:
             self._shared_target(draft, link)
@@ -298,7 +300,7 @@ class _Planning:
     def _refusal(self, path: str) -> str:
         """Return why a folder is not taken whole, or nothing."""
         real = self._aside.follow(path)
-        if real in _NEVER or within_any(real, _KERNELS_OWN):
+        if real in _NEVER or within_any(real, _NEVER_BELOW):
             return "is a directory of the system"
         if any(within(home, real) for home in self._homes) or real.rpartition("/")[0] == "/home":
             return "is a home directory, or has one in it"
@@ -306,7 +308,7 @@ class _Planning:
 
     def _checked_project(self, project: str) -> str:
         path = os.path.abspath(project)
-        if not Path(path).is_dir():
+        if not os.path.isdir(path) or not path.isprintable():
             raise InvalidInput(f"the project {project!r} is no folder: give one that exists")
         if refused := self._refusal(path):
             raise InvalidInput(f"the project {project!r} {refused}: give a folder of its own")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,7 +43,7 @@ class Mark(NamedTuple):
 
 
 Marks = Mapping[bytes, Mark]
-_WHITEOUT = Mark(stat.S_IFCHR, 0, 0, 0, 0, 0, 0, 0, 0, opaque=False)
+WHITEOUT = Mark(stat.S_IFCHR, 0, 0, 0, 0, 0, 0, 0, 0, opaque=False)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,6 @@ def take(
     root: int,
     *,
     without: Collection[bytes] = (),
-    excluded: Callable[[bytes], bool] = nothing,
 ) -> dict[bytes, Mark]:
     """Return the marks of what :func:`.pack.entries` tells of, those above first.
 
@@ -73,7 +72,7 @@ def take(
     """
     return {
         place.path: mark_of(place)
-        for place in places(root, excluded)
+        for place in places(root, nothing)
         if not is_left_out(place, without)
     }
 
@@ -82,7 +81,7 @@ def mark_of(place: Place) -> Mark:
     """Return the mark of what is there. Raises OSError."""
     status = place.status
     if is_whiteout(status):
-        return _WHITEOUT
+        return WHITEOUT
     if stat.S_ISDIR(status.st_mode):
         opaque = bool(place.path) and is_opaque(place.directory)
         return _mark(status)._replace(size=0, mtime_ns=0, links=0, opaque=opaque)
@@ -112,10 +111,10 @@ def await_settling(marks: Marks) -> int:
     return time.time_ns() - CLOCK_NS
 
 
-def since(old: Marks, new: Marks, excluded: Callable[[bytes], bool] = nothing) -> Delta | None:
+def since(old: Marks, new: Marks) -> Delta | None:
     """Return what is news in ``new``, where directories come before what is in them.
 
-    What is ``excluded`` is as it was. None where that cannot be said, as something of the layers
+    None where that cannot be said, as something of the layers
     below may show again that did not: no container can do that to its files.
     """
     news = _News()
@@ -124,13 +123,13 @@ def since(old: Marks, new: Marks, excluded: Callable[[bytes], bool] = nothing) -
     _add_other_names(news.told, new)
     gone: dict[bytes, list[bytes]] = {}
     for path, was in old.items():
-        if path in new or _is_excluded(path, excluded):
+        if path in new:
             continue
         head = _above(path)
         above = new.get(head)
         if above is None or not above.is_directory or head in news.whole:
             continue  # with what it was in
-        if was != _WHITEOUT:
+        if was != WHITEOUT:
             gone.setdefault(head, []).append(path[len(head) :].lstrip(b"/"))
             news.told.add(path)
         elif not above.opaque:
@@ -169,22 +168,6 @@ class _News:
             self.emptied.add(path)
 
 
-def kept(
-    old: Marks, new: Marks, delta: Delta, excluded: Callable[[bytes], bool]
-) -> dict[bytes, Mark]:
-    """Return the marks of an image that ``delta`` was added to: of what is excluded, the old."""
-    if excluded is nothing:
-        return dict(new)
-    stays = {
-        path: mark
-        for path, mark in old.items()
-        if path not in new
-        and _is_excluded(path, excluded)
-        and not any(above in delta.emptied for above in _all_above(path))
-    }
-    return {**new, **stays}
-
-
 def _mark(status: os.stat_result) -> Mark:
     return Mark(
         status.st_mode,
@@ -209,12 +192,3 @@ def _add_other_names(told: set[bytes], new: Marks) -> None:
 
 def _above(path: bytes) -> bytes:
     return path.rpartition(b"/")[0]
-
-
-def _all_above(path: bytes) -> list[bytes]:
-    parts = path.split(b"/")
-    return [b"/".join(parts[:depth]) for depth in range(1, len(parts))]
-
-
-def _is_excluded(path: bytes, excluded: Callable[[bytes], bool]) -> bool:
-    return excluded is not nothing and any(map(excluded, (*_all_above(path), path)))

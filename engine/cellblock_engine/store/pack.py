@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .marks import Delta
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PIECE_BYTES = 2**20
 _SPECIAL = {
     stat.S_IFIFO: tar.FIFO,
@@ -35,6 +36,9 @@ _SPECIAL = {
 }
 _ABSENCE = os.stat_result((stat.S_IFCHR, *[0] * 9), {"st_rdev": WHITEOUT})
 _NONE: Mapping[bytes, Collection[bytes]] = MappingProxyType({})
+
+ROOT = b"./"
+"""What an archive calls the directory that it is of."""
 
 
 nothing: Callable[[bytes], bool] = lambda _path: False  # noqa: E731 - a name for a default
@@ -60,8 +64,9 @@ def entries(
     """Yield what is in the directory ``root``, a regular file's ``contents`` after its entry.
 
     With a ``delta`` that is what it tells of, and all directories. Of ``without``, paths without
-    a leading slash, empty files and directories are left out, what is ``excluded`` with all below
-    it; sockets always are, as archives have none. Without privileges all belongs to user 0, as it
+    a leading slash, empty files and directories are left out, and files that are ``excluded``: not
+    removals, nor directories that may have some in them (:meth:`.exclusion.Exclusion.applied`);
+    sockets always are, as archives have none. Without privileges all belongs to user 0, as it
     does in a container of one id. Raises InvalidLayer for what a layer cannot hold, Conflict for a
     file that changes meanwhile, OSError.
     """
@@ -161,8 +166,9 @@ def places(
 ) -> Iterator[Place]:
     """Yield each directory, then all that is in it but directories, then those.
 
-    Names that are ``gone`` from a directory are as whiteouts. In a ``moving`` tree, what goes
-    away meanwhile is left out.
+    ``excluded`` is asked of paths, and for a directory with all that is in it of the path with a
+    slash: then one that hides what lower layers have there is as a whiteout. So are names that
+    are ``gone`` from a directory. In a ``moving`` tree, what goes away meanwhile is left out.
     """
     directories = [b""]
     while directories:
@@ -182,21 +188,19 @@ def places(
             for name in sorted({*names, *absent}):
                 if len(above) + len(name) > MAX_PATH_BYTES:
                     raise _refused(above + name, "its path is too long")
-                if excluded(above + name):
-                    continue
                 if name in absent:
                     yield Place(fd, name, above + name, _ABSENCE)
                     continue
-                try:
-                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                except FileNotFoundError:
-                    if not moving:
-                        raise
+                status = _status(fd, name, moving=moving)
+                if status is None:
                     continue
-                if stat.S_ISDIR(status.st_mode):
-                    below.append(above + name)
+                if not stat.S_ISDIR(status.st_mode):
+                    if is_whiteout(status) or not excluded(above + name):
+                        yield Place(fd, name, above + name, status)
+                elif excluded(above + name + b"/") and _hides(fd, name):
+                    yield Place(fd, name, above + name, _ABSENCE)
                 else:
-                    yield Place(fd, name, above + name, status)
+                    below.append(above + name)
             directories += reversed(below)
         finally:
             os.close(fd)
@@ -235,7 +239,7 @@ def changed(path: bytes) -> Conflict:
 
 def _directory(place: Place, *, opaque: bool) -> Iterator[tar.Entry]:
     above = place.path + b"/" if place.path else b""
-    entry = _entry(above or b"./", tar.DIRECTORY, place.status)
+    entry = _entry(above or ROOT, tar.DIRECTORY, place.status)
     if not place.path:
         # A container's root has the time of its own upper, whatever a layer says.
         entry = entry._replace(mtime_ns=0)
@@ -275,6 +279,30 @@ def _entry(name: bytes, kind: bytes, status: os.stat_result) -> tar.Entry:
 
 def _marker(name: bytes) -> tar.Entry:
     return tar.Entry(name, tar.FILE, 0, 0, 0, 0, 0, b"", (0, 0), {})
+
+
+def _status(directory: int, name: bytes, *, moving: bool) -> os.stat_result | None:
+    """Return the status of a name, None for one that may go away and has."""
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        if not moving:
+            raise
+        return None
+
+
+def _hides(directory: int, name: bytes) -> bool:
+    """Tell whether the directory ``name``, if it is still there, hides what lower layers have."""
+    try:
+        fd = os.open(name, _DIRECTORY, dir_fd=directory)
+    except OSError as error:
+        if error.errno not in beneath.GONE:
+            raise
+        return False
+    try:
+        return is_opaque(fd)
+    finally:
+        os.close(fd)
 
 
 def _is_empty(place: Place) -> bool:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from . import tar
-from .directories import is_opaque
+from .directories import is_opaque, is_whiteout
 from .pack import kept_xattrs, owner
 from .unpack import OPAQUE_MARKER
 
@@ -77,6 +77,23 @@ class Lowers:
             yield from waiting
             waiting.clear()
             yield each
+
+    def shows(self, path: bytes) -> bool:
+        """Return whether a container without changes has anything at this path."""
+        above, _, name = path.rpartition(b"/")
+        for root in self._fds:
+            fd, more = _walk(root, above.split(b"/") if above else [])
+            if fd is not None:
+                try:
+                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    return not is_whiteout(status)
+                except FileNotFoundError:
+                    pass
+                finally:
+                    os.close(fd)
+            if not more:
+                break
+        return False
 
     def _has(self, entry: tar.Entry) -> bool:
         """Return whether a container without changes has this directory, as it is."""

@@ -34,7 +34,7 @@ _NAMELESS = "localhost/nameless"  # what the engine holds images by that have no
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedLock:
     """What has become of a notebook's lock.
 
     ``image`` is the locked image, None where the store has it no more; ``named`` what its name
@@ -97,14 +97,14 @@ def lock_notebook(
     return lock
 
 
-def check_lock(engine: Engine, path: Path) -> Checked:
+def check_lock(engine: Engine, path: Path) -> CheckedLock:
     """Return whether a notebook's image is here, and whether its name still means it.
 
     Changes and fetches nothing. Raises InvalidInput, StoreError.
     """
     lock = Lock.parse(Notebook.read(path).metadata, str(path))
     image = _found(engine, str(lock.pin.id))
-    checked = Checked(lock, image, _found(engine, str(lock.image)), ())
+    checked = CheckedLock(lock, image, _found(engine, str(lock.image)), ())
     other = image
     if checked.has_moved and checked.named is not None:
         other = checked.named

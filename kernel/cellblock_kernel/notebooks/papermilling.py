@@ -19,6 +19,7 @@ from typing import Any
 MODULE = "cellblock_kernel.notebooks.papermilling"
 SOURCE, TARGET = "source.ipynb", "target.ipynb"
 _START_S = 120
+_LONGEST = 10_000
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,10 @@ def _carried_out(order: Order) -> Report:
             start_timeout=_START_S,
         )
     except PapermillExecutionError as error:
-        return Report(str(error.ename), str(error.evalue), error.exec_count)
+        ename, evalue = str(error.ename), str(error.evalue)
+        return Report(ename[:_LONGEST], evalue[:_LONGEST], error.exec_count)
     except Exception as error:  # noqa: BLE001 - of papermill, nbclient, nbformat: it is reported
-        return Report(failure=f"{type(error).__name__}: {error}")
+        return Report(failure=f"{type(error).__name__}: {error}"[:_LONGEST])
     return Report()
 
 

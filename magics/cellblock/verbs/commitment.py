@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from cellblock_engine import CommitRequest, Provenance
+from cellblock_engine import CommitRequest, InvalidInput, Provenance
 
 from .declaration import Argument, Call
 
+_MOST_DIGITS = 12
 CHANGE = Argument(
     ("-c", "--change"),
     "a Dockerfile's instruction for how it is run: 'ENV A=b', 'CMD [\"jupyter\", \"lab\"]'",
@@ -18,6 +19,17 @@ COMMIT_FLAGS = (
     Argument(("-a", "--author"), "who made it", default=""),
     CHANGE,
     Argument(("--squash",), "all changes in one layer, whatever was committed before", "flag"),
+    Argument(
+        ("--exclude",),
+        "leave out what matches, as in a .dockerignore: 'home/*/data', '**/*.log', '!keep.log'",
+        "each",
+        "PATTERN",
+    ),
+    Argument(
+        ("--no-default-excludes",),
+        "do not leave out the contents of /tmp, /var/tmp and /run, and caches of pip and apt",
+        "flag",
+    ),
 )
 
 
@@ -30,4 +42,19 @@ def commit_request(call: Call) -> CommitRequest:
         changes=tuple(given.change),
         squash=given.squash,
         provenance=call.executed.provenance if call.executed else Provenance(),
+        exclude=tuple(given.exclude),
+        default_excludes=not given.no_default_excludes,
+        epoch_s=epoch_s(call),
     )
+
+
+def epoch_s(call: Call) -> int | None:
+    """Return what SOURCE_DATE_EPOCH says, in seconds, if it is set. Raises InvalidInput."""
+    text = call.environ.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
+        raise InvalidInput(
+            f"SOURCE_DATE_EPOCH {text[:40]!r} is not valid: give seconds since 1970, or unset it"
+        )
+    return int(text)

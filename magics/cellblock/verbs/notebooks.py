@@ -18,7 +18,7 @@ from .outcome import Acknowledged
 
 if TYPE_CHECKING:
     from cellblock_engine import TransferEvent
-    from cellblock_kernel import Checked, KernelOptions, Lock
+    from cellblock_kernel import CheckedLock, KernelOptions, Lock
 
 _MOST_SHOWN = 50
 _SUFFIX = ".ipynb"
@@ -65,7 +65,7 @@ def run_notebook(call: Call) -> Acknowledged:
     return Acknowledged((str(written),))
 
 
-def _checked(notebook: str, checked: Checked) -> Acknowledged:
+def _checked(notebook: str, checked: CheckedLock) -> Acknowledged:
     """Return what there is to say; it is no error if the image is here and its name means it."""
     found, name = checked.lock, checked.lock.image.familiar
     pinned = f"{notebook} is locked to {_shown(found)}"
