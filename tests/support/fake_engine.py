@@ -264,7 +264,7 @@ class FakeEngine:
             HistoryRow(None, "RUN make\x1b[2J " * 9, "why", "Ada", 48_000_000, found.layers[0], 9),
         )
 
-    def diff(self, name: str) -> tuple[Change, ...]:
+    def diff(self, name: str, *, since_commit: bool = False) -> tuple[Change, ...]:
         self.container(name)
         return (
             Change("C", "/etc", "directory", 0),

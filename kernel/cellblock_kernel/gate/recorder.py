@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 from cellblock_engine import CellblockError, ExecutedCell, Provenance
 
 from .discretion import discreet, is_secret
-from .hostcells import is_host_cell
+from .hostcell import is_host_cell
 from .ledger import Request
 from .messages import Message
 

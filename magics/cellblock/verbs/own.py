@@ -20,6 +20,7 @@ from .declaration import Argument, Call, Verb
 from .limits import CPUS, MEMORY, PIDS_LIMIT
 from .outcome import Facts, Listing
 from .packages import installed
+from .restoration import CHECKOUT, UNDO
 
 if TYPE_CHECKING:
     import argparse
@@ -140,5 +141,9 @@ OWN_VERBS: Mapping[str, Verb] = {
             tuple(each for each in _named("commit").arguments if each.names != ("container",)),
             commit,
         ),
+        CHECKOUT,
+        UNDO,
     )
 }
+LAST_VERBS = frozenset((CHECKOUT.name, UNDO.name))
+"""Those after which the container is another, and a cell ends."""
