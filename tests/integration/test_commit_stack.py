@@ -15,6 +15,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +286,42 @@ def test_a_layer_holds_what_has_changed_since(engine: Engine, box: Container):
     assert steps(engine, "mine/box:4") == ["all", *steps(engine, "mine/box:3")[3:]]
     assert engine.commit("box", "mine/box:5").layers == squashed.layers
     assert box.inspect().committed == engine.image("mine/box:5").id
+
+
+MEANWHILE = """
+import os
+os.unlink('/srv/gone'); os.rename('/srv/d', '/srv/e'); os.chmod('/srv/mode', 0o4711)
+open('/srv/grown', 'a').write('more'); open('/srv/shorter', 'w'); os.removexattr('/srv/x', 'user.x')
+os.link('/srv/one', '/srv/{0}'); os.symlink('{0}', '/srv/l{0}'); os.mkdir('/srv/new{0}')
+os.unlink('/srv/kind'); os.mkdir('/srv/kind')
+"""
+
+
+def test_what_changes_while_it_is_copied(
+    engine: Engine, box: Container, monkeypatch: pytest.MonkeyPatch
+):
+    """What was copied by then is taken over where it is right, at first and in a stack."""
+    standing_still = Container.standing_still
+
+    @contextmanager
+    def later(self: Container) -> Iterator[None]:
+        done(box, MEANWHILE.format(next(rounds)))
+        with standing_still(self):
+            yield
+
+    monkeypatch.setattr(Container, "standing_still", later)
+    rounds = iter(range(2))
+    for _ in range(2):
+        long_ago(
+            box,
+            "import os, shutil; shutil.rmtree('/srv/e', True); os.makedirs('/srv/d/deep')\n"
+            "shutil.rmtree('/srv/kind', True)\n"
+            "for n in 'gone mode grown shorter x one kind d/deep/f'.split():\n"
+            "    open('/srv/' + n, 'w').write(n * 9000)\n"
+            "os.setxattr('/srv/x', 'user.x', b'x')",
+        )
+        engine.commit("box", "mine/box")
+        assert shown(engine, "mine/box") == json.loads(done(box, LISTING))
 
 
 def test_all_names_of_a_file_are_in_one_layer(engine: Engine, box: Container):

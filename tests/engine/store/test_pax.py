@@ -4,7 +4,7 @@ import io
 import tarfile
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cellblock_engine.errors import InvalidLayer
@@ -45,6 +45,7 @@ def test_entries_are_read_as_they_were_written(entry: tar.Entry):
 
 @given(ENTRIES)
 def test_pythons_tarfile_reads_the_same(entry: tar.Entry):
+    assume(entry.name.strip(b"/"))  # tarfile has its own idea of that
     archive = io.BytesIO(pax.encode(entry) + pax.END)
     with tarfile.open(fileobj=archive, encoding="utf-8") as opened:
         (member,) = opened.getmembers()
