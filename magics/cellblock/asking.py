@@ -66,7 +66,7 @@ class Terminal:
     def reader(self) -> BinaryIO:
         """Return stdin as bytes."""
         if sys.stdin is None or sys.stdin.isatty():
-            raise InvalidInput("there is nothing on stdin: name a file with -i, or pipe one in")
+            raise InvalidInput("there is nothing on stdin: name a file, or pipe one in")
         return sys.stdin.buffer
 
     def writer(self) -> BinaryIO:
@@ -103,7 +103,7 @@ class FrontEnd:
 
     def reader(self) -> BinaryIO:
         """Refuse likewise."""
-        raise InvalidInput("a notebook has no stdin: name a file with -i")
+        raise InvalidInput("a notebook has no stdin: name a file")
 
     def writer(self) -> BinaryIO:
         """Refuse: what a notebook shows is text."""

@@ -176,6 +176,10 @@ def test_commits_tell_what_was_executed_once(fake):
     assert status == 0
     assert [kind for kind, _ in lines].count("committed") == 2
     assert [request.provenance for request in fake.commits] == [told, Provenance("a.ipynb")]
+    text = "".join(content["text"] for kind, content in lines if kind == "stream")
+    assert [line for line in text.splitlines() if line.startswith("cells")] == [
+        "cells:         2 older, 3"
+    ]
     lines, status = said(fake, "%container commit one", own="up", told=told)  # which is refused
     assert status == 1
     assert [kind for kind, _ in lines] == ["error"]

@@ -277,13 +277,6 @@ class _Life:
             house.request(self._options, self._room, self._environ, Path.cwd())
         )
 
-    def _keep_record(self) -> None:
-        """Let the next kernel of the container go on with what was executed in it."""
-        for cell in self._ledger.lost_cells():
-            self._recorder.lose(cell.message.id)
-        with suppress(OSError):  # a commit then tells less
-            self._recorder.save(self._room.record)
-
     def _turn(self, timeout_s: float | None) -> None:
         if self._kill_at is not None:
             left_s = self._kill_at - time.monotonic()
@@ -310,7 +303,7 @@ class _Life:
         """Show what is left; what becomes of the container is the provisioner's, if any."""
         self._kernel.show_rest()
         if self._options.provisioned:
-            self._keep_record()
+            self._recorder.leave(self._room.record, self._ledger.lost_cells())
         if not (self._options.provisioned or self._options.kernel.keep):
             self._kernel.container.remove()
         if not self._relay.connected:

@@ -83,6 +83,8 @@ def commit(call: Call) -> Facts:
         "layer": "none: nothing has changed"
         if made.added is None
         else format_bytes(made.added_bytes),
+        "packages": made.provenance.packages_in_short or None,
+        "cells": made.provenance.cells_in_short,
         "stood still": f"{made.paused_s:.3f} s",
     }
     return Facts(facts, "text")
