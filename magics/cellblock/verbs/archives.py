@@ -94,7 +94,11 @@ VERBS = (
         (
             CHANGE,
             MESSAGE,
-            Argument(("--platform",), "that the files are for", metavar="OS/ARCH[/VARIANT]"),
+            Argument(
+                ("--platform",),
+                "the one that the files are for (this machine's)",
+                metavar="OS/ARCH[/VARIANT]",
+            ),
             Argument(("file",), "a tar archive, compressed or not, or - for stdin", metavar="FILE"),
             Argument(
                 ("image",),
