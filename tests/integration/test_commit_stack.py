@@ -324,6 +324,43 @@ def test_what_changes_while_it_is_copied(
         assert shown(engine, "mine/box") == json.loads(done(box, LISTING))
 
 
+MAPPED = """
+import mmap, os, time
+file = open("/srv/mapped", "w+b"); file.truncate(4096)
+seen = mmap.mmap(file.fileno(), 4096); seen[0:1] = b"."
+while True:
+    for name in "abc":
+        if os.path.exists("/tmp/" + name):
+            seen[0:1] = name.encode(); os.unlink("/tmp/" + name)
+    time.sleep(0.01)
+"""
+WRITE = """
+import os, time
+open("/tmp/{0}", "w")
+while os.path.exists("/tmp/{0}"): time.sleep(0.01)
+"""
+
+
+def test_mapped_memory_in_a_store_in_memory(base_image: str, tmp_path: Path):
+    """There, nothing but the first of the writes to it shows in a file's times."""
+    home = tmp_path / "memory"
+    home.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", home], check=True)
+    try:
+        with Engine.open(home / "store") as own:
+            own.pull(base_image)
+            argv = ("python3", "-c", MAPPED)
+            mapping = own.start(RunRequest(image=base_image, argv=argv, name="mapping"))
+            for letter in "abc":
+                long_ago(mapping, WRITE.format(letter))
+                own.commit("mapping", "mine/box")
+                found = own.run("mine/box", ["head", "-c1", "/srv/mapped"])
+                assert found.stdout == letter.encode()
+            mapping.remove(force=True)
+    finally:
+        subprocess.run(["umount", "-l", home], check=True)
+
+
 def test_all_names_of_a_file_are_in_one_layer(engine: Engine, box: Container):
     long_ago(
         box, "import os; os.mkdir('/srv/d'); open('/srv/d/a', 'w'); os.link('/srv/d/a', '/srv/b')"
