@@ -2,11 +2,13 @@
 
 The container has what ``pip install pandas`` leaves, copied from one tree, and in each round
 something of its own, so that neither engine finds its work done. One round is all steps in a row,
-each by both engines before the next.
+each by both engines before the next. What was written before is on the disk when a step begins:
+cellblock syncs what it makes, and would pay for it.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import subprocess
@@ -127,14 +129,18 @@ class _Round:
     def _step(
         self, title: str, run: Callable[[], object], prepare: Callable[[], object] = nothing
     ) -> Contestant:
-        return Contestant(f"{title}: {self._name}", run, prepare)
+        def settle() -> None:
+            prepare()
+            os.sync()
+
+        return Contestant(f"{title}: {self._name}", run, settle)
 
     def _side_commit(self) -> None:
         self._side.commit(self._image)
 
     def _ready(self) -> None:
         self._side.fresh()
-        self._side.run(f"{INSTALL}; echo {self._number} > {SITE}/round; sync {SITE}/round")
+        self._side.run(f"{INSTALL}; echo {self._number} > {SITE}/round")
 
     def _small(self) -> None:
         self._side.run(SMALL.format(tree=TREE, round=self._number))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 from .container import Container
 from .errors import Conflict, ImageNotFound, InvalidInput, Unsupported
@@ -21,12 +20,14 @@ from .oci.config import HistoryEntry
 from .oci.digest import Digest
 from .oci.instructions import parse_changes
 from .oci.manifest import MAX_LAYERS
+from .oci.provenance import Provenance
 from .oci.reference import Reference
-from .provenance import completed
+from .provenance import completed, with_earlier
 from .request import CommitRequest
 from .store import Store, commitnote
 from .store.commitnote import CommitNote, CommittedImage
 from .store.containers import ContainerConfig
+from .store.epoch import moment
 from .store.locks import Kind, locked
 from .store.marks import Marks
 from .written import Ground, written
@@ -48,6 +49,7 @@ class Commit(Image):
     added: Digest | None
     added_bytes: int
     paused_s: float
+    provenance: Provenance
 
 
 def commit(
@@ -87,7 +89,7 @@ def commit(
         store.images.check_changes(grounds[0].manifest, changes)
         made = written(store, container, config, grounds, request)
         provenance = completed(
-            request.provenance,
+            _told(store, container, config, request, made.ground),
             store,
             base=made.ground.manifest,
             called=config.image,
@@ -95,7 +97,7 @@ def commit(
             layer=made.layer.digest if made.layer else None,
         )
         step = HistoryEntry(
-            created=_moment(request.epoch_s),
+            created=moment(request.epoch_s),
             created_by=request.created_by or provenance.in_short or shlex.join(config.argv),
             author=request.author,
             comment=request.comment,
@@ -106,10 +108,13 @@ def commit(
         )
         _note(store, container, image, made.marks)
     _log.info("committed container %s: %s", config.name, image.id)
-    layer, paused_s = made.layer, made.paused_s
-    if layer is None:
-        return Commit(**vars(image), added=None, added_bytes=0, paused_s=paused_s)
-    return Commit(**vars(image), added=layer.digest, added_bytes=layer.size, paused_s=paused_s)
+    return Commit(
+        **vars(image),
+        added=made.layer.digest if made.layer else None,
+        added_bytes=made.layer.size if made.layer else 0,
+        paused_s=made.paused_s,
+        provenance=provenance,
+    )
 
 
 def _grounds(
@@ -139,6 +144,22 @@ def _manifest(store: Store, image: CommittedImage) -> Digest | None:
         return image.manifest if all(map(store.blobs.has, (image.manifest, image.id))) else None
 
 
+def _told(
+    store: Store,
+    container: Container,
+    config: ContainerConfig,
+    request: CommitRequest,
+    ground: Ground,
+) -> Provenance:
+    """Return what was executed since the ground, which is not always the last commit."""
+    last = commitnote.last_image(container.directory)
+    if last is None or ground.marks is not None:
+        return request.provenance
+    assert config.image_id is not None
+    base = Digest.parse(config.image_id)
+    return with_earlier(request.provenance, store, base=base, last=last.id)
+
+
 def _note(store: Store, container: Container, image: Image, now: Marks) -> None:
     """Let the next commit build on this one; where there is no room, on the one before."""
     made = CommittedImage(image.id, image.manifest, image.layers)
@@ -146,10 +167,6 @@ def _note(store: Store, container: Container, image: Image, now: Marks) -> None:
         commitnote.write(store.staging, container.directory, CommitNote(made, now))
     except OSError as error:
         _log.info("the commit of container %s is not noted: %s", container.name, error)
-
-
-def _moment(epoch_s: int | None) -> datetime:
-    return datetime.now(UTC) if epoch_s is None else datetime.fromtimestamp(epoch_s, UTC)
 
 
 def _base(store: Store, config: ContainerConfig) -> Digest:

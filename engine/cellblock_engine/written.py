@@ -24,7 +24,7 @@ from .oci.manifest import OCI_LAYER, Descriptor
 from .request import CommitRequest
 from .store import Store, marks
 from .store.containers import ContainerConfig, upper
-from .store.copying import Adopted, LayerCopy, Source
+from .store.copying import Adopted, LayerCopy, Source, opened
 from .store.epoch import clamped
 from .store.exclusion import Exclusion
 from .store.marks import Delta, Mark, Marks
@@ -115,7 +115,7 @@ class _Work:
         news = self._news(now)
         self._store.blobs.check_room(marks.data_bytes(news.image, news.delta))
         with self._store.layers.copying() as copy:
-            self._fill(copy, news, self._entries(root, _opened, news), root)
+            self._fill(copy, news, self._entries(root, opened, news), root)
             layer = self._kept(copy)
         return self._written(news, layer, marks.await_settling(now))
 
@@ -237,10 +237,6 @@ def _is_in_memory(root: int) -> bool:
             if mount[2] == number:
                 return mount[mount.index("-") + 1] in ("tmpfs", "ramfs")
     return False
-
-
-def _opened(path: bytes, fd: int, status: os.stat_result) -> Iterator[Source]:
-    yield Source(path, fd, 0, status.st_size, moving=False)
 
 
 @contextmanager

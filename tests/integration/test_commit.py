@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -546,7 +547,12 @@ def test_the_verb(engine: Engine, base_image: str, cellblock: Cellblock):
     assert cellblock("run", "--rm", "mine/box:2", "cat", "/new").stdout == "new"
     bare = cellblock("commit", "box")
     assert engine.image(bare.stdout.strip()).references[0].digest is not None
+    assert bare.stderr == "cellblock: nothing has changed: no layer was added\n"
     assert "also of one that runs" in cellblock("commit", "--help").stdout
+    running = engine.start(RunRequest(image="mine/box:2", argv=("sleep", "60"), name="running"))
+    note = cellblock("commit", "running").stderr.splitlines()[-1]
+    assert re.fullmatch(r"cellblock: the container stood still for 0\.\d+ s", note)
+    running.remove(force=True)
     refused = cellblock("commit", "nobox")
     assert (refused.returncode, refused.stdout) == (125, "")
     assert refused.stderr.count("\n") == 1

@@ -15,20 +15,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import Conflict, InvalidInput, StoreError
+from ..errors import InvalidInput, StoreError
+from ..store.locks import Kind, lock
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NAMELESS = os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC
 # What open(2) answers where the file system, or the kernel, has no files without a name.
 _UNKNOWN = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
-_MOST_TRIES = 100
+_TURN_S = 10.0
 
 
 def write(archive: Iterable[bytes], target: Path | BinaryIO) -> None:
     """Write the archive; a file takes its place when it is whole, for its owner only.
 
     Raises what ``archive`` raises, InvalidInput for a file that cannot be made, StoreError for
-    one that cannot be written, Conflict where others keep writing it, OSError for a stream.
+    one that cannot be written, Conflict where others are writing it, OSError for a stream.
     """
     if not isinstance(target, Path):
         _pour(archive, target)
@@ -71,15 +72,14 @@ def _name(fd: int, name: bytes, directory: int) -> None:
     with suppress(FileExistsError):
         _link(fd, name, directory)
         return
+    # One at a time: the name beside it is the same for all, and a file without a name that has
+    # lost its first cannot be given another (linkat(2)).
+    lock(directory, Kind.EXCLUSIVE, timeout_s=_TURN_S, what=f"{os.fsdecode(name)!r}")
     beside = b"." + name[:200] + b".cellblock"
-    for _ in range(_MOST_TRIES):
-        with suppress(FileExistsError, FileNotFoundError):
-            _link(fd, beside, directory)
-            os.rename(beside, name, src_dir_fd=directory, dst_dir_fd=directory)
-            return
-        with suppress(FileNotFoundError):  # a killed one's, or it is being named just now
-            os.unlink(beside, dir_fd=directory)
-    raise Conflict(f"{os.fsdecode(name)!r} is being written by others: try again")
+    with suppress(FileNotFoundError):  # a killed one's
+        os.unlink(beside, dir_fd=directory)
+    _link(fd, beside, directory)
+    os.rename(beside, name, src_dir_fd=directory, dst_dir_fd=directory)
 
 
 def _link(fd: int, name: bytes, directory: int) -> None:

@@ -54,6 +54,11 @@ class Adopted(NamedTuple):
     path: bytes
 
 
+def opened(path: bytes, fd: int, status: os.stat_result) -> Iterator[Source]:
+    """Yield the whole content of a file that stands still, as :func:`.pack.entries` asks for it."""
+    yield Source(path, fd, 0, status.st_size, moving=False)
+
+
 class LayerCopy(LayerTree):
     """A layer on its way into the store, as a context manager: see :meth:`.Layers.copying`."""
 

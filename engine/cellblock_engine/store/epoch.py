@@ -12,6 +12,7 @@ import _imp
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 
 from . import beneath, tar
 from .copying import Adopted, Source
@@ -23,6 +24,11 @@ _BY_TIME, _BY_HASH_UNCHECKED = bytes(4), b"\1\0\0\0"
 _MAGIC_END = b"\r\n"
 _LARGEST_SOURCE_BYTES = 16 * 2**20
 _CACHE = b"__pycache__"
+
+
+def moment(epoch_s: int | None) -> datetime:
+    """Return when an image is made: then, or now."""
+    return datetime.now(UTC) if epoch_s is None else datetime.fromtimestamp(epoch_s, UTC)
 
 
 def clamped(

@@ -96,11 +96,29 @@ def entries(
         elif status.st_nlink > 1 and path != (
             target := first.setdefault((status.st_dev, status.st_ino), path)
         ):
-            yield _entry(path, tar.HARD_LINK, status)._replace(link=target)
-        elif stat.S_ISREG(status.st_mode):
-            yield from _file(place, contents, moving=moving)
+            yield link(place, target)
         else:
-            yield from _other(place, moving=moving)
+            yield from described(place, contents, moving=moving)
+
+
+def described(
+    place: Place,
+    contents: Callable[[bytes, int, os.stat_result], Iterator[Content]],
+    *,
+    moving: bool = False,
+) -> Iterator[tar.Entry | Content]:
+    """Yield the entry of what is there, and a regular file's ``contents``. Raises OSError."""
+    if stat.S_ISDIR(place.status.st_mode):
+        yield from _directory(place, opaque=False)
+    elif stat.S_ISREG(place.status.st_mode):
+        yield from _file(place, contents, moving=moving)
+    else:
+        yield from _other(place, moving=moving)
+
+
+def link(place: Place, target: bytes) -> tar.Entry:
+    """Return the entry of one more name of a file that was told of as ``target``."""
+    return _entry(place.path, tar.HARD_LINK, place.status)._replace(link=target)
 
 
 def archive(described: Iterable[tar.Entry | bytes]) -> Iterator[bytes]:

@@ -23,6 +23,7 @@ from .connection import Connection
 from .messages import Frames, Message, Signer, welcome
 from .outbox import QUEUE_MESSAGES, Outbox, Publications, Replies
 from .rules import Rule
+from .subscription import Subscription
 
 # Who asks for something in the order in which it must not wait.
 _ORDER = ("control", "stdin", "iopub", "shell", "hb")
@@ -32,7 +33,6 @@ _RECONNECT_MS = 10
 _LINGER_MS = 1000
 _SETTLE_MS = 30
 _LAST_TURNS_S, _LAST_PATIENCE_S = 3.0, 1.0
-_SUBSCRIPTION_S, _MOST_HANDSHAKE_S = 0.2, 10.0
 _RETRY_S, _MOST_RETRY_S = 0.001, 0.05
 _BATCH_MESSAGES, _BATCH_BYTES = 100, 1 << 20
 _MOST_MESSAGE_BYTES = 1 << 30
@@ -59,8 +59,7 @@ class Relay:
         self.linger_ms = _LINGER_MS
         """How long what was sent is kept for a client that does not take it, when all ends."""
         self._retry_s = _RETRY_S
-        self._subscribed_at_s: float | None = None
-        self._handshake: zmq.Socket[bytes] | None = None
+        self._subscription: Subscription | None = None
         try:
             self._front = {name: self._bind(name, front) for name in _ORDER}
         except OSError:
@@ -81,8 +80,7 @@ class Relay:
             sock.setsockopt(zmq.RCVHWM, 0)  # a kernel drops what is not taken from it
             if name == "iopub":
                 sock.setsockopt(zmq.SUBSCRIBE, b"")
-                self._handshake = sock.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
-                self._poller.register(self._handshake, zmq.POLLIN)
+                self._subscription = Subscription(sock, self._poller)
             else:
                 # One for all: the kernel asks for input where a request of the shell came from.
                 sock.setsockopt(zmq.IDENTITY, _IDENTITY)
@@ -90,15 +88,13 @@ class Relay:
             self._poller.register(sock, zmq.POLLIN)
             if name not in _AFTER_SUBSCRIPTION:
                 self._listen(name)
-        # What a request publishes is lost if it comes before the subscription.
-        self._subscribed_at_s = time.monotonic() + _MOST_HANDSHAKE_S
 
     def swap(self, back: Connection) -> None:
         """Connect another kernel's side in place of one that has ended and was drained.
 
         What front ends have asked and that one has not taken is dropped.
         """
-        self._end_handshake()
+        self._end_subscription()
         for sock in self._back.values():
             self._poller.unregister(sock)
             sock.close(linger=0)
@@ -125,12 +121,10 @@ class Relay:
             # One that is called may unwatch the next.
             if fd in ready and (callback := self._watched.get(fd)) is not None:
                 callback()
-        if self._handshake in ready:
-            # A kernel that does not say when the subscription has come (JEP 65) has this long.
-            self._end_handshake()
-            self._subscribed_at_s = time.monotonic() + _SUBSCRIPTION_S
-        if self._subscribed_at_s is not None and time.monotonic() >= self._subscribed_at_s:
-            self._take_requests()
+        if self._subscription is not None:
+            self._subscription.look(ready)
+            if not self._subscription.left_s:
+                self._take_requests()
         for name in _ORDER:
             back = self._back.get(name)
             if back is not None and back in ready:
@@ -229,8 +223,8 @@ class Relay:
         waits = [] if timeout_s is None else [timeout_s]
         if self._waits:
             waits.append(self._retry_s)  # neither ROUTER nor XPUB says when it can be written
-        if self._subscribed_at_s is not None:
-            waits.append(max(0.0, self._subscribed_at_s - time.monotonic()))
+        if self._subscription is not None:
+            waits.append(self._subscription.left_s)
         return -(-int(min(waits) * 1e6) // 1000) if waits else None
 
     def _take(
@@ -337,23 +331,19 @@ class Relay:
             progress = [outbox.flush(now_s) for outbox in waiting]
             self._retry_s = _RETRY_S if any(progress) else min(self._retry_s * 2, _MOST_RETRY_S)
 
-    def _end_handshake(self) -> None:
-        """Ask no longer whether the kernel's publisher has answered the gate's subscriber."""
-        if self._handshake is not None:
-            self._poller.unregister(self._handshake)
-            self._back["iopub"].disable_monitor()
-            self._handshake.close(linger=0)
-            self._handshake = None
+    def _end_subscription(self) -> None:
+        if self._subscription is not None:
+            self._subscription.close()
+            self._subscription = None
 
     def _take_requests(self) -> None:
-        self._end_handshake()
-        self._subscribed_at_s = None
+        self._end_subscription()
         for name in _AFTER_SUBSCRIPTION:
             self._listen(name)
 
     def _on_welcome(self) -> None:
         """Greet those who subscribed before the gate itself was; later ones when they come."""
-        if self._subscribed_at_s is not None:
+        if self._subscription is not None:
             self._take_requests()
         self._welcomed = True
         for topic in self._topics:
