@@ -142,11 +142,13 @@ class Engine(Library):
         then there is no image.
         """
         from .commit import commit  # noqa: PLC0415 - as seldom as a pull
+        from .store.room import telling_if_full  # noqa: PLC0415 - as does this
 
         target = parse_name(reference) if reference is not None else None
         config = self._containers.find(name)
         self._store.sweep()  # what a killed one left half done
-        return commit(self._store, self._held(config), config, target, request)
+        with telling_if_full(f"an image of container {config.name}"):
+            return commit(self._store, self._held(config), config, target, request)
 
     def export(self, name: str, target: Path | BinaryIO) -> None:
         """Write the files that a container shows into one flat tar archive.

@@ -223,10 +223,17 @@ class FreezeRequest:
 
     ``python`` is the path of an interpreter, or its name on PATH; None is the running one.
     ``project`` is a folder that goes in as well, and that the image's commands start in.
+    ``epoch_s`` is SOURCE_DATE_EPOCH, as for a commit. Raises InvalidInput.
     """
 
     python: str | None = None
     project: Path | None = None
+    epoch_s: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be meant."""
+        if self.epoch_s is not None:
+            check_epoch(self.epoch_s)
 
 
 THIS_PYTHON = FreezeRequest()

@@ -73,7 +73,7 @@ def render(outcome: Outcome) -> object:  # noqa: PLR0911 - one for each kind
 
 
 def _acknowledge(outcome: Acknowledged) -> None:
-    for line in outcome.lines:
+    for line in (*outcome.lines, *outcome.notes):
         print(plain(line))
     for error in outcome.errors[:-1]:
         print(f"{type(error).__name__}: {plain(str(error))}", file=sys.stderr)

@@ -50,9 +50,8 @@ def render(outcome: Outcome) -> int:
             _say(*values)
         case Started(container_id):
             _say(container_id)
-        case Acknowledged(lines, errors):
-            _say(*map(plain, lines))
-            return max(map(complain, errors), default=0)
+        case Acknowledged():
+            return _acknowledge(outcome)
         case Facts(document, "json"):
             _say(json_text(document))
         case Facts(document, _):
@@ -76,6 +75,13 @@ def complain(error: Exception) -> int:
         words = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
     print(f"cellblock: {plain(words)}", file=sys.stderr, flush=True)
     return error.exit_status if isinstance(error, CellblockError) else CellblockError.exit_status
+
+
+def _acknowledge(outcome: Acknowledged) -> int:
+    _say(*map(plain, outcome.lines))
+    for note in outcome.notes:
+        print(f"cellblock: {plain(note)}", file=sys.stderr)
+    return max(map(complain, outcome.errors), default=0)
 
 
 def _say(*lines: str) -> None:

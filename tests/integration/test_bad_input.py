@@ -6,6 +6,8 @@ import pytest
 
 from cellblock_engine import Engine, Limits, RunRequest, errors
 
+NO_DIGEST = "sha256:" + "0" * 64
+
 
 @pytest.mark.parametrize(
     ("argv", "named"),
@@ -31,6 +33,25 @@ from cellblock_engine import Engine, Limits, RunRequest, errors
         (["inspect", "no-such-thing"], "no-such-thing"),
         (["pull", "a//b"], "a//b"),
         (["no-such-verb"], "no-such-verb"),
+        (["commit", "no-such-container", "mine/box"], "no-such-container"),
+        (["tag", "no-such-image", "mine/box"], "no-such-image"),
+        (["tag", "IMAGE", f"mine/box@{NO_DIGEST}"], "has a digest"),
+        (["tag", "IMAGE", "mine/Box"], "mine/Box"),
+        (["push", "mine/no-such-image:1"], "mine/no-such-image:1"),
+        (["push", f"mine/box@{NO_DIGEST}"], "has a digest"),
+        (["push", "host"], "host"),
+        (["rmi", f"mine/box@{NO_DIGEST}"], NO_DIGEST),
+        (["history", "no-such-image"], "no-such-image"),
+        (["history", NO_DIGEST], NO_DIGEST),
+        (["diff", "no-such-container"], "no-such-container"),
+        (["diff", "IMAGE", "no-such-image"], "no-such-image"),
+        (["save", "-o", "/dev/null", "no-such-image"], "no-such-image"),
+        (["save", "-o", "/no/such/file", "IMAGE"], "/no/such/file"),
+        (["save", "-o", "/dev", "IMAGE"], "/dev"),
+        (["load", "-i", "/no/such/file"], "/no/such/file"),
+        (["load", "-i", "/etc/passwd"], "cannot be read as images"),
+        (["load", "-i", "/etc"], "no archive of images"),
+        (["load"], "neither"),
     ],
 )
 def test_one_line_that_names_it(

@@ -64,7 +64,8 @@ def test_a_change_that_cannot_be_made_leaves_nothing(
 
 def test_the_flag(box: Engine, cellblock: Cellblock):
     done = cellblock("commit", "-c", "ENV A='b c'", "--change", "CMD echo $A", "box", "mine/b")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1)
+    assert "no layer was added" in done.stderr
     assert cellblock("run", "--rm", "mine/b").stdout == "b c\n"
     refused = cellblock("commit", "-c", "ADD x y", "nobox")
     assert (refused.returncode, refused.stdout) == (125, "")

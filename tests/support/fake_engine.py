@@ -264,7 +264,7 @@ class FakeEngine:
             HistoryRow(None, "RUN make\x1b[2J " * 9, "why", "Ada", 48_000_000, found.layers[0], 9),
         )
 
-    def diff(self, name: str) -> tuple[Change, ...]:
+    def diff(self, name: str, *, since_commit: bool = False) -> tuple[Change, ...]:
         self.container(name)
         return (
             Change("C", "/etc", "directory", 0),
@@ -388,7 +388,9 @@ class FakeEngine:
         self.done.append(("commit", f"{name} {reference} {told.comment} {told.author}"))
         self.stored.insert(0, image(reference or f"{name}@{Digest.of(b'')}"))
         made = self.stored[0]
-        return Commit(**vars(made), added=None, added_bytes=0, paused_s=0)
+        return Commit(
+            **vars(made), added=None, added_bytes=0, paused_s=0, provenance=told.provenance
+        )
 
     def save(self, names: Sequence[str], target: Path | BinaryIO) -> None:
         assert isinstance(target, Path)

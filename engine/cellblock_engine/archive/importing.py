@@ -28,8 +28,10 @@ from ..oci.platform import Platform
 from ..oci.reference import Reference
 from ..request import ImportRequest
 from ..store import Store
+from ..store.copying import Adopted, Source, opened
 from ..store.epoch import clamped, moment
-from ..store.pack import archive, entries, read
+from ..store.pack import entries
+from ..store.tar import Entry
 from ..store.unpacking import Caps, unpack_while_made
 from .contents import DOCKER_MANIFEST, INDEX, LAYOUT
 from .load import NAMELESS
@@ -97,10 +99,12 @@ def _layer(store: Store, fd: int, epoch_s: int | None) -> Descriptor:
         _refuse_unusable(staging)
         root = os.open(staging / "fs", _DIRECTORY)
         stack.callback(os.close, root)
-        found = entries(root, read)
+        found: Iterator[Entry | Source | Adopted] = entries(root, opened)
         if epoch_s is not None:
             found = clamped(found, epoch_s, root)
-        diffid, size_bytes = store.layers.make(archive(found))
+        copy = stack.enter_context(store.layers.copying())
+        copy.fill(found)
+        diffid, size_bytes = store.layers.keep(copy)
     return Descriptor(OCI_LAYER, diffid, size_bytes)
 
 

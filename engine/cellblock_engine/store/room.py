@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ..errors import StoreFull
 
@@ -16,3 +18,13 @@ def raise_if_full(error: OSError, what: str) -> None:
             f"no space left for {what}: remove images (rmi) or containers (rm), or set "
             "CELLBLOCK_HOME to a larger disk"
         ) from error
+
+
+@contextmanager
+def telling_if_full(what: str) -> Iterator[None]:
+    """Raise StoreFull where the block meets an OSError that says that there is no room."""
+    try:
+        yield
+    except OSError as error:
+        raise_if_full(error, what)
+        raise

@@ -154,7 +154,12 @@ def commit(call: Call) -> Acknowledged:
         arguments.image,
         commit_request(call),
     )
-    return Acknowledged((str(image.id),))
+    notes = []
+    if image.added is None:
+        notes.append("nothing has changed: no layer was added")
+    if image.paused_s:
+        notes.append(f"the container stood still for {image.paused_s:.3f} s")
+    return Acknowledged((str(image.id),), notes=tuple(notes))
 
 
 def rmi(call: Call) -> Acknowledged:

@@ -36,10 +36,14 @@ class Started:
 
 @dataclass(frozen=True)
 class Acknowledged:
-    """What was done, a line each, and what could not be done of the same list."""
+    """What was done, a line each, and what could not be done of the same list.
+
+    ``notes`` are worth knowing, for people only.
+    """
 
     lines: tuple[str, ...]
     errors: tuple[CellblockError, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
