@@ -9,6 +9,7 @@ import io
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tarfile
@@ -267,6 +268,32 @@ def test_each_image_is_what_the_container_was(
         copy = ["skopeo", "copy", "--insecure-policy", "--quiet", source, f"oci:{layout}:saved"]
         subprocess.run(copy, check=True, timeout=120)
         assert_same_tree(f"{layout}:saved", engine._store.layers.chain(layers), tmp_path)
+
+
+def apart(found: dict[str, list[Any]], prefix: bytes) -> dict[str, list[Any]]:
+    """Return what is in no path with a name of this prefix, which others may link to."""
+    kept = {}
+    for path, (mode, *shape) in found.items():
+        if not any(name.startswith(prefix) for name in bytes.fromhex(path).split(b"/")):
+            kept[path] = [mode, *(shape if stat.S_ISDIR(mode) else shape[:2] + shape[3:])]
+    return kept
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_is_excluded_now_and_then_changes_nothing_else(
+    engine: Engine, box: Container, seed: int
+):
+    missing = 0
+    for number in range(4):
+        done(box, OPERATIONS, str(seed * 100 + number), "25")
+        engine.commit("box", "mine/box", CommitRequest(exclude=("**/n1*",)))
+        seen, kept = json.loads(done(box, LISTING)), shown(engine, "mine/box")
+        assert apart(kept, b"n1") == apart(seen, b"n1")
+        missing += len(seen.keys() - kept.keys())
+        if number == 1:
+            engine.commit("box", "mine/box")
+            assert shown(engine, "mine/box") == seen
+    assert missing
 
 
 def test_a_layer_holds_what_has_changed_since(engine: Engine, box: Container):
