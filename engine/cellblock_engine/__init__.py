@@ -68,6 +68,7 @@ if TYPE_CHECKING:
         CommitRequest,
         ExecRequest,
         FreezeRequest,
+        ImportRequest,
         RunRequest,
     )
     from .reset import Reset
@@ -137,6 +138,7 @@ _HOMES = {
         "CommitRequest",
         "ExecRequest",
         "FreezeRequest",
+        "ImportRequest",
         "RunRequest",
     ),
     "reset": ("Reset",),
@@ -186,6 +188,7 @@ __all__ = [
     "Image",
     "ImageConfig",
     "ImageNotFound",
+    "ImportRequest",
     "InvalidAnswer",
     "InvalidArchive",
     "InvalidDigest",

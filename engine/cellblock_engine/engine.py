@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from . import assembly
 from .container import CAPTURE_BYTES, AttachedRun, Container, Result
@@ -149,6 +149,22 @@ class Engine(Library):
         self._store.sweep()  # what a killed one left half done
         with telling_if_full(f"an image of container {config.name}"):
             return commit(self._store, self._held(config), config, target, request)
+
+    def export(self, name: str, target: Path | BinaryIO) -> None:
+        """Write the files that a container shows into one flat tar archive.
+
+        What is attached to it (binds, /proc and the like) is not in it. One that runs goes on
+        meanwhile. A file is there whole or not at all. Raises ContainerNotFound, Unsupported for
+        one of the host image, or with a limit on storage, Conflict for a file that changes while
+        it is read, InvalidInput, StoreError and its kinds, OSError for a stream.
+        """
+        from .archive.exporting import export, refuse_unexportable  # noqa: PLC0415 - seldom used
+        from .archive.target import write  # noqa: PLC0415 - as this
+
+        config = self._containers.find(name)
+        refuse_unexportable(config)
+        trees = assembly.find_trees(self._layout, self._store, config)
+        write(export(self._store, self._held(config), trees), target)
 
     def remove_image(self, name: str, *, force: bool = False) -> RemovedImage:
         """Remove a reference, and what nothing else needs of it.

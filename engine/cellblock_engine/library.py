@@ -14,7 +14,7 @@ from .layout import Layout
 from .oci.platform import Platform
 from .oci.reference import Reference
 from .progress import Progress
-from .request import HOST_IMAGE, THIS_PYTHON, FreezeRequest
+from .request import AS_FOUND, HOST_IMAGE, THIS_PYTHON, FreezeRequest, ImportRequest
 from .settings import Settings
 from .store import Store
 from .store.formats import migrate
@@ -213,6 +213,25 @@ class Library:
         self._store.sweep()  # what a killed one left half done
         with self._collecting_when_full():
             return load(self._store, source)
+
+    def import_image(
+        self,
+        source: Path | BinaryIO,
+        reference: str | None = None,
+        request: ImportRequest = AS_FOUND,
+    ) -> Image:
+        """Make an image of one layer of the files in a tar archive; return it.
+
+        The archive may be compressed by gzip or zstd; a stream is one with a descriptor. Without
+        ``reference`` the image is held by its digest. Raises InvalidInput, InvalidArchive and
+        StoreError's other kinds; then there is no image.
+        """
+        from .archive.importing import import_tree  # noqa: PLC0415 - as seldom as a pull
+
+        target = parse_name(reference) if reference is not None else None
+        self._store.sweep()  # what a killed one left half done
+        with self._collecting_when_full():
+            return import_tree(self._store, source, target, request)
 
     def freeze(
         self,

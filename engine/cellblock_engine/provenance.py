@@ -12,7 +12,7 @@ from dataclasses import replace
 from .errors import ImageNotFound, InvalidReference, StoreError
 from .log import Log
 from .oci.digest import Digest
-from .oci.provenance import Provenance
+from .oci.provenance import Provenance, read_provenance
 from .oci.reference import Reference
 from .packages.package import PackageChange
 from .packages.search import changes
@@ -43,6 +43,26 @@ def completed(
         base_digest=base,
         engine=version(),
         diffid=layer,
+    )
+
+
+def with_earlier(told: Provenance, store: Store, *, base: Digest, last: Digest) -> Provenance:
+    """Return what was ``told`` after what the container's commits told up to the one before.
+
+    That is the image of the id ``last``, which the step is not above but in the place of. To be
+    called within :meth:`Store.referencing`.
+    """
+    try:
+        document = store.images.document(store.images.resolve(str(last)))
+        steps = len(store.images.document(store.images.resolve(str(base))).history)
+    except ImageNotFound:
+        return told
+    earlier = [known for known in read_provenance(document)[steps:] if known is not None]
+    return replace(
+        told,
+        notebook=next((each.notebook for each in (told, *reversed(earlier)) if each.notebook), ""),
+        cells=tuple(cell for each in (*earlier, told) for cell in each.cells),
+        older_cells=sum(each.older_cells for each in (*earlier, told)),
     )
 
 

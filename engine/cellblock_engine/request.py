@@ -191,15 +191,49 @@ AS_IT_IS = CommitRequest()
 
 
 @dataclass(frozen=True)
+class ImportRequest:
+    """How an image is to be made of an archive of files.
+
+    ``comment`` is told by the image's history; ``changes`` and ``epoch_s`` are as for a
+    :class:`CommitRequest`; ``platform`` is ``os/architecture[/variant]``, by default this
+    machine's. Raises InvalidInput.
+    """
+
+    comment: str = ""
+    changes: tuple[str, ...] = ()
+    platform: str | None = None
+    epoch_s: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be meant."""
+        if self.epoch_s is not None:
+            check_epoch(self.epoch_s)
+        if self.changes:
+            from .oci.instructions import parse_changes  # noqa: PLC0415 - seldom asked for
+
+            parse_changes(self.changes)
+
+
+AS_FOUND = ImportRequest()
+
+
+@dataclass(frozen=True)
 class FreezeRequest:
     """What is to be made an image of.
 
     ``python`` is the path of an interpreter, or its name on PATH; None is the running one.
     ``project`` is a folder that goes in as well, and that the image's commands start in.
+    ``epoch_s`` is SOURCE_DATE_EPOCH, as for a commit. Raises InvalidInput.
     """
 
     python: str | None = None
     project: Path | None = None
+    epoch_s: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be meant."""
+        if self.epoch_s is not None:
+            check_epoch(self.epoch_s)
 
 
 THIS_PYTHON = FreezeRequest()

@@ -6,8 +6,10 @@ What is typed is returned to the verb and kept nowhere: not in the notebook, not
 from __future__ import annotations
 
 import getpass
+import json
 import sys
-from typing import BinaryIO, Protocol
+from collections.abc import Callable
+from typing import BinaryIO, Protocol, TextIO
 
 from cellblock_engine import InvalidInput
 
@@ -64,7 +66,7 @@ class Terminal:
     def reader(self) -> BinaryIO:
         """Return stdin as bytes."""
         if sys.stdin is None or sys.stdin.isatty():
-            raise InvalidInput("there is nothing on stdin: name a file with -i, or pipe one in")
+            raise InvalidInput("there is nothing on stdin: name a file, or pipe one in")
         return sys.stdin.buffer
 
     def writer(self) -> BinaryIO:
@@ -101,11 +103,32 @@ class FrontEnd:
 
     def reader(self) -> BinaryIO:
         """Refuse likewise."""
-        raise InvalidInput("a notebook has no stdin: name a file with -i")
+        raise InvalidInput("a notebook has no stdin: name a file")
 
     def writer(self) -> BinaryIO:
         """Refuse: what a notebook shows is text."""
         raise InvalidInput("a notebook has no stdout for bytes: name a file with -o")
+
+
+class Gate(FrontEnd):
+    """Whoever looks at a notebook whose kernel is in a container, asked by that kernel's gate."""
+
+    def __init__(self, ask: Callable[[str], None], answers: TextIO) -> None:
+        """Answers are lines of JSON, null where the front end has no input."""
+        self._ask, self._answers = ask, answers
+
+    def visible(self, prompt: str, *, otherwise: str) -> str:
+        """Ask with the front end's input field."""
+        self._ask(prompt)
+        line = self._answers.readline(_MAX_CHARACTERS)
+        answer = json.loads(line) if line else None
+        if not isinstance(answer, str):
+            raise _nobody(otherwise)
+        return answer.strip()
+
+    def secret(self, prompt: str, *, otherwise: str) -> str:  # noqa: ARG002 - its base's
+        """Refuse: nothing about one's own container is secret."""
+        raise _nobody(otherwise)
 
 
 def _nobody(otherwise: str) -> InvalidInput:

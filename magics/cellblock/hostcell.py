@@ -1,9 +1,9 @@
 """A cell that begins with ``%container``, in a notebook whose kernel is in a container.
 
-``python -m cellblock.hostcell --container ID --within SECONDS --provenance FD`` is run on this
-machine by the kernel's gate (``cellblock_kernel/gate/operation.py`` says what the two tell each
-other). It knows the verbs of :mod:`.verbs.own`, for that one container; all lines are understood
-before the first is carried out.
+``python -m cellblock.hostcell --container ID --within SECONDS --provenance FD --answers FD`` is run
+on this machine by the kernel's gate (``cellblock_kernel/gate/operation.py`` says what the two tell
+each other). It knows the verbs of :mod:`.verbs.own`, for that one container; all lines are
+understood before the first is carried out.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, TypeAlias
 
 from cellblock_engine import CellblockError, Engine, InvalidInput, Provenance
 from cellblock_engine.linux.syscalls import PR_SET_PDEATHSIG, prctl  # no name of the door
 
-from .asking import Terminal
+from .asking import Gate, Terminal
 from .documents import json_text
 from .executed import Executed
 from .notebook import render
@@ -31,9 +31,12 @@ from .verbs import VERBS
 from .verbs.declaration import Call, HelpRequested, Verb
 from .verbs.group import find, listed
 from .verbs.outcome import Listing
-from .verbs.own import OWN_VERBS, claim
+from .verbs.own import LAST_VERBS, OWN_VERBS, claim
 
 if TYPE_CHECKING:
+    from cellblock_kernel import Successor
+
+    from .asking import Asking
     from .progress import Shown, Work
 
 
@@ -63,6 +66,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--container", required=True)
     parser.add_argument("--within", type=int, required=True)
     parser.add_argument("--provenance", type=int, required=True)
+    parser.add_argument("--answers", type=int, required=True)
     options = parser.parse_args(words)
     signal.alarm(options.within)
     signal.signal(signal.SIGINT, _interrupted)
@@ -70,11 +74,11 @@ def main(words: Sequence[str] | None = None) -> int:
     cell = sys.stdin.buffer.read(_LONGEST_CELL + 1)
     with os.fdopen(options.provenance, encoding="utf-8") as file:
         told = Provenance.decode(file.read())
-    with os.fdopen(os.dup(1), "wb") as output:
+    with os.fdopen(options.answers, encoding="utf-8") as answers, os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)  # what else is printed is for the server's log
-        page = Page(output)
+        page = Page(out)
         try:
-            return carry_out(cell, options.container, page, Engine.open, told)
+            return carry_out(cell, options.container, page, Engine.open, told, answers=answers)
         except (KeyboardInterrupt, BrokenPipeError):
             return 128 + signal.SIGINT
 
@@ -85,17 +89,20 @@ def carry_out(
     page: Page,
     open_engine: Callable[[], Engine],
     told: Provenance,
+    *,
+    answers: TextIO | None = None,
 ) -> int:
     """Carry out a cell's lines on ``container``; return 0 if all was done.
 
-    ``told`` is what was executed in the notebook since its last commit.
+    ``told`` is what was executed in the notebook since its last commit, ``answers`` what its user
+    says to questions; without it nobody can be asked.
     """
-    executed = Executed(told, partial(page.say, "committed", {}))
+    surface = _Surface(container, cache(open_engine), page, told, answers)
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = page.stream("stdout"), page.stream("stderr")
     try:
         # Not closed: that would take the spawner from the next command, and it leaves by itself.
-        for act in _plan(cell, container, cache(open_engine), executed):
+        for act in _plan(cell, surface):
             if shown := act():
                 page.say("display_data", {"data": shown, "metadata": {}})
     except (CellblockError, OSError) as error:
@@ -161,13 +168,48 @@ class Stream:
         """Do nothing: the page writes when it has a piece."""
 
 
-def _plan(
-    cell: bytes, container: str, open_engine: Callable[[], Engine], executed: Executed
-) -> list[_Act]:
+class _Surface:
+    """What the lines of one cell share."""
+
+    def __init__(
+        self,
+        container: str,
+        open_engine: Callable[[], Engine],
+        page: Page,
+        told: Provenance,
+        answers: TextIO | None,
+    ) -> None:
+        self._container, self._open_engine, self._page = container, open_engine, page
+        self._executed = Executed(told, partial(page.say, "committed", {}))
+        self._asking: Asking = Terminal() if answers is None else Gate(self._ask, answers)
+
+    def call(self, arguments: argparse.Namespace) -> Call:
+        """Return a call for the one container there is. Raises InvalidInput for another."""
+        engine = self._open_engine()
+        claim(arguments, engine.container(self._container))
+        return Call(
+            engine,
+            arguments,
+            _progress,
+            os.environ,
+            self._asking,
+            executed=self._executed,
+            succeed=self._succeed,
+        )
+
+    def _ask(self, prompt: str) -> None:
+        self._page.say("ask", {"prompt": plain(prompt)})
+
+    def _succeed(self, successor: Successor) -> None:
+        self._page.say("successor", {"image": successor.image, "argv": successor.argv})
+
+
+def _plan(cell: bytes, surface: _Surface) -> list[_Act]:
     """Return what is to be done, line by line. Raises InvalidInput."""
     if len(cell) > _LONGEST_CELL:
         raise InvalidInput("the cell is longer than 64 KiB: a cell of %container is some lines")
     acts: list[_Act] = []
+    last = ""
     for number, line in enumerate(cell.decode(errors="replace").splitlines(), 1):
         magic, *rest = line.split(maxsplit=1) or [""]
         if not magic or magic.startswith("#"):
@@ -180,13 +222,15 @@ def _plan(
             )
         if len(acts) == _MOST_LINES:
             raise InvalidInput(f"a cell of %container has at most {_MOST_LINES} lines")
-        acts.append(_understood("".join(rest), container, open_engine, executed))
+        if last in LAST_VERBS:
+            raise InvalidInput(f"line {number} comes after {last}: put it into a cell of its own")
+        words = "".join(rest)
+        acts.append(_understood(words, surface))
+        last, *_ = words.split(maxsplit=1) or [""]
     return acts
 
 
-def _understood(
-    line: str, container: str, open_engine: Callable[[], Engine], executed: Executed
-) -> _Act:
+def _understood(line: str, surface: _Surface) -> _Act:
     """Return what a line asks for. Raises InvalidInput."""
     try:
         words = shlex.split(line)
@@ -202,10 +246,7 @@ def _understood(
         arguments = found.verb.parse(found.rest, prog=found.prog)
     except HelpRequested as help_:
         return partial(print, str(help_).rstrip())
-    engine = open_engine()
-    claim(arguments, engine.container(container))
-    call = Call(engine, arguments, _progress, os.environ, Terminal(), executed)
-    return partial(_do, found.verb, call)
+    return partial(_do, found.verb, surface.call(arguments))
 
 
 def _do(verb: Verb, call: Call) -> dict[str, object] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from cellblock_engine.layout import Layout
 from cellblock_engine.oci.config import HistoryEntry, ImageConfig, ImageDocument
 from cellblock_engine.oci.digest import Digest
 from cellblock_engine.oci.platform import Platform
+from cellblock_engine.oci.provenance import ExecutedCell, Provenance
 from cellblock_engine.store import Store
 from support import tars
 
@@ -33,8 +35,11 @@ def step(word: str, *, empty: bool = False) -> HistoryEntry:
     return HistoryEntry(None, word, "", "", empty_layer=empty)
 
 
-def document(layers: tuple[Digest, ...], *steps: HistoryEntry) -> ImageDocument:
-    return ImageDocument(Platform.host(), None, "", ImageConfig(), layers, steps)
+def document(
+    layers: tuple[Digest, ...], *steps: HistoryEntry, labels: dict[str, str] | None = None
+) -> ImageDocument:
+    config = ImageConfig(labels=labels or {})
+    return ImageDocument(Platform.host(), None, "", config, layers, steps)
 
 
 def test_steps_have_their_layers_from_the_bottom_up(store: Store, layers: tuple[Digest, ...]):
@@ -61,3 +66,18 @@ def test_a_layer_without_a_step_has_a_row(store: Store, layers: tuple[Digest, ..
 def test_a_step_without_a_layer_is_told_too(store: Store, layers: tuple[Digest, ...]):
     rows = history(store, document(layers[:1], step("one"), step("made up")))
     assert [(row.created_by, row.diffid) for row in rows] == [("made up", None), ("one", layers[0])]
+
+
+@pytest.mark.attack(50)
+def test_labels_say_what_they_want_and_no_more(store: Store, layers: tuple[Digest, ...]):
+    good = Provenance(cells=(ExecutedCell(2, "x"),), packages=(), diffid=layers[1])
+    hostile = {"cells": [{"number": 1, "source": "x" * 99_999}], "notebook": "\x1b[2J"}
+    labels = {
+        "cellblock.provenance.0": json.dumps(hostile),
+        "cellblock.provenance.1": good.encode(),
+        "cellblock.provenance.2": "{" * 99_999,
+        "cellblock.provenance.999999999": "{}",
+        "cellblock.kernel": "x",
+    }
+    rows = history(store, document(layers, *map(step, ("one", "two", "three")), labels=labels))
+    assert [(row.cells, row.packages) for row in rows] == [(None, None), ("2", ""), (None, None)]

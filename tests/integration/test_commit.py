@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,10 @@ from cellblock_engine import (
     StoreFull,
     Tmpfs,
     Unsupported,
+    written,
 )
-from cellblock_engine import commit as committing
 from cellblock_engine.layout import Layout
-from cellblock_engine.store.pack import archive
-from cellblock_engine.store.tar import Entry
+from cellblock_engine.store.pack import entries
 from support.commits import archived, ended, names_in
 from support.layouts import LayoutWriter
 from support.registry import Registry
@@ -464,14 +463,14 @@ def test_a_failure_in_the_middle_leaves_nothing(
     ended(engine, base_image, "open('/new', 'wb').write(bytes(3_000_000))")
     before = stored(engine)
 
-    def failing(described: Iterable[Entry | bytes]) -> Iterator[bytes]:
-        pieces = archive(described)
+    def failing(*asked: Any, **further: Any) -> Iterator[Any]:
+        described = entries(*asked, **further)
         for _ in range(3):
-            yield next(pieces)
+            yield next(described)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(committing, "archive", failing)
+        patch.setattr(written, "entries", failing)
         with pytest.raises(KeyboardInterrupt):
             engine.commit("box", "mine/box")
     assert stored(engine) == before
@@ -484,11 +483,11 @@ def test_a_container_that_is_removed_meanwhile_is_no_image(
     ended(engine, base_image, "open('/new', 'w')")
     references = [name for name in stored(engine) if "/references/" in name]
 
-    def removed(described: Iterable[Entry | bytes]) -> Iterator[bytes]:
+    def removed(*asked: Any, **further: Any) -> Iterator[Any]:
         engine.container("box").remove()
-        yield from archive(described)
+        yield from entries(*asked, **further)
 
-    monkeypatch.setattr(committing, "archive", removed)
+    monkeypatch.setattr(written, "entries", removed)
     with pytest.raises(ContainerNotFound, match="was removed meanwhile"):
         engine.commit("box", "mine/box")
     assert [name for name in stored(engine) if "/references/" in name] == references
@@ -500,13 +499,13 @@ def test_a_container_does_not_start_meanwhile(
 ):
     ended(engine, base_image, "open('/new', 'w')")
 
-    def starting(described: Iterable[Entry | bytes]) -> Iterator[bytes]:
+    def starting(*asked: Any, **further: Any) -> Iterator[Any]:
         with pytest.raises(StartFailed, match="being started or committed"):
             engine.start("box")
         assert engine.container("box").inspect().status == "exited"
-        yield from archive(described)
+        yield from entries(*asked, **further)
 
-    monkeypatch.setattr(committing, "archive", starting)
+    monkeypatch.setattr(written, "entries", starting)
     assert engine.commit("box", "mine/box").references
 
 

@@ -401,7 +401,7 @@ def test_a_failure_leaves_the_note_as_it_was(
         raise StoreFull("no space")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine._store.layers, "make", full)
+        patch.setattr(engine._store.layers, "keep", full)
         with pytest.raises(StoreFull):
             engine.commit("box", "mine/box:2")
     assert (box.directory / "commit.json").read_bytes() == noted

@@ -130,6 +130,27 @@ def test_a_running_container_is_compared_too(base_engine: Engine, base_image: st
     container.remove(force=True)
 
 
+def test_a_container_is_compared_with_its_last_commit(base_engine: Engine, base_image: str):
+    container = base_engine.start(RunRequest(image=base_image, argv=("sleep", "60"), name="box"))
+    container.exec(["sh", "-c", "echo 1 > /root/one; echo 2 > /root/two"])
+    assert base_engine.diff("box", since_commit=True) == base_engine.diff("box")
+    made = base_engine.commit("box")
+    assert base_engine.diff("box", since_commit=True) == ()
+    container.exec(["sh", "-c", "echo 33 > /root/one; rm /root/two; echo 4 > /srv/four"])
+    assert by_path(base_engine.diff("box", since_commit=True)) == {
+        "/root": ("C", "directory", 0),
+        "/root/one": ("C", "file", 3),
+        "/root/two": ("D", "file", 2),
+        "/srv": ("C", "directory", 0),
+        "/srv/four": ("A", "file", 2),
+    }
+    assert "/root/two" not in by_path(base_engine.diff("box"))
+    # Where that image is gone, all that was written is lost.
+    base_engine.remove_image(str(made.id), force=True)
+    assert base_engine.diff("box", since_commit=True) == base_engine.diff("box")
+    container.remove(force=True)
+
+
 @pytest.mark.parametrize("image", ["host", None])
 def test_what_was_made_for_mounts_is_not_the_containers(
     base_engine: Engine, base_image: str, tmp_path: Path, image: str | None

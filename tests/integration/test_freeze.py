@@ -7,18 +7,22 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from cellblock_engine import Engine, FreezeRequest, Frozen, StoreFull
+from cellblock_engine.freezing import elf
 from support import capabilities, kernels
 from support.docker import Docker
 from support.elves import write
 from support.kernels import Site, install, installed, run
+from support.notebook import Notebook
 from support.ordinary import OrdinaryUser
 
 Cellblock = Callable[..., subprocess.CompletedProcess[str]]
@@ -32,6 +36,18 @@ print(zoneinfo.ZoneInfo("Europe/Berlin").key, locale.setlocale(locale.LC_ALL, "C
 print(pwd.getpwuid(0).pw_name, socket.getservbyname("https"), oct(os.stat("/tmp").st_mode))
 print(subprocess.check_output("echo $0 $LANG", shell=True, text=True).strip())
 curses.setupterm("xterm"); socket.getaddrinfo("localhost", 80)
+"""
+
+
+LACKING = """
+import os, subprocess, sys
+loader, *folders = sys.argv[1:]
+files = [(at, name) for f in folders for at, _, names in os.walk(f) for name in names]
+for path in (os.path.join(*file) for file in files):
+    if path.endswith(".so") or ".so." in path:
+        done = subprocess.run([loader, "--list", path], capture_output=True, text=True)
+        lines = (done.stdout + done.stderr).splitlines()
+        print("read", *(line for line in lines if "not found" in line or "error" in line))
 """
 
 
@@ -90,6 +106,22 @@ def test_the_system_around_it_is_there(engine, frozen):
         "root 443 0o41777",
         "/bin/sh C.UTF-8",
     ]
+
+
+def test_every_module_finds_the_libraries_it_needs(engine, frozen):
+    """The loader itself is asked, of each shared library: inside, and on this machine."""
+    with open(os.path.realpath(sys.executable), "rb") as program:
+        found = elf.read(program.fileno())
+    if found is None or found.interpreter is None or "ld-linux" not in found.interpreter:
+        pytest.skip("needs a Python that glibc's loader starts")
+    folders = (
+        sysconfig.get_path("platlib"),
+        os.path.join(os.path.dirname(os.__file__), "lib-dynload"),
+    )
+    argv = (sys.executable, "-c", LACKING, found.interpreter, *folders)
+    here = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert here.count("read") > 100
+    assert sorted(said(engine, ENVIRONMENT, *argv).splitlines()) == sorted(here.splitlines())
 
 
 def test_it_is_the_same_python_and_its_scripts_run(engine, frozen):
@@ -181,6 +213,22 @@ def test_a_second_freeze_shares_what_has_not_changed(engine, venv):
     assert said(engine, "mine/small:3", "python", "-c", code) == "another\n"
 
 
+def test_under_an_epoch_the_same_files_are_the_same_image(engine, venv):
+    module = Path(write(next(venv.glob("lib/python*/site-packages")) / "mine.py", b"one = 1\n"))
+    python = str(venv / "bin/python")
+    made = []
+    for time_s in (1_800_000_000, 1_900_000_000):
+        os.utime(module, (time_s, time_s))
+        subprocess.run([python, "-m", "compileall", "-q", module], check=True, timeout=60)
+        made.append(engine.freeze("mine/epoch", FreezeRequest(python, epoch_s=1_700_000_000)))
+    assert made[0].id == made[1].id
+    assert made[0].created == datetime.fromtimestamp(1_700_000_000, UTC)
+    code = "import mine, os; print(mine.one, int(os.stat(mine.__file__).st_mtime), mine.__cached__)"
+    one, time_s, cached = said(engine, "mine/epoch", "python", "-c", code).split()
+    assert (one, time_s) == ("1", "1700000000")
+    assert Path(cached).exists()
+
+
 def test_a_project_is_where_its_commands_start(engine, venv, tmp_path):
     project = tmp_path / "project"
     write(project / "mine.py", b"print('mine')\n")
@@ -218,6 +266,20 @@ def test_no_room_leaves_nothing(engine, venv, monkeypatch):
         engine.freeze("mine/full", of(venv))
     assert (engine.images(), sorted(os.listdir(engine.home / "layers"))) == before
     assert not os.listdir(engine.home / "staging")
+
+
+def test_a_notebook_freezes_itself(site):
+    """Its own environment, which is that of these tests: what would go in is told, no more."""
+    notebook = Notebook(site.home)
+    try:
+        shown = notebook.run("%container freeze --explain").text()
+        assert f"PATH={Path(sys.executable).parent}:" in shown
+        refused = notebook.run("%container freeze --project / mine/none")
+        assert refused.errors == [
+            ["InvalidInput: the project '/' is a directory of the system: give a folder of its own"]
+        ]
+    finally:
+        notebook.close()
 
 
 def test_the_verb(site, venv, cellblock: Cellblock):
@@ -259,7 +321,8 @@ def test_an_ordinary_user_freezes_too(engine, ordinary_user: OrdinaryUser):
     (venv / "unreadable").chmod(0o600)
     done = ordinary_user.run_cellblock("freeze", "--python", f"{venv}/bin/python", "mine/own:1")
     assert done.returncode == 0, done.stderr
-    assert "1 files that you may not read" in done.stdout
+    assert "left out:" in done.stdout
+    assert "files and folders that you may not read: 1" in done.stdout
     assert ordinary_user.run_cellblock("save", "-o", str(archive), "mine/own:1").returncode == 0
     engine.load(archive)
     assert (

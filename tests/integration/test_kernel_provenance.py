@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from io import BytesIO
 from pathlib import Path
 
 import pip
@@ -30,6 +31,13 @@ def site(root, tmp_path_factory, registry):
         yield made
 
 
+def stored(engine: Engine, *names: str) -> bytes:
+    """Return all that images consist of; what commits have added is not compressed."""
+    archive = BytesIO()
+    engine.save(names, archive)
+    return archive.getvalue()
+
+
 def test_commits_tell_of_the_cells_since_the_one_before(site):
     env = {**os.environ, "JPY_SESSION_NAME": str(site.folder / "work.ipynb")}
     install_first, install_second = PIP.format("first*.whl"), PIP.format("second*.whl")
@@ -43,7 +51,9 @@ def test_commits_tell_of_the_cells_since_the_one_before(site):
         km.restart_kernel()
         kc.wait_for_ready(timeout=kernels.ANSWER_S)
         run(kc, f"%env TOKEN={SECRET}")
-        assert "image:" in run(kc, "%container commit mine/work:2")
+        said = run(kc, "%container commit mine/work:2")
+        assert "packages:      +second 1\n" in said
+        run(kc, "%container commit --squash mine/work:all")
     with Engine.open(site.home) as engine:
         one, *_ = engine.provenance("mine/work:1")
         two, *_ = engine.provenance("mine/work:2")
@@ -56,12 +66,22 @@ def test_commits_tell_of_the_cells_since_the_one_before(site):
         assert numbers[1] == numbers[0] + 1
         assert [cell.source for cell in two.cells] == [install_second, "%env TOKEN=…"]
         rows = [engine.history(name)[0] for name in ("mine/work:1", "mine/work:2")]
-        assert rows[0].packages == "+first 1"
-        assert rows[1].packages.endswith("+second 1")
+        assert [row.packages for row in rows] == ["+first 1", "+second 1"]
+        assert [row.packages for row in engine.history("mine/work:2")][:2] == [
+            "+second 1",
+            "+first 1",
+        ]
+        assert two.base_name == "docker.io/mine/work:1"
         assert rows[0].cells == f"{numbers[0]}-{numbers[1]}"
         assert rows[0].created_by == f"notebook cells {rows[0].cells} of work.ipynb: +first 1"
-        for name in ("mine/work:1", "mine/work:2"):
-            assert SECRET not in str(engine.image(name).config) + str(engine.history(name))
+        whole, below, *_ = engine.provenance("mine/work:all")
+        assert below is None
+        assert whole.notebook == "work.ipynb"
+        assert whole.cells == (*one.cells, *two.cells)
+        assert whole.packages_in_short == "+first 1, +second 1"
+        kept = stored(engine, "mine/work:2", "mine/work:all")
+        assert b"notebook cells" in kept
+        assert SECRET.encode() not in kept
 
 
 FORGE = """

@@ -89,20 +89,25 @@ class Server:
             yield opened
 
 
-def send(channels, code):
-    """Ask for an execution over the websocket; return the request's id."""
+def say(channels, channel, kind, content, parent=None):
+    """Send a message over the websocket; return its id."""
     header = {
         "msg_id": uuid.uuid4().hex,
-        "msg_type": "execute_request",
+        "msg_type": kind,
         "session": "s",
         "username": "u",
         "version": "5.3",
         "date": "2026-01-01T00:00:00Z",
     }
-    content = {"code": code, "silent": False, "allow_stdin": False, "stop_on_error": True}
-    message = {"header": header, "parent_header": {}, "metadata": {}, "content": content}
-    channels.send(json.dumps({**message, "channel": "shell"}))
+    message = {"header": header, "parent_header": parent or {}, "metadata": {}, "content": content}
+    channels.send(json.dumps({**message, "channel": channel}))
     return header["msg_id"]
+
+
+def send(channels, code, *, allow_stdin=False):
+    """Ask for an execution over the websocket; return the request's id."""
+    content = {"code": code, "silent": False, "allow_stdin": allow_stdin, "stop_on_error": True}
+    return say(channels, "shell", "execute_request", content)
 
 
 def execute(channels, code, began=None):
@@ -165,6 +170,35 @@ def test_start_execute_interrupt_restart_shut_down_and_a_start_that_fails(site):
         assert status == 500
         assert "nowhere.invalid/nothing:1" in answer["message"]
         site.assert_gone()
+
+
+def test_another_container_is_asked_for_and_answered_on_one_websocket(site):
+    """As in JupyterLab: an answer names its question, and the connection stays."""
+    with serving(site) as server:
+        kernel = server.start()
+        with server.channels(kernel) as channels:
+            execute(channels, "x = 1; open('/root/loose', 'w').close()")
+            asked = send(channels, "%container undo", allow_stdin=True)
+            seen = []
+            while ("status", "restarting") not in seen:
+                message = json.loads(channels.recv())
+                kind, content = message["msg_type"], message["content"]
+                seen.append((kind, content.get("execution_state", content.get("status"))))
+                if kind == "input_request":
+                    assert "variables are lost" in content["prompt"]
+                    say(channels, "stdin", "input_reply", {"value": "y"}, message["header"])
+                if kind == "execute_reply":
+                    assert message["parent_header"]["msg_id"] == asked
+            assert seen.count(("status", "idle")) >= 1  # the cell's own, before
+            printed, reply = execute(
+                channels, "import os; print('x' in dir(), os.path.exists('/root/loose'))"
+            )
+            assert (printed, reply["execution_count"]) == ("False False\n", 1)
+        assert server.ask("POST", f"kernels/{kernel}/restart", {})[0] == 200
+        with server.channels(kernel) as channels:
+            assert execute(channels, "print(1)")[0] == "1\n"
+        assert server.ask("DELETE", f"kernels/{kernel}")[0] == 204
+    site.assert_gone()
 
 
 def test_a_kernel_that_dies_is_started_again_with_its_files(site):

@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from cellblock_engine import Engine
+from cellblock_engine import Engine, RunRequest
 from cellblock_kernel.kernelspecs.preparation import RECIPE
 from support import images, kernels
 from support.kernels import install, installed
@@ -141,7 +141,7 @@ def test_a_cell_that_fails_is_one_line_and_status_1(site, image):
     kinds = [each.output_type for each in outputs(site.folder / "deep.ipynb")]
     assert kinds == ["stream", "error"]
     assert locked(site.folder / "deep.ipynb") == locked(path)
-    path = make(site, "loud.ipynb", "raise type('E' * 10**6, (Exception,), {})('x' * 10**7)")
+    path = make(site, "loud.ipynb", "raise type('E' * 10**5, (Exception,), {})('x' * 10**6)")
     lock(site, path, "--image", image)
     said = failure(cellblock("run-notebook", "loud.ipynb", cwd=site.folder), 1)
     assert "cell [2] failed: EEE" in said
@@ -253,6 +253,29 @@ def leave(home: Path) -> None:
     launcher.dismiss_all(Layout.default(home))
 
 
+def test_what_was_committed_and_pushed_is_run_elsewhere(site, image, registry, tmp_path):
+    name = f"{registry.host}/mine/lab:1"
+    with Engine.open(site.home) as engine:
+        made = RunRequest(image, ("sh", "-c", "echo made > /opt/made"), name="lab")
+        engine.start(made).wait()
+        engine.commit("lab", name)
+        engine.container("lab").remove()
+        path = make(site, "lab.ipynb", "print(open('/opt/made').read())")
+        lock(site, path, "--image", name)
+        engine.push(name)
+    done = cellblock("lock", "--check", "lab.ipynb", cwd=site.folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1].startswith("its manifest is another since, as after a push")
+    lock(site, path, "--image", name)
+    done = cellblock("lock", "--check", "lab.ipynb", cwd=site.folder)
+    assert done.stdout.count("\n") == 1
+    elsewhere = tmp_path / "store"
+    done = cellblock("run-notebook", "lab.ipynb", cwd=site.folder, CELLBLOCK_HOME=str(elsewhere))
+    leave(elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert outputs(site.folder / "lab.out.ipynb")[0].text == "made\n\n"
+
+
 def test_what_was_given_ipykernel_is_locked_as_it_runs(site, image, base_image):
     with Engine.open(site.home) as engine:
         base, made = engine.pull(base_image), engine.image(image)
@@ -309,7 +332,7 @@ def test_a_notebook_decides_nothing_but_its_image(site, image):
         "print(sorted(os.listdir('/host')) if os.path.exists('/host') else 'no')",
         "print('https_proxy' in os.environ)",
         kernelspec={"name": "wild", "display_name": "W", "language": "julia"},
-        papermill={"output_path": "/tmp/elsewhere", "parameters": {"a": 1}},
+        papermill={"output_path": "/elsewhere/out.ipynb", "parameters": {"a": 1}},
     )
     lock(site, path, "--image", image)
     rewrite(path, network="host", volume=["/:/host"], memory="1g", env=["A=1"], argv=["x"])
@@ -334,6 +357,26 @@ def test_a_notebook_decides_nothing_but_its_image(site, image):
             module.unlink()
     said = [each.text for each in outputs(site.folder / "wild.out.ipynb")]
     assert said == ["['lo']\n", "no\n", "True\n"]
+
+
+def test_a_cell_cannot_lead_the_outputs_elsewhere(site, image, tmp_path):
+    secret = tmp_path / "out.ipynb"
+    secret.write_text("untouched")
+    (site.folder / "sub").mkdir()
+    path = make(
+        site,
+        "sly.ipynb",
+        "import os; os.rename('sub', 'moved')",
+        f"os.symlink('{tmp_path}', 'sub'); os.symlink('{secret}', 'moved/out.ipynb')",
+    )
+    lock(site, path, "--image", image)
+    done = cellblock("run-notebook", "sly.ipynb", "-o", "sub/out.ipynb", cwd=site.folder)
+    assert done.returncode == 0, done.stderr
+    assert secret.read_text() == "untouched"
+    assert list(tmp_path.iterdir()) == [secret]
+    made = site.folder / "moved" / "out.ipynb"
+    assert not made.is_symlink()
+    assert locked(made) == locked(path)
 
 
 def start(site, name):

@@ -27,7 +27,7 @@ def offered(fake, line: str, symbol: str | None = None) -> list[str]:
     ("line", "found"),
     [
         ("%container ", sorted(VERBS)),
-        ("%container im", ["image", "images"]),
+        ("%container im", ["image", "images", "import"]),
         ("%container sys", ["system"]),
         ("%container system i", ["info"]),
         ("%container system info --", ["--help", "--json"]),

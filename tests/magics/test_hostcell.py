@@ -12,9 +12,11 @@ from dataclasses import replace
 
 import pytest
 
+import cellblock_kernel
 from cellblock.hostcell import Page, carry_out
 from cellblock.verbs.own import OWN_VERBS
-from cellblock_engine import Bind, ExecutedCell, Limits, LogRecord, Provenance
+from cellblock_engine import Bind, ExecutedCell, InvalidInput, Limits, LogRecord, Provenance
+from cellblock_kernel import Successor
 from support.fake_engine import NOW, Container, FakeEngine, container
 
 NOTHING = Provenance()
@@ -25,12 +27,12 @@ def fake():
     return FakeEngine()
 
 
-def said(fake, text, *, own="up", told=NOTHING):
+def said(fake, text, *, own="up", told=NOTHING, answers=None):
     """Return the lines that a cell says, and its status."""
     output = io.BytesIO()
     identifier = fake.container(own).id
     cell = text if isinstance(text, bytes) else text.encode()
-    status = carry_out(cell, identifier, Page(output), lambda: fake, told)
+    status = carry_out(cell, identifier, Page(output), lambda: fake, told, answers=answers)
     return [json.loads(line) for line in output.getvalue().splitlines()], status
 
 
@@ -174,15 +176,86 @@ def test_commits_tell_what_was_executed_once(fake):
     assert status == 0
     assert [kind for kind, _ in lines].count("committed") == 2
     assert [request.provenance for request in fake.commits] == [told, Provenance("a.ipynb")]
+    text = "".join(content["text"] for kind, content in lines if kind == "stream")
+    assert [line for line in text.splitlines() if line.startswith("cells")] == [
+        "cells:         2 older, 3"
+    ]
     lines, status = said(fake, "%container commit one", own="up", told=told)  # which is refused
     assert status == 1
     assert [kind for kind, _ in lines] == ["error"]
 
 
+class TestRestoration:
+    @pytest.fixture(autouse=True)
+    def _kernels(self, monkeypatch):
+        def find(_engine, _present, name):
+            if name == "bare":
+                raise InvalidInput("image bare has no kernel")
+            return name
+
+        def made(_engine, kernel, _name):
+            return Successor(f"id of {kernel}", ("python3", "{connection_file}"))
+
+        monkeypatch.setattr(cellblock_kernel, "find_successor", find)
+        monkeypatch.setattr(cellblock_kernel, "made_successor", made)
+
+    def successor(self, lines):
+        (found,) = [content for kind, content in lines if kind == "successor"]
+        return found
+
+    def test_checkout_says_what_is_lost_and_names_the_successor(self, fake):
+        lines, status = said(fake, "%container checkout --yes mine/box")
+        assert status == 0
+        argv = ["python3", "{connection_file}"]
+        assert self.successor(lines) == {"image": "id of mine/box", "argv": argv}
+        (text,) = [content["text"] for kind, content in lines if kind == "stream"]
+        assert text.startswith("A new kernel begins in a container of mine/box: variables are lost")
+
+    def test_undo_is_to_the_last_commit_else_to_the_image(self, fake):
+        box = fake.boxes[0]
+        for changed, back in (
+            ({"image_id": None}, "host"),
+            ({"image_id": "sha256:made"}, "sha256:made"),
+            ({"image_id": "sha256:made", "committed": "sha256:last"}, "sha256:last"),
+        ):
+            fake.boxes[0] = replace(box, **changed)
+            lines, _ = said(fake, "%container undo -y")
+            assert self.successor(lines)["image"] == f"id of {back}"
+
+    @pytest.mark.parametrize(
+        ("answer", "goes_on"),
+        [('"y"', True), ('" YES "', True), ('"n"', False), ('""', False), ('"yesterday"', False)],
+    )
+    def test_it_asks(self, fake, answer, goes_on):
+        lines, status = said(fake, "%container undo", answers=io.StringIO(answer + "\n"))
+        kind, content = lines[0]
+        assert kind == "ask"
+        assert "variables are lost" in content["prompt"]
+        assert (status == 0) == goes_on
+        assert any(kind == "successor" for kind, _ in lines) == goes_on
+
+    @pytest.mark.parametrize("answers", [None, io.StringIO("null\n"), io.StringIO()])
+    def test_where_nobody_can_be_asked_it_is_refused(self, fake, answers):
+        lines, status = said(fake, "%container undo", answers=answers)
+        kind, content = lines[-1]
+        assert (kind, status) == ("error", 1)
+        assert "add --yes (-y): variables are lost" in content["evalue"]
+
+    def test_nobody_is_asked_where_it_cannot_be_done(self, fake):
+        answers = io.StringIO('"y"\n')
+        (line,), status = said(fake, "%container checkout bare", answers=answers)
+        assert (line[1]["evalue"], status) == ("image bare has no kernel", 1)
+
+    def test_it_is_the_last_line_of_its_cell(self, fake):
+        for verb in ("checkout -y mine/box", "undo -y"):
+            text = refusal(fake, f"%container {verb}\n%container info")
+            assert f"line 2 comes after {verb.split()[0]}" in text
+
+
 def started(within_s):
     """Start the process as a gate does, and never tell it the end of the cell."""
     words = [sys.executable, "-m", "cellblock.hostcell", "--container=x", f"--within={within_s}"]
-    words.append("--provenance=0")  # never read
+    words += ["--provenance=0", "--answers=0"]  # never read
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.Popen(words, env=env, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
 

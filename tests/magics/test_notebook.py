@@ -72,7 +72,7 @@ print(steps.size_bytes.sum(), changes.groupby("change").size_bytes.sum().to_dict
     assert types.split(", UTC] ")[0] == "datetime64[us"
     assert types.split() == [
         "datetime64[us,", "UTC]", "str", "str", "str", "int64", "str", "Int64",
-        "str", "str", "str", "int64",
+        "str", "str", "str", "str", "str", "int64",
     ]  # fmt: skip
     assert values == "48000000 {'A': 2000, 'C': 0, 'D': 4000}"
 

@@ -22,6 +22,7 @@ from cellblock_engine import (
     ContainerNotFound,
     ExecRequest,
     ImageNotFound,
+    ImportRequest,
     InvalidInput,
     Limits,
     LogRecord,
@@ -308,6 +309,16 @@ def test_save_and_load_name_files(fake):
     assert named == "Loaded image: mine/box:1"
     assert nameless.startswith("Loaded image ID: sha256:")
     assert fake.done == [("save", "mine/box:1 two out.tar"), ("load", "in.tar")]
+
+
+def test_export_and_import_name_files(fake):
+    assert do(fake, "export -o out.tar gone").lines == ()
+    words = "import -m why --platform linux/arm64 in.tar mine/flat"
+    assert do(fake, words, SOURCE_DATE_EPOCH="5").lines == (str(fake.stored[0].id),)
+    asked = ImportRequest("why", (), "linux/arm64", 5)
+    assert fake.done == [("export", "gone out.tar"), ("import", f"in.tar mine/flat {asked}")]
+    with pytest.raises(InvalidInput, match="SOURCE_DATE_EPOCH 'x' is not valid"):
+        do(fake, "import in.tar", SOURCE_DATE_EPOCH="x")
 
 
 def test_inspect_knows_containers_and_images(fake):

@@ -36,6 +36,7 @@ from cellblock_engine import (
     Image,
     ImageConfig,
     ImageNotFound,
+    ImportRequest,
     Limits,
     LogRecord,
     OutOfMemory,
@@ -263,7 +264,7 @@ class FakeEngine:
             HistoryRow(None, "RUN make\x1b[2J " * 9, "why", "Ada", 48_000_000, found.layers[0], 9),
         )
 
-    def diff(self, name: str) -> tuple[Change, ...]:
+    def diff(self, name: str, *, since_commit: bool = False) -> tuple[Change, ...]:
         self.container(name)
         return (
             Change("C", "/etc", "directory", 0),
@@ -387,11 +388,23 @@ class FakeEngine:
         self.done.append(("commit", f"{name} {reference} {told.comment} {told.author}"))
         self.stored.insert(0, image(reference or f"{name}@{Digest.of(b'')}"))
         made = self.stored[0]
-        return Commit(**vars(made), added=None, added_bytes=0, paused_s=0)
+        return Commit(
+            **vars(made), added=None, added_bytes=0, paused_s=0, provenance=told.provenance
+        )
 
     def save(self, names: Sequence[str], target: Path | BinaryIO) -> None:
         assert isinstance(target, Path)
         self.done.append(("save", f"{' '.join(names)} {target}"))
+
+    def export(self, name: str, target: Path | BinaryIO) -> None:
+        assert isinstance(target, Path)
+        self.done.append(("export", f"{self.container(name).facts.name} {target}"))
+
+    def import_image(
+        self, source: Path | BinaryIO, reference: str | None, request: ImportRequest
+    ) -> Image:
+        self.done.append(("import", f"{source} {reference} {request}"))
+        return self.stored[0]
 
     def load(self, source: Path | BinaryIO) -> tuple[Image, ...]:
         assert isinstance(source, Path)

@@ -163,11 +163,14 @@ def _is_in_namespace(pid: int, name: bytes) -> bool:
 
 
 def _mounts(pid: int, home: Path, run: Path) -> int:
+    """Count a container's mounts, all of them, or those of this store among the machine's."""
     try:
         lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+        shared = os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
     except OSError:
         return 0
-    return sum(str(home) in line or str(run) in line for line in lines)
+    words = (str(home), str(run)) if shared else ("",)
+    return sum(any(word in line for word in words) for line in lines)
 
 
 def empty_cgroups(name: str = "") -> set[Path]:

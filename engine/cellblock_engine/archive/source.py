@@ -56,9 +56,12 @@ def _readable(fd: int, staging: Staging) -> Iterator[Members]:
             yield ArchiveMembers(spool)
 
 
-def _unpack(fd: int, spool: int) -> None:
-    """Write what ``fd`` holds, uncompressed; a bomb ends early, as a layer's does."""
-    caps, taken_bytes, written_bytes = Caps(), 0, 0
+def unpacked(fd: int) -> Iterator[bytes]:
+    """Yield what ``fd`` holds, uncompressed; a bomb ends early, as a layer's does.
+
+    Raises InvalidArchive, StoreError.
+    """
+    caps, taken_bytes, given_bytes = Caps(), 0, 0
 
     def note(read_bytes: int) -> None:
         nonlocal taken_bytes
@@ -66,17 +69,24 @@ def _unpack(fd: int, spool: int) -> None:
 
     try:
         for chunk in chunks(fd, max_bytes=caps.max_bytes, read=note):
-            written_bytes += len(chunk)
-            if written_bytes > caps.bytes_for(taken_bytes):
+            given_bytes += len(chunk)
+            if given_bytes > caps.bytes_for(taken_bytes):
                 raise InvalidArchive(
                     f"the archive is refused: {taken_bytes} bytes of it unpack to more than "
                     f"{caps.bytes_for(taken_bytes)}"
                 )
+            yield chunk
+    except InvalidLayer as error:
+        raise InvalidArchive(f"the archive cannot be unpacked: {error}") from error
+
+
+def _unpack(fd: int, spool: int) -> None:
+    """Write what ``fd`` holds, uncompressed."""
+    try:
+        for chunk in unpacked(fd):
             rest = memoryview(chunk)
             while rest:
                 rest = rest[os.write(spool, rest) :]
-    except InvalidLayer as error:
-        raise InvalidArchive(f"the archive cannot be unpacked: {error}") from error
     except OSError as error:
         raise_if_full(error, "the archive while it is loaded")
         raise

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import stat
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +24,7 @@ _NAMELESS = os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC
 # What open(2) answers where the file system, or the kernel, has no files without a name.
 _UNKNOWN = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 _MOST_TRIES = 100
+_LONGEST_REST_S = 0.02
 
 
 def write(archive: Iterable[bytes], target: Path | BinaryIO) -> None:
@@ -79,6 +82,7 @@ def _name(fd: int, name: bytes, directory: int) -> None:
             return
         with suppress(FileNotFoundError):  # a killed one's, or it is being named just now
             os.unlink(beside, dir_fd=directory)
+        time.sleep(random.uniform(0, _LONGEST_REST_S))  # noqa: S311 - only to be out of step
     raise Conflict(f"{os.fsdecode(name)!r} is being written by others: try again")
 
 

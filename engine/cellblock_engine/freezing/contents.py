@@ -11,7 +11,9 @@ from collections.abc import Iterable, Iterator
 
 from ..linux import syscalls as sys
 from ..store import tar
-from ..store.pack import changed, read
+from ..store.beneath import GONE
+from ..store.copying import Source
+from ..store.pack import changed
 from . import omissions
 from .nodes import Node
 
@@ -20,7 +22,7 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _RESOLVE = sys.RESOLVE_NO_SYMLINKS | sys.RESOLVE_NO_MAGICLINKS
 
 
-def entries(nodes: Iterable[Node]) -> Iterator[tar.Entry | bytes]:
+def entries(nodes: Iterable[Node]) -> Iterator[tar.Entry | Source]:
     """Yield an archive's entries, each file's content after its own.
 
     What has credentials in it, of files whose content decides, is left out. Raises Conflict for a
@@ -33,18 +35,20 @@ def entries(nodes: Iterable[Node]) -> Iterator[tar.Entry | bytes]:
                 yield _entry(node)
             elif node.content is not None:
                 yield _entry(node)
-                yield node.content
+                yield from _made(node.content, os.fsencode(node.path))
             else:
                 yield from _file(root, node)
     finally:
         os.close(root)
 
 
-def _file(root: int, node: Node) -> Iterator[tar.Entry | bytes]:
+def _file(root: int, node: Node) -> Iterator[tar.Entry | Source]:
     path = os.fsencode(node.path[1:])
     try:
         fd = sys.openat2(root, path, _FILE, resolve=_RESOLVE)
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
         raise changed(path) from None
     try:
         status = os.fstat(fd)
@@ -58,7 +62,17 @@ def _file(root: int, node: Node) -> Iterator[tar.Entry | bytes]:
             if omissions.has_credentials(content):
                 return
         yield _entry(node)
-        yield from read(path, fd, status)
+        yield Source(path, fd, 0, status.st_size, moving=False)
+    finally:
+        os.close(fd)
+
+
+def _made(content: bytes, path: bytes) -> Iterator[Source]:
+    """Yield a content that no file has."""
+    fd = os.memfd_create("content", os.MFD_CLOEXEC)
+    try:
+        os.pwrite(fd, content, 0)
+        yield Source(path, fd, 0, len(content), moving=False)
     finally:
         os.close(fd)
 

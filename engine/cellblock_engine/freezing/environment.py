@@ -28,11 +28,13 @@ try:
     certificates = ssl.get_default_verify_paths().openssl_cafile
 except ImportError:
     certificates = ""
-try:
-    from importlib import metadata
-    packages = sorted({(each.metadata["Name"] or "").lower() for each in metadata.distributions()})
-except ImportError:
-    packages = []
+folders = [path for path in sys.path if os.path.isdir(path) and os.access(path, os.R_OK)]
+packages = sorted({
+    name.rpartition(".")[0].split("-")[0].lower()
+    for path in folders
+    for name in os.listdir(path)
+    if name.endswith((".dist-info", ".egg-info"))
+})
 editable = []
 for name, module in list(sys.modules.items()):
     if name.startswith("__editable__"):

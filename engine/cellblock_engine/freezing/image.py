@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform as machine
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -23,7 +25,8 @@ from ..oci.platform import Platform
 from ..oci.reference import Reference
 from ..request import FreezeRequest
 from ..store import Store, tar
-from ..store.pack import archive
+from ..store.copying import Adopted, Source
+from ..store.epoch import clamped
 from ..units import format_bytes
 from .contents import entries
 from .environment import ask
@@ -86,8 +89,12 @@ def freeze(
     report = _Report(str(reference), total_bytes, progress)
     with store.referencing():
         store.blobs.check_room(total_bytes)
-        made = [_layer(store, layer, report) for layer in planned.layers]
-        created = datetime.now(UTC)
+        made = [_layer(store, layer, report, request.epoch_s) for layer in planned.layers]
+        created = (
+            datetime.now(UTC)
+            if request.epoch_s is None
+            else datetime.fromtimestamp(request.epoch_s, UTC)
+        )
         documents = compose(
             Platform.host(), _config(planned), [(each, step) for each, step, _ in made], created
         )
@@ -141,12 +148,12 @@ class _Report:
         self._done_bytes = self._told_bytes = 0
 
     def watched(
-        self, name: str, described: Iterable[tar.Entry | bytes]
-    ) -> Iterator[tar.Entry | bytes]:
+        self, name: str, described: Iterable[tar.Entry | Source]
+    ) -> Iterator[tar.Entry | Source | Adopted]:
         """Yield the same entries and contents of a layer."""
         for each in described:
-            if isinstance(each, bytes):
-                self._done_bytes += len(each)
+            if isinstance(each, Source):
+                self._done_bytes += each.size
                 if self._done_bytes - self._told_bytes >= _TOLD_EVERY_BYTES:
                     self._tell(name)
             yield each
@@ -163,10 +170,17 @@ class _Report:
 
 
 def _layer(
-    store: Store, layer: Layer, report: _Report
+    store: Store, layer: Layer, report: _Report, epoch_s: int | None
 ) -> tuple[Descriptor, HistoryEntry, FrozenLayer]:
     described = report.watched(layer.name, entries(layer.nodes))
-    diffid, size_bytes = store.layers.make(archive(described))
+    with ExitStack() as stack:
+        if epoch_s is not None:
+            root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, root)
+            described = clamped(described, epoch_s, root)
+        copy = stack.enter_context(store.layers.copying())
+        copy.fill(described)
+        diffid, size_bytes = store.layers.keep(copy)
     step = HistoryEntry(
         created=None,
         created_by=f"cellblock freeze ({layer.name})",

@@ -13,14 +13,14 @@ import stat
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from ..errors import Conflict
+from ..errors import Conflict, Unsupported
 from ..hostimage.trail import Trail
 from ..store import tar
-from ..store.pack import Place, open_file, places
+from ..store.beneath import GONE
 from . import elf, omissions
+from .walk import Found, walk
 
 _MAX_NODES = 2_000_000
-_TREE = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -67,21 +67,19 @@ class Draft:
         real = self._trail.follow(path)
         above = real.rstrip("/") + "/"
         links: list[str] = []
-
-        def excluded(name: bytes) -> bool:
-            relative = os.fsdecode(name)
-            return is_left_out(relative) or self._cannot_read(above + relative)
-
-        root = os.open(real, _TREE)
+        if self._cannot_read(real):
+            return links
         try:
-            for place in places(root, excluded):
-                here = above + os.fsdecode(place.path) if place.path else real
-                if self._place(place, here):
+            for found in walk(
+                real, lambda name: is_left_out(name) or self._cannot_read(above + name)
+            ):
+                here = above + found.path if found.path else real
+                if self._place(found, here):
                     links.append(here)
-        except FileNotFoundError as error:
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
             raise Conflict(f"{real} changed while it was looked at: try again") from error
-        finally:
-            os.close(root)
         return links
 
     def file(self, path: str) -> str:
@@ -139,27 +137,26 @@ class Draft:
     def _add(self, node: Node) -> None:
         if not self.has(node.path):
             if len(self._nodes) >= _MAX_NODES:
-                raise Conflict(
+                raise Unsupported(
                     f"the environment has more than {_MAX_NODES} files: name a smaller one"
                 )
             self._nodes[node.path] = node
 
-    def _place(self, place: Place, path: str) -> bool:
+    def _place(self, found: Found, path: str) -> bool:
         """Add what was found in a tree; tell whether it is a link."""
-        status = place.status
-        if stat.S_ISDIR(status.st_mode):
-            self._add(Node(path, tar.DIRECTORY, status.st_mode & 0o777))
-        elif stat.S_ISLNK(status.st_mode):
-            target = os.readlink(place.name, dir_fd=place.directory)
-            self._add(Node(path, tar.SYMLINK, 0o777, link=os.fsdecode(target)))
+        mode = found.status.st_mode
+        if stat.S_ISDIR(mode):
+            self._add(Node(path, tar.DIRECTORY, mode & 0o777))
+        elif stat.S_ISLNK(mode):
+            self._add(Node(path, tar.SYMLINK, 0o777, link=found.target()))
             return True
-        elif stat.S_ISREG(status.st_mode) and not self.has(path):
-            self._add(_file(path, status))
-            if _may_be_program(place):
-                fd, _ = open_file(place)
+        elif stat.S_ISREG(mode) and not self.has(path):
+            self._add(_file(path, found.status))
+            if _may_be_program(found):
+                fd = found.open()
                 try:
-                    if found := elf.read(fd):
-                        self.programs[path] = found
+                    if program := elf.read(fd):
+                        self.programs[path] = program
                 finally:
                     os.close(fd)
         return False
@@ -175,10 +172,10 @@ def _file(path: str, status: os.stat_result) -> Node:
     return Node(path, tar.FILE, status.st_mode & 0o777, status.st_mtime_ns, status.st_size)
 
 
-def _may_be_program(place: Place) -> bool:
-    status = place.status
+def _may_be_program(found: Found) -> bool:
+    status = found.status
     return status.st_size >= elf.SMALLEST_BYTES and (
-        b".so" in place.name or bool(status.st_mode & 0o111)
+        ".so" in found.name or bool(status.st_mode & 0o111)
     )
 
 

@@ -93,7 +93,7 @@ class _Planning:
         self._packages()
         self._projects()
         if self._unreadable:
-            self._left_out.append(f"{self._unreadable} files that you may not read")
+            self._left_out.append(f"files and folders that you may not read: {self._unreadable}")
         missing = self._libraries.missing if self._libraries else {}
         folders = (
             *(path.rpartition("/")[0] for path in (of.executable, of.scripts + "/")),
@@ -127,7 +127,7 @@ class _Planning:
             if os.path.isdir(folder):
                 draft.tree(folder, omissions.is_left_out_of_stdlib)
         for path in self._of.path:
-            if path.endswith(".zip") and within_any(path, self._of.base_prefixes):
+            if path.endswith(".zip") and self._is_packages(path):
                 draft.file(path)
         if self._of.is_virtual:
             stdlib = self._of.stdlib[0]
@@ -141,9 +141,8 @@ class _Planning:
         stdlib = self._of.stdlib[0]
         for prefix in self._own:
             self._tree(draft, prefix, omissions.of_prefix(prefix, stdlib, packages=True))
-        known = self._known()
         for path in self._of.path:
-            if within_any(path, known) and path not in self._of.stdlib:
+            if self._is_packages(path) and path not in self._of.stdlib:
                 self._importable(draft, path, omissions.is_left_out)
         if self._of.user_site:
             self._tree(draft, self._of.user_site, omissions.is_left_out)
@@ -151,14 +150,14 @@ class _Planning:
             self._of_shared_prefix(draft)
         self._python_on_path(draft)
         self._needed(draft, "")
-        self._close(draft, "packages", f"{len(self._of.packages)} packages")
+        count = len(self._of.packages)
+        self._close(draft, "packages", f"{count} package{'s' * (count != 1)}")
 
     def _projects(self) -> None:
         draft = Draft(self._trail, self._below)
         folders: list[str] = []
-        known = self._known()
         for path in (*self._of.path, *self._of.editable):
-            if not os.path.exists(path) or within_any(path, known):
+            if not os.path.exists(path) or self._is_packages(path):
                 continue
             if refused := self._refusal(path):
                 self._left_out.append(f"{path}, on sys.path: {refused}")
@@ -259,10 +258,10 @@ class _Planning:
         self._libraries.add(dict(draft.programs))
         for path in list(self._libraries.found):
             real = self._aside.follow(path)
-            if not draft.has(real) and not os.stat(real).st_mode & stat.S_IROTH:
-                self._libraries.missing.setdefault(path, "others may not read it")
-            else:
+            if draft.has(real) or os.stat(real).st_mode & stat.S_IROTH:
                 draft.file(path)
+            elif (line := f"{path}, a library that others may not read") not in self._left_out:
+                self._left_out.append(line)
         entries = ldcache.kept(self._cache, self._libraries.found)
         if entries:
             draft.text(ldcache.PLACE, ldcache.encode(entries))
@@ -281,10 +280,13 @@ class _Planning:
 
     # Questions
 
-    def _known(self) -> tuple[str, ...]:
-        """Return the folders in which everything on sys.path is a package's."""
-        user_site = filter(None, [self._of.user_site])
-        return (*self._of.prefixes, *self._of.base_prefixes, *self._of.stdlib, *user_site)
+    def _is_packages(self, path: str) -> bool:
+        """Tell a path on sys.path that packages are in, or the standard library, from a project."""
+        of = self._of
+        if within_any(path, (*self._own, *self._base, *of.stdlib, of.user_site or of.stdlib[0])):
+            return True
+        shared = within_any(path, (*of.prefixes, *of.base_prefixes))
+        return shared and ("-packages" in path or path.endswith(".zip"))
 
     def _is_own(self, prefix: str) -> bool:
         """Tell a prefix that is a Python's alone from a shared one; refuse what is neither."""

@@ -259,4 +259,5 @@ def openat2(dirfd: int, path: bytes, flags: int, mode: int = 0, resolve: int = 0
 
 def syncfs(fd: int) -> None:
     """Write out everything of the file system that holds ``fd``. syncfs(2)."""
-    _check(_libc.syncfs(fd), "syncfs")
+    unlocked = ctypes.CDLL(None, use_errno=True)  # it may take long: other threads go on
+    _check(unlocked.syncfs(fd), "syncfs")

@@ -12,8 +12,10 @@ import _imp
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 
 from . import beneath, tar
+from .copying import Adopted, Source
 
 _NS = 10**9
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -24,32 +26,37 @@ _LARGEST_SOURCE_BYTES = 16 * 2**20
 _CACHE = b"__pycache__"
 
 
+def moment(epoch_s: int | None) -> datetime:
+    """Return when an image is made: then, or now."""
+    return datetime.now(UTC) if epoch_s is None else datetime.fromtimestamp(epoch_s, UTC)
+
+
 def clamped(
-    described: Iterable[tar.Entry | bytes], epoch_s: int, root: int
-) -> Iterator[tar.Entry | bytes]:
-    """Yield what is ``described`` of the tree ``root``, with no time after ``epoch_s``."""
+    described: Iterable[tar.Entry | Source | Adopted], epoch_s: int, root: int
+) -> Iterator[tar.Entry | Source | Adopted]:
+    """Yield what is ``described`` of the tree ``root``, with no time after ``epoch_s``.
+
+    What is adopted is as this has made it before.
+    """
     epoch_ns = epoch_s * _NS
-    compiled: bytes | None = None  # the path of a .pyc whose header is being read
-    header = b""
+    compiled: bytes | None = None  # the path of a .pyc whose content is next
     for each in described:
         if isinstance(each, tar.Entry):
             whole = each.kind == tar.FILE and each.size >= _HEADER_BYTES
             compiled = each.name if whole and each.name.endswith(b".pyc") else None
-            header = b""
             yield each if each.mtime_ns <= epoch_ns else each._replace(mtime_ns=epoch_ns)
-        elif compiled is None:
+        elif compiled is None or isinstance(each, Adopted):
             yield each
         else:
-            header += each
-            if len(header) >= _HEADER_BYTES:
-                yield _timeless(header[:_HEADER_BYTES], compiled, epoch_s, root)
-                yield header[_HEADER_BYTES:]
-                compiled = None
+            header = os.pread(each.fd, _HEADER_BYTES, each.offset)
+            yield each._replace(head=_timeless(header, compiled, epoch_s, root))
 
 
 def _timeless(header: bytes, path: bytes, epoch_s: int, root: int) -> bytes:
     """Return the header of the .pyc at ``path``, without a time if that is moved back."""
     magic, flags, mtime = header[:4], header[4:8], int.from_bytes(header[8:12], "little")
+    if len(header) < _HEADER_BYTES:  # it is becoming shorter
+        return b""
     if not magic.endswith(_MAGIC_END) or flags != _BY_TIME or mtime <= epoch_s:
         return header
     source = _source(root, path, header[8:])

@@ -25,6 +25,9 @@ DEFAULT_PATTERNS = (
     "var/cache/apt/archives/*.deb",
     "var/cache/apt/archives/partial/*",
     "var/lib/apt/lists/*",
+    "**/.ipython/profile_*/history.sqlite*",
+    "**/.bash_history",
+    "**/.python_history",
 )
 _Content = TypeVar("_Content")
 

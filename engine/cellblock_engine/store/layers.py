@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from ..errors import InvalidLayer, StoreError
@@ -22,7 +22,9 @@ from ..oci.manifest import LAYER_TYPES
 from ..private import make_private
 from . import chains
 from .chains import LayerRecord
+from .copying import LayerCopy
 from .pack import pack
+from .room import raise_if_full
 from .staging import Staging, sync_directory
 from .unpacking import Caps, Unpackers, unpack_while_made
 
@@ -121,6 +123,34 @@ class Layers:
             found, size_bytes = unpack_while_made(archive, staging, self._caps)
             diffid = Digest("sha256", found)
             _publish(staging, self._directory(diffid))
+        return diffid, size_bytes
+
+    @contextmanager
+    def copying(self) -> Iterator[LayerCopy]:
+        """Give a layer to be filled; :meth:`keep` adds it, else nothing stays of it.
+
+        Raises StoreFull, OSError.
+        """
+        try:
+            with (
+                self._staging.directory() as staging,
+                LayerCopy(staging, max_entries=self._caps.max_entries) as copy,
+            ):
+                yield copy
+        except OSError as error:
+            raise_if_full(error, "a layer in the store")
+            raise
+
+    def keep(self, copy: LayerCopy) -> tuple[Digest, int]:
+        """Add a layer that is filled; return its diffID, and its archive's size in bytes.
+
+        One that is there already stays. Raises StoreFull, StoreError.
+        """
+        found, size_bytes = copy.finish_copy()
+        diffid = Digest("sha256", found)
+        if not self.has(diffid):
+            copy.sync()
+            _publish(copy.directory, self._directory(diffid))
         return diffid, size_bytes
 
     def archive(self, diffid: Digest) -> Iterator[bytes]:

@@ -65,14 +65,15 @@ def take(
     root: int,
     *,
     without: Collection[bytes] = (),
+    moving: bool = False,
 ) -> dict[bytes, Mark]:
     """Return the marks of what :func:`.pack.entries` tells of, those above first.
 
-    Raises InvalidLayer, OSError.
+    In a ``moving`` tree, what goes away meanwhile is left out. Raises InvalidLayer, OSError.
     """
     return {
         place.path: mark_of(place)
-        for place in places(root, nothing)
+        for place in places(root, nothing, moving=moving)
         if not is_left_out(place, without)
     }
 
@@ -84,8 +85,23 @@ def mark_of(place: Place) -> Mark:
         return WHITEOUT
     if stat.S_ISDIR(status.st_mode):
         opaque = bool(place.path) and is_opaque(place.directory)
-        return _mark(status)._replace(size=0, mtime_ns=0, links=0, opaque=opaque)
-    return _mark(status)
+        return of_status(status)._replace(size=0, mtime_ns=0, links=0, opaque=opaque)
+    return of_status(status)
+
+
+def data_bytes(marks: Marks, delta: Delta | None = None) -> int:
+    """Return how much the files that are told of hold, holes counted as data."""
+    sizes = {
+        mark.inode: mark.size
+        for path, mark in marks.items()
+        if stat.S_ISREG(mark.mode) and (delta is None or path in delta.told)
+    }
+    return sum(sizes.values())
+
+
+def youngest_ns(marks: Marks) -> int:
+    """Return when something was changed last."""
+    return max((mark.ctime_ns for mark in marks.values()), default=0)
 
 
 def settled(marks: Marks, before_ns: int) -> dict[bytes, Mark]:
@@ -104,8 +120,7 @@ def await_settling(marks: Marks) -> int:
 
     At most for the time that the kernel's clock stands still.
     """
-    youngest_ns = max((mark.ctime_ns for mark in marks.values()), default=0)
-    wait_ns = youngest_ns + CLOCK_NS - time.time_ns()
+    wait_ns = youngest_ns(marks) + CLOCK_NS - time.time_ns()
     if 0 <= wait_ns <= CLOCK_NS:
         time.sleep((wait_ns + 1_000_000) / 1e9)
     return time.time_ns() - CLOCK_NS
@@ -168,7 +183,8 @@ class _News:
             self.emptied.add(path)
 
 
-def _mark(status: os.stat_result) -> Mark:
+def of_status(status: os.stat_result) -> Mark:
+    """Return the mark of a file that is neither a directory nor a whiteout."""
     return Mark(
         status.st_mode,
         status.st_ino,

@@ -60,6 +60,7 @@ def entries(
     without: Collection[bytes] = (),
     excluded: Callable[[bytes], bool] = nothing,
     delta: Delta | None = None,
+    moving: bool = False,
 ) -> Iterator[tar.Entry | Content]:
     """Yield what is in the directory ``root``, a regular file's ``contents`` after its entry.
 
@@ -68,12 +69,13 @@ def entries(
     removals, nor directories that may have some in them (:meth:`.exclusion.Exclusion.applied`);
     sockets always are, as archives have none. Without privileges all belongs to user 0, as it
     does in a container of one id. Raises InvalidLayer for what a layer cannot hold, Conflict for a
-    file that changes meanwhile, OSError.
+    file that changes meanwhile, OSError; in a ``moving`` tree, what goes away is left out.
     """
     without = frozenset(without)
     first: dict[tuple[int, int], bytes] = {}  # names of files that have several
     opaque = False
-    for place in places(root, excluded, gone=_NONE if delta is None else delta.gone):
+    gone = _NONE if delta is None else delta.gone
+    for place in places(root, excluded, gone=gone, moving=moving):
         status, path = place.status, place.path
         if is_left_out(place, without):
             continue
@@ -94,11 +96,29 @@ def entries(
         elif status.st_nlink > 1 and path != (
             target := first.setdefault((status.st_dev, status.st_ino), path)
         ):
-            yield _entry(path, tar.HARD_LINK, status)._replace(link=target)
-        elif stat.S_ISREG(status.st_mode):
-            yield from _file(place, contents)
+            yield link(place, target)
         else:
-            yield _other(place)
+            yield from described(place, contents, moving=moving)
+
+
+def described(
+    place: Place,
+    contents: Callable[[bytes, int, os.stat_result], Iterator[Content]],
+    *,
+    moving: bool = False,
+) -> Iterator[tar.Entry | Content]:
+    """Yield the entry of what is there, and a regular file's ``contents``. Raises OSError."""
+    if stat.S_ISDIR(place.status.st_mode):
+        yield from _directory(place, opaque=False)
+    elif stat.S_ISREG(place.status.st_mode):
+        yield from _file(place, contents, moving=moving)
+    else:
+        yield from _other(place, moving=moving)
+
+
+def link(place: Place, target: bytes) -> tar.Entry:
+    """Return the entry of one more name of a file that was told of as ``target``."""
+    return _entry(place.path, tar.HARD_LINK, place.status)._replace(link=target)
 
 
 def archive(described: Iterable[tar.Entry | bytes]) -> Iterator[bytes]:
@@ -123,24 +143,6 @@ def read(path: bytes, fd: int, status: os.stat_result) -> Iterator[bytes]:
             raise changed(path)
         left -= len(piece)
         yield piece
-
-
-def data_bytes(
-    root: int,
-    excluded: Callable[[bytes], bool] = nothing,
-    *,
-    wanted: Callable[[Place], bool] = lambda _place: True,
-) -> int:
-    """Return how much the files that are ``wanted`` hold, holes counted as data.
-
-    Others may be changing the tree meanwhile.
-    """
-    sizes = {
-        (place.status.st_dev, place.status.st_ino): place.status.st_size
-        for place in places(root, excluded, moving=True)
-        if stat.S_ISREG(place.status.st_mode) and wanted(place)
-    }
-    return sum(sizes.values())
 
 
 def is_left_out(place: Place, without: Collection[bytes]) -> bool:
@@ -248,33 +250,53 @@ def _directory(place: Place, *, opaque: bool) -> Iterator[tar.Entry]:
         yield _marker(above + OPAQUE_MARKER)
 
 
-def _other(place: Place) -> tar.Entry:
-    """Return what is neither a directory nor a regular file."""
+def _other(place: Place, *, moving: bool) -> Iterator[tar.Entry]:
+    """Yield what is neither a directory nor a regular file."""
     kind = stat.S_IFMT(place.status.st_mode)
     if kind == stat.S_IFLNK:
-        target = os.readlink(place.name, dir_fd=place.directory)
-        return _entry(place.path, tar.SYMLINK, place.status)._replace(link=target)
+        try:
+            target = os.readlink(place.name, dir_fd=place.directory)
+        except OSError:
+            if moving:
+                return
+            raise
+        yield _entry(place.path, tar.SYMLINK, place.status)._replace(link=target)
+        return
     device = place.status.st_rdev  # 0 for a FIFO
     entry = _entry(place.path, _SPECIAL[kind], place.status)
-    return entry._replace(device=(os.major(device), os.minor(device)))
+    yield entry._replace(device=(os.major(device), os.minor(device)))
 
 
 def _file(
-    place: Place, contents: Callable[[bytes, int, os.stat_result], Iterator[Content]]
+    place: Place,
+    contents: Callable[[bytes, int, os.stat_result], Iterator[Content]],
+    *,
+    moving: bool,
 ) -> Iterator[tar.Entry | Content]:
-    fd, status = open_file(place)
     try:
-        entry = _entry(place.path, tar.FILE, status)
-        yield entry._replace(size=status.st_size, xattrs=kept_xattrs(fd))
+        fd, status = open_file(place)
+    except (OSError, Conflict):
+        if moving:
+            return  # it has another file by now, or none
+        raise
+    try:
+        yield _entry(place.path, tar.FILE, status, status.st_size, kept_xattrs(fd))
         yield from contents(place.path, fd, status)
     finally:
         os.close(fd)
 
 
-def _entry(name: bytes, kind: bytes, status: os.stat_result) -> tar.Entry:
+def _entry(
+    name: bytes,
+    kind: bytes,
+    status: os.stat_result,
+    size: int = 0,
+    xattrs: dict[bytes, bytes] | None = None,
+) -> tar.Entry:
     uid, gid = owner(status)
     mode = stat.S_IMODE(status.st_mode)
-    return tar.Entry(name, kind, 0, mode, uid, gid, status.st_mtime_ns, b"", (0, 0), {})
+    times = status.st_mtime_ns
+    return tar.Entry(name, kind, size, mode, uid, gid, times, b"", (0, 0), xattrs or {})
 
 
 def _marker(name: bytes) -> tar.Entry:

@@ -7,6 +7,8 @@ same entry gives the same bytes.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from ..errors import InvalidLayer
 from .tar import BLOCK, XATTR, Entry
 
@@ -16,6 +18,8 @@ END = bytes(2 * BLOCK)
 _NAME_BYTES = 100
 _ID_DIGITS, _SIZE_DIGITS = 7, 11
 _NS = 10**9
+_MAGIC = b"ustar\x0000" + bytes(64)
+_CONSTANT_SUM = sum(_MAGIC) + sum(b" " * 8)
 _EXTENDED = Entry(b"././@PaxHeader", b"x", 0, 0, 0, 0, 0, b"", (0, 0), {})
 
 
@@ -28,7 +32,7 @@ def encode(entry: Entry) -> bytes:
     if not records:
         return _block(entry)
     data = b"".join(_record(key, value) for key, value in sorted(records.items()))
-    return _block(_EXTENDED._replace(size=len(data))) + data + padding(len(data)) + _block(entry)
+    return _extended(len(data)) + data + padding(len(data)) + _block(entry)
 
 
 def padding(size: int) -> bytes:
@@ -76,28 +80,34 @@ def _time(ns: int) -> bytes:
     return (b"-" if ns < 0 else b"") + text.encode()
 
 
+@lru_cache(maxsize=1024)
+def _extended(size: int) -> bytes:
+    """Return the header of pax records of ``size`` bytes."""
+    return _block(_EXTENDED._replace(size=size))
+
+
 def _block(entry: Entry) -> bytes:
     """Return the ustar header; what does not fit is cut off, or 0."""
-    block = b"".join(
-        (
-            entry.name[:_NAME_BYTES].ljust(_NAME_BYTES, b"\0"),
-            _octal(entry.mode, _ID_DIGITS),
-            _octal(entry.uid, _ID_DIGITS),
-            _octal(entry.gid, _ID_DIGITS),
-            _octal(entry.size, _SIZE_DIGITS),
-            _octal(entry.mtime_ns // _NS, _SIZE_DIGITS),
-            b" " * 8,
-            entry.kind,
-            entry.link[:_NAME_BYTES].ljust(_NAME_BYTES, b"\0"),
-            b"ustar\x0000",
-            bytes(64),
-            _octal(entry.device[0], _ID_DIGITS),
-            _octal(entry.device[1], _ID_DIGITS),
-            bytes(167),
-        )
+    name, link = entry.name[:_NAME_BYTES], entry.link[:_NAME_BYTES]
+    numbers = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (
+        entry.mode,
+        entry.uid if entry.uid < 8**_ID_DIGITS else 0,
+        entry.gid if entry.gid < 8**_ID_DIGITS else 0,
+        entry.size if entry.size < 8**_SIZE_DIGITS else 0,
+        mtime if 0 <= (mtime := entry.mtime_ns // _NS) < 8**_SIZE_DIGITS else 0,
     )
-    return b"%b%06o\0 %b" % (block[:148], sum(block), block[156:])
-
-
-def _octal(number: int, digits: int) -> bytes:
-    return b"%0*o\0" % (digits, number if 0 <= number < 8**digits else 0)
+    devices = b"%07o\0%07o\0" % entry.device
+    # The sum counts the check sum's own field as blanks, and zeros do not count.
+    total = sum(name) + sum(numbers) + sum(entry.kind) + sum(link) + sum(devices) + _CONSTANT_SUM
+    return b"%b%b%b%06o\0 %b%b%b%b%b%b" % (
+        name,
+        bytes(_NAME_BYTES - len(name)),
+        numbers,
+        total,
+        entry.kind,
+        link,
+        bytes(_NAME_BYTES - len(link)),
+        _MAGIC,
+        devices,
+        bytes(167),
+    )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from typing import NamedTuple
 
@@ -21,11 +22,12 @@ from . import tar
 from .directories import MAX_PATH_BYTES, WHITEOUT, Attributes, Directories, is_opaque, is_whiteout
 from .room import raise_if_full
 
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_NAME_BYTES = 255
 WHITEOUT_PREFIX = b".wh."
 _META_PREFIX = b".wh..wh."  # AUFS's own; image-spec gives meaning to .opq alone
 OPAQUE_MARKER = b".wh..wh..opq"
+_UNUSUAL = re.compile(rb"(?:^|/)\.{0,2}(?:/|\Z)|\0")  # empty, dots only, or with a NUL byte
 _MAX_XATTR_BYTES = 2**16  # XATTR_SIZE_MAX
 _KEPT_XATTRS = (b"security.capability", b"system.posix_acl_access", b"system.posix_acl_default")
 _MAX_TIME_NS = 2**63 - 1  # the year 2262; the file system clamps further
@@ -46,6 +48,18 @@ class Unpacked(NamedTuple):
     emptied: list[bytes]
     opaque: bool
 
+    def record(self) -> dict[str, object]:
+        """Return what the layer's ``layer.json`` says."""
+        return {
+            "size_bytes": self.size_bytes,
+            "entries": self.entries,
+            "implied": [os.fsdecode(path) for path in self.implied],
+            "whiteouts": [os.fsdecode(path) for path in self.whiteouts],
+            "emptied": [os.fsdecode(path) for path in self.emptied],
+            "links": {os.fsdecode(p): os.fsdecode(t) for p, t in self.links.items()},
+            "opaque": self.opaque,
+        }
+
 
 def unpack(stream: tar.Stream, root: int, *, max_entries: int) -> Unpacked:
     """Unpack the archive into the empty directory ``root`` and read the stream to its end.
@@ -53,13 +67,10 @@ def unpack(stream: tar.Stream, root: int, *, max_entries: int) -> Unpacked:
     As root, owners and device nodes are as recorded; else everything is the caller's own and
     devices are left out. Raises InvalidLayer, StoreFull or StoreError.
     """
-    layer = _Layer(stream, root)
+    layer = _Unpacked(stream, root)
     try:
         for entry in tar.entries(stream, max_entries):
-            try:
-                layer.add(entry)
-            except OSError as error:
-                raise _refused(error, entry.name) from error
+            layer.add(entry)
         stream.drain()
         return layer.finish()
     finally:
@@ -82,6 +93,8 @@ def _refused(error: OSError, name: bytes) -> CellblockError:
 
 def _normal(name: bytes) -> bytes:
     """Return the path from the layer's root that an entry's name means. Raises InvalidLayer."""
+    if len(name) <= _MAX_NAME_BYTES and not _UNUSUAL.search(name):
+        return name
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
     if b".." in parts:
         raise InvalidLayer(f"entry {name[-80:]!r} of the layer leaves its directory")
@@ -93,11 +106,10 @@ def _normal(name: bytes) -> bytes:
     return b"/".join(parts)
 
 
-class _Layer:
-    """The tree as far as it is unpacked."""
+class LayerTree:
+    """The tree as far as it is made; what files contain is for whoever makes it."""
 
-    def __init__(self, stream: tar.Stream, root: int) -> None:
-        self._stream = stream
+    def __init__(self, root: int) -> None:
         self._root = root
         self._directories = Directories(root)
         self._links: dict[bytes, bytes] = {}
@@ -109,9 +121,21 @@ class _Layer:
         self._privileged = self._owner[0] == 0
 
     def close(self) -> None:
+        """Close all descriptors but the root's."""
         self._directories.close()
 
+    def create_file(self, entry: tar.Entry, fd: int, name: bytes) -> None:
+        """Make the regular file ``name`` in the directory ``fd``. Raises FileExistsError."""
+        raise NotImplementedError
+
     def add(self, entry: tar.Entry) -> None:
+        """Make what an entry describes. Raises InvalidLayer, StoreFull, StoreError."""
+        try:
+            self._add(entry)
+        except OSError as error:
+            raise _refused(error, entry.name) from error
+
+    def _add(self, entry: tar.Entry) -> None:
         self._entries += 1
         path = _normal(entry.name)
         if b".wh." in path and self._is_marker(path):
@@ -143,7 +167,7 @@ class _Layer:
             attributes = described[real]
             try:
                 if attributes is not None:
-                    self._apply(fd, attributes)
+                    self.apply(fd, attributes)
                 else:
                     os.fchmod(fd, 0o755)
                     implied.append(real)
@@ -170,7 +194,8 @@ class _Layer:
 
     def _create(self, entry: tar.Entry, fd: int, name: bytes) -> None:
         if entry.kind == tar.FILE:
-            self._create_file(entry, fd, name)
+            self.create_file(entry, fd, name)
+            self._size_bytes += entry.size
             return
         if entry.kind == tar.SYMLINK:
             if not entry.link or len(entry.link) > MAX_PATH_BYTES or b"\0" in entry.link:
@@ -180,22 +205,9 @@ class _Layer:
             return
         if (entry.uid, entry.gid) != self._owner and self._privileged:
             os.chown(name, entry.uid, entry.gid, dir_fd=fd, follow_symlinks=False)
-            if entry.kind != tar.SYMLINK:
-                os.chmod(name, entry.mode, dir_fd=fd)  # chown(2) clears set-id bits
+        if entry.kind != tar.SYMLINK:
+            os.chmod(name, entry.mode, dir_fd=fd)  # chown(2) clears set-id bits, the umask others
         os.utime(name, ns=_times(entry.mtime_ns), dir_fd=fd, follow_symlinks=False)
-
-    def _create_file(self, entry: tar.Entry, fd: int, name: bytes) -> None:
-        file = os.open(name, _CREATE, 0o600, dir_fd=fd)
-        try:
-            if entry.size:
-                self._size_bytes += entry.size
-                for piece in self._stream.pieces(entry.size):
-                    written = os.write(file, piece)
-                    while written < len(piece):
-                        written += os.write(file, piece[written:])
-            self._apply(file, entry)
-        finally:
-            os.close(file)
 
     def _create_node(self, entry: tar.Entry, fd: int, name: bytes) -> bool:
         """Make a FIFO or device; False where this user may not."""
@@ -211,7 +223,7 @@ class _Layer:
         os.mknod(name, kind | entry.mode, os.makedev(major, minor), dir_fd=fd)
         return True
 
-    def _apply(self, fd: int, attributes: Attributes | tar.Entry) -> None:
+    def apply(self, fd: int, attributes: Attributes | tar.Entry) -> None:
         """Set owner, mode, attributes and time, in the order in which they survive each other."""
         if (attributes.uid, attributes.gid) != self._owner and self._privileged:
             os.fchown(fd, attributes.uid, attributes.gid)  # clears set-id bits and capabilities
@@ -342,6 +354,26 @@ class _Layer:
         if stat.S_ISDIR(status.st_mode):
             self._directories.set_opaque(fd, hidden)
             self._emptied.discard(real + b"/" + hidden if real else hidden)
+
+
+class _Unpacked(LayerTree):
+    """The tree as far as an archive is unpacked."""
+
+    def __init__(self, stream: tar.Stream, root: int) -> None:
+        super().__init__(root)
+        self._stream = stream
+
+    def create_file(self, entry: tar.Entry, fd: int, name: bytes) -> None:
+        file = os.open(name, CREATE, 0o600, dir_fd=fd)
+        try:
+            if entry.size:
+                for piece in self._stream.pieces(entry.size):
+                    written = os.write(file, piece)
+                    while written < len(piece):
+                        written += os.write(file, piece[written:])
+            self.apply(file, entry)
+        finally:
+            os.close(file)
 
 
 def _attributes(entry: tar.Entry) -> Attributes:

@@ -112,18 +112,9 @@ def _unpack(
         unpacked = unpack(Stream(feed), root, max_entries=int(str(request["max_entries"])))
     finally:
         feed.close()
-    record = {
-        "size_bytes": unpacked.size_bytes,
-        "entries": unpacked.entries,
-        "implied": [os.fsdecode(path) for path in unpacked.implied],
-        "whiteouts": [os.fsdecode(path) for path in unpacked.whiteouts],
-        "emptied": [os.fsdecode(path) for path in unpacked.emptied],
-        "links": {os.fsdecode(p): os.fsdecode(t) for p, t in unpacked.links.items()},
-        "opaque": unpacked.opaque,
-    }
     description = os.open("layer.json", _CREATE, 0o600, dir_fd=staging)
     with open(description, "w") as file:
-        json.dump(record, file)
+        json.dump(unpacked.record(), file)
     syncfs(root)  # once for all files: what the rename shows is on the disk
     return feed.hexdigest
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from cellblock_engine import Bind, InvalidInput, Limits, Removal, RunRequest, parse_volume
 
-from .options import GateOptions, KernelOptions
+from .options import CONNECTION_FILE, GateOptions, KernelOptions, Successor
 from .room import INSIDE, Room
 
 # What a kernel may know of the environment of who starts it: nothing that could be a secret.
@@ -47,6 +48,24 @@ def request(options: GateOptions, room: Room, env: Mapping[str, str], cwd: Path)
         labels={LABEL: kernel.image},
         removal=Removal.NEVER if kernel.keep else Removal.IF_ABANDONED,
     )
+
+
+def succession(
+    options: GateOptions,
+    successor: Successor,
+    limits: Limits,
+    room: Room,
+    env: Mapping[str, str],
+) -> RunRequest:
+    """Return the container of a kernel that takes the place of one: all else is as it was.
+
+    Raises InvalidInput, NotFound.
+    """
+    file = os.fspath(options.connection_file)
+    argv = tuple(word.replace(CONNECTION_FILE, file) for word in successor.argv)
+    kernel = replace(options.kernel, image=successor.image)
+    wanted = request(replace(options, kernel=kernel, argv=argv), room, env, Path.cwd())
+    return replace(wanted, limits=limits)
 
 
 def environment(kernel: KernelOptions, environ: Mapping[str, str]) -> dict[str, str]:

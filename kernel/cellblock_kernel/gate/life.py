@@ -9,10 +9,11 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import zmq
 
@@ -23,12 +24,13 @@ from cellblock_engine import (
     Engine,
     Exit,
     InvalidInput,
+    RunRequest,
     TimedOut,
     parse_seconds,
 )
 
 from ..errors import KernelNotReady
-from . import house, memory, room
+from . import callers, house, memory, room
 from .certificate import Certificate
 from .connection import Connection
 from .farewell import SWAPPED, SWAPPED_LINE, farewells
@@ -36,7 +38,7 @@ from .guard import Guard
 from .hostcells import HostCells
 from .ledger import Ledger
 from .operation import Failure
-from .options import GateOptions
+from .options import GateOptions, Successor
 from .recorder import Recorder, notebook_name
 from .refusals import Refusals
 from .relay import Relay
@@ -44,14 +46,6 @@ from .reports import KILL, SWAP, Report, Reporter
 from .rules import Rule
 from .tenant import Tenant
 
-_PASSED_ON = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
 _GRACE_S = 5.0
 _TICK_S = 0.004
 _CHUNK = 1 << 16
@@ -68,6 +62,14 @@ def live(options: GateOptions, reporter: Reporter) -> int:
         return _Life(options, reporter, stack).run()
 
 
+@dataclass(frozen=True)
+class _Succession:
+    """What a host cell wants in the kernel's place, and whom to tell how that went."""
+
+    successor: Successor
+    end: Callable[[Failure | None], None]
+
+
 class _Life:
     """What one kernel needs, from its start to its end."""
 
@@ -76,11 +78,11 @@ class _Life:
         limit = options.kernel.timeout
         self._limit_s = None if limit is None else parse_seconds(limit)
         self._environ = house.environment(options.kernel, os.environ)
-        self._parents = _parents(stack)
-        self._signals = _signal_pipe(stack)
+        self._parents = callers.parents(stack)
+        self._signals = callers.signal_pipe(stack)
         self._kill_at: float | None = None
         self._timed_out = self._asked = False
-        self._wanted: deque[str] = deque()
+        self._wanted: deque[str | _Succession] = deque()
         self._front = Connection.read(options.connection_file)
         self._ledger = Ledger()
         self._guard = Guard(self._ledger) if options.kernel.untrusted else None
@@ -93,6 +95,7 @@ class _Life:
         self._relay = stack.enter_context(_relay(self._front, rules))
         if self._guard is not None:
             self._guard.passage = self._relay
+        self._host_cells.succeed = self._want
         stack.callback(self._host_cells.close)
         self._engine = stack.enter_context(Engine.open())
         if options.provisioned:
@@ -140,29 +143,35 @@ class _Life:
             relay.deliver()
         return self._end(end)
 
-    def swap(self, identifier: str) -> None:
+    def swap(self, what: str | RunRequest, settled: Callable[[], None] = lambda: None) -> None:
         """Let the kernel of another container take this one's place; front ends keep their sockets.
 
-        The container was made for this room, and does not run. Until its kernel can be talked to
-        the one that is there goes on, and does so when that fails: raises CellblockError and its
-        kinds, OSError. Then what is open is answered, and the old container goes, unless it is to
-        be kept. To be called between turns, where memory is not bounded: it starts processes.
+        The container was made for this room, and does not run, or is to be made. Until its kernel
+        can be talked to the one that is there goes on, and does so when that fails: raises
+        CellblockError and its kinds, OSError. Then ``settled`` is called, what is open is answered,
+        and the old container goes, unless it is to be kept. To be called between turns, where
+        memory is not bounded: it starts processes.
         """
-        self._refuse_stranger(identifier)
+        if isinstance(what, str):
+            self._refuse_stranger(what)
         key = _new_key()
         with self._room.refurnished(key, self._front.kernel_name):
-            newcomer = Tenant(self._engine.spawn(identifier, env=self._environ), self._relay)
+            newcomer = Tenant(self._engine.spawn(what, env=self._environ), self._relay)
             try:
                 with memory.bounded():
                     self._await_newcomer(newcomer)
                     self._kernel.end()
                     self._relay.drain()
+                    settled()
                     self._take_leave()
                     self._relay.swap(self._room.back(key))
             except BaseException:
                 with suppress(TimeoutError):
-                    newcomer.end()  # it stays, as it was found
+                    newcomer.end()  # one that was found stays
                 newcomer.close()
+                if isinstance(what, RunRequest):
+                    with suppress(CellblockError, OSError):
+                        newcomer.container.remove(force=True)
                 raise
             before, self._kernel = self._kernel, newcomer
             self._recorder.clear()
@@ -175,6 +184,7 @@ class _Life:
     def _take_leave(self) -> None:
         """Answer all that is open, also what comes up because something before it is answered."""
         self._host_cells.abandon(Failure(SWAPPED, SWAPPED_LINE))
+        self._wanted = deque(each for each in self._wanted if isinstance(each, str))
         while True:
             said = tuple(farewells(self._ledger))
             self._ledger.clear()
@@ -231,14 +241,32 @@ class _Life:
                 "not this kernel's"
             )
 
-    def _obey(self, identifier: str) -> None:
-        """Swap, and tell the provisioner how that went."""
+    def _want(self, successor: Successor, end: Callable[[Failure | None], None]) -> None:
+        self._wanted.append(_Succession(successor, end))
+
+    def _obey(self, wanted: str | _Succession) -> None:
+        """Swap, and tell who wanted it how that went: the provisioner, or a host cell."""
+        failure = None
         try:
-            self.swap(identifier)
+            if isinstance(wanted, str):
+                self.swap(wanted)
+            else:
+                request = house.succession(
+                    self._options,
+                    wanted.successor,
+                    self._kernel.container.inspect().limits,  # those of now
+                    self._room,
+                    self._environ,
+                )
+                self.swap(request, partial(wanted.end, None))
         except (CellblockError, OSError) as error:
-            self._reporter.send(Report(container=self._kernel.container.id, failure=str(error)))
-        else:
-            self._reporter.send(Report(container=self._kernel.container.id, ready=True))
+            if isinstance(wanted, str):
+                failure = str(error)
+            else:
+                wanted.end(Failure(type(error).__name__, str(error)))
+        # Also after a host cell: a restart is of the container that there is now.
+        now = self._kernel.container.id
+        self._reporter.send(Report(container=now, ready=failure is None, failure=failure))
 
     def _start(self) -> AttachedRun:
         if self._options.container is not None:
@@ -248,13 +276,6 @@ class _Life:
         return self._engine.spawn(
             house.request(self._options, self._room, self._environ, Path.cwd())
         )
-
-    def _keep_record(self) -> None:
-        """Let the next kernel of the container go on with what was executed in it."""
-        for cell in self._ledger.lost_cells():
-            self._recorder.lose(cell.message.id)
-        with suppress(OSError):  # a commit then tells less
-            self._recorder.save(self._room.record)
 
     def _turn(self, timeout_s: float | None) -> None:
         if self._kill_at is not None:
@@ -282,7 +303,7 @@ class _Life:
         """Show what is left; what becomes of the container is the provisioner's, if any."""
         self._kernel.show_rest()
         if self._options.provisioned:
-            self._keep_record()
+            self._recorder.leave(self._room.record, self._ledger.lost_cells())
         if not (self._options.provisioned or self._options.kernel.keep):
             self._kernel.container.remove()
         if not self._relay.connected:
@@ -327,32 +348,3 @@ def _relay(front: Connection, rules: Sequence[Rule]) -> Relay:
         raise KernelNotReady(
             f"the kernel cannot listen at {front.transport}://{front.ip}: {error}"
         ) from error
-
-
-def _parents(stack: ExitStack) -> list[int]:
-    """Return pidfds of whoever started this: its parent, and whom a wrapper of that names.
-
-    Raises KernelNotReady where one of them has ended.
-    """
-    pidfds = []
-    for pid in {os.getppid(), int(os.environ.get("JPY_PARENT_PID") or os.getppid())}:
-        try:
-            pidfds.append(os.pidfd_open(pid))
-        except ProcessLookupError:
-            raise KernelNotReady(f"process {pid}, which wanted the kernel, has ended") from None
-        stack.callback(os.close, pidfds[-1])
-    return pidfds
-
-
-def _signal_pipe(stack: ExitStack) -> int:
-    read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    stack.callback(os.close, read_end)
-    stack.callback(os.close, write_end)
-    stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(write_end))
-    for number in _PASSED_ON:
-        signal.signal(number, _noted)
-    return read_end
-
-
-def _noted(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing: the number is in the pipe."""

@@ -3,9 +3,11 @@
 It reads the cell's text on its standard input and, on the descriptor of ``--provenance``, which
 cells were executed since the last commit. It writes lines of JSON on its output, each
 ``[kind, content]``: a ``stream`` or ``display_data`` to be published, ``committed`` when a commit
-has told of those cells, or the ``error`` that the cell ends with. Status 0 says that all was done;
-SIGINT ends it. It is started within the bound of :mod:`.memory`, and has no descriptor of the gate
-but those two.
+has told of those cells, ``ask`` for a line of the user's, the ``successor`` that is to take the
+kernel's place once it has ended, or the ``error`` that the cell ends with. An answer is a line of
+JSON on the descriptor of ``--answers``, null where nobody can be asked. Status 0 says that all was
+done; SIGINT ends it. It is started within the bound of :mod:`.memory`, and has no descriptor of the
+gate but those three.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from .options import Successor
 from .rules import Passage
 
 COMMAND = (sys.executable, "-P", "-m", "cellblock.hostcell")
@@ -29,6 +32,7 @@ TIME_LIMIT_S = 600
 _MOST_BYTES = 64 << 20
 _CHUNK = 1 << 16
 _MOST_WORDS = 10_000
+_MOST_ANSWER = 10_000
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,9 @@ class Words:
 class Operation:
     """A process under way, until it has ended or is ended.
 
-    ``show`` gets what is to be published, ``committed`` is called when there is a commit, ``end``
-    gets at last None or a failure. All are called on the relay's thread.
+    ``show`` gets what is to be published, ``committed`` is called when there is a commit, ``ask``
+    gets a prompt, which :meth:`answer` is for, ``end`` at last None or a failure. All are called on
+    the relay's thread.
     """
 
     def __init__(
@@ -62,24 +67,33 @@ class Operation:
         *,
         show: Callable[[str, dict[str, Any]], None],
         committed: Callable[[], None],
+        ask: Callable[[str], None],
         end: Callable[[Failure | None], None],
     ) -> None:
         """Start it. Raises OSError."""
         self._passage, self._show, self._end = passage, show, end
-        self._committed = committed
+        self._committed, self._ask = committed, ask
+        self.successor: Successor | None = None
+        """What is to take the kernel's place, if all was done."""
         self._line = bytearray()
         self._read_bytes = 0
         self._failure: Failure | None = None
         with ExitStack() as given:
             stdin, told = (_file(each, given) for each in (words.text, words.provenance))
+            answered, self._answers = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            given.callback(os.close, answered)
+            os.set_blocking(answered, True)
+            failed = given.enter_context(ExitStack())
+            failed.callback(os.close, self._answers)
             self._process = subprocess.Popen(  # closes all other descriptors: sockets, the rooms
-                (*command, f"--provenance={told}"),
+                (*command, f"--answers={answered}", f"--provenance={told}"),
                 stdin=stdin,
                 stdout=subprocess.PIPE,
                 cwd="/",
                 start_new_session=True,
-                pass_fds=(told,),
+                pass_fds=(told, answered),
             )
+            failed.pop_all()
         assert self._process.stdout is not None
         self._output = self._process.stdout.fileno()
         os.set_blocking(self._output, False)
@@ -89,9 +103,16 @@ class Operation:
             self._process.kill()
             self._process.wait()
             self._process.stdout.close()
+            os.close(self._answers)
             raise
         passage.watch(self._output, self._on_output)
         passage.watch(self._pidfd, self._on_end)
+
+    def answer(self, words: str | None) -> None:
+        """Tell it what the user has answered; None where nobody can be asked."""
+        line = json.dumps(words[:_MOST_ANSWER] if words is not None else None) + "\n"
+        with suppress(BlockingIOError, BrokenPipeError):  # one that asks reads
+            os.write(self._answers, line.encode())
 
     def interrupt(self) -> None:
         """End it as an interrupt ends a cell."""
@@ -138,6 +159,10 @@ class Operation:
                 self._show(kind, content)
             case ["committed", dict()]:
                 self._committed()
+            case ["ask", {"prompt": str(prompt)}]:
+                self._ask(prompt)
+            case ["successor", {"image": str(image), "argv": [*argv]}]:
+                self.successor = Successor(image, tuple(map(str, argv)))
             case ["error", {"ename": str(name), "evalue": str(words)}] if self._failure is None:
                 self._failure = Failure(name, words[:_MOST_WORDS])
 
@@ -163,6 +188,7 @@ class Operation:
         assert self._process.stdout is not None
         self._process.stdout.close()
         os.close(self._pidfd)
+        os.close(self._answers)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
 

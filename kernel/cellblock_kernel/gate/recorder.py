@@ -16,7 +16,8 @@ from pathlib import Path, PurePath
 from cellblock_engine import CellblockError, ExecutedCell, Provenance
 
 from .discretion import discreet, is_secret
-from .hostcells import is_host_cell
+from .hostcell import is_host_cell
+from .ledger import Request
 from .messages import Message
 
 _LONGEST_SOURCE = 64 << 10
@@ -68,10 +69,6 @@ class Recorder:
             self._settle(message.parent_id, self._count(message), executed=executed)
         return (message,)
 
-    def lose(self, msg_id: str) -> None:
-        """Note that a cell was being executed when the kernel ended."""
-        self._settle(msg_id, None, executed=True)
-
     def record(self) -> Record:
         """Return what was executed since the last commit."""
         told = Provenance(self._notebook, tuple(self._cells), self._older)
@@ -89,13 +86,19 @@ class Recorder:
         self._cells.clear()
         self._older = self._sources = 0
 
-    def save(self, file: Path) -> None:
-        """Keep it for the kernel that starts again in the same container. Raises OSError."""
-        with open(file, "w", encoding="utf-8", opener=_private) as opened:
+    def leave(self, file: Path, lost: Iterable[Request] = ()) -> None:
+        """Keep it for the kernel that starts again in the same container.
+
+        The cells that were ``lost`` were being executed when this one ended.
+        """
+        for cell in lost:
+            self._settle(cell.message.id, None, executed=True)
+        # A commit tells less where this fails.
+        with suppress(OSError), open(file, "w", encoding="utf-8", opener=_private) as opened:
             opened.write(self.record().text)
 
     def load(self, file: Path) -> None:
-        """Go on where another has saved it, if one has."""
+        """Go on where another has left it, if one has."""
         with suppress(OSError, CellblockError, ValueError):
             with file.open(encoding="utf-8") as opened:
                 told = Provenance.decode(opened.read(_MOST_READ_BYTES))

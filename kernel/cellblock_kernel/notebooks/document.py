@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,41 +70,73 @@ class Notebook:
             unchanged = False
         if not unchanged:
             raise Conflict(f"{self.path} was changed meanwhile, and is left alone: try again")
-        write(self.path, content)
+        with Place.of(self.path) as place:
+            place.write(content)
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all; one that was there lends mode and owner.
+@dataclass(frozen=True)
+class Place:
+    """Where a file is or is to be: its name in a directory that stays open.
 
-    Raises InvalidInput where it cannot be written.
+    Whoever else may write there, a container among them, cannot lead what is written elsewhere.
     """
-    try:
-        fd, name = tempfile.mkstemp(prefix=f".{path.name[:200]}.", dir=path.parent)
-        beside = Path(name)
+
+    path: Path
+    directory: int
+
+    @classmethod
+    @contextmanager
+    def of(cls, path: Path) -> Iterator[Place]:
+        """Give the place of a path, all links followed now. Raises InvalidInput."""
+        real = Path(os.path.realpath(path))
         try:
-            with open(fd, "wb") as file:
-                file.write(content)
-                file.flush()
-                _resemble(fd, beside, path)
-                os.fsync(fd)
-            beside.rename(path)
-        except BaseException:
-            beside.unlink()
-            raise
-    except OSError as error:
-        raise InvalidInput(f"cannot write {path}: {error.strerror}") from error
+            directory = os.open(real.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise InvalidInput(f"cannot write {path}: {error.strerror}") from error
+        try:
+            yield cls(real, directory)
+        finally:
+            os.close(directory)
 
+    def write(self, content: bytes) -> None:
+        """Write a file that is there whole or not at all; one that was there lends mode and owner.
 
-def _resemble(fd: int, beside: Path, path: Path) -> None:
-    """Give a new file the mode, owner and attributes of the one in whose place it comes."""
-    try:
-        old = path.stat()
-    except FileNotFoundError:
-        os.fchmod(fd, 0o666 & ~_umask())
-        return
-    os.fchown(fd, old.st_uid, old.st_gid)
-    shutil.copystat(path, beside)
-    os.utime(fd)  # editors look at it to see that a file has changed
+        Raises InvalidInput where it cannot be written.
+        """
+        name, beside = self.path.name, f".{self.path.name[:200]}.{secrets.token_hex(4)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            fd = os.open(beside, flags, 0o600, dir_fd=self.directory)
+            try:
+                with open(fd, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    self._resemble(fd)
+                    os.fsync(fd)
+                os.rename(beside, name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+            except BaseException:
+                os.unlink(beside, dir_fd=self.directory)
+                raise
+        except OSError as error:
+            raise InvalidInput(f"cannot write {self.path}: {error.strerror}") from error
+
+    def _resemble(self, new: int) -> None:
+        """Give a new file the mode, owner and attributes of the one in whose place it comes."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            old = os.open(self.path.name, flags, dir_fd=self.directory)
+        except OSError:  # it is not there, is a link, or cannot be read
+            os.fchmod(new, 0o666 & ~_umask())
+            return
+        try:
+            found = os.fstat(old)
+            os.fchown(new, found.st_uid, found.st_gid)
+            os.fchmod(new, found.st_mode & 0o777)
+            for attribute in os.listxattr(old):
+                with suppress(OSError):  # a label of the system's
+                    os.setxattr(new, attribute, os.getxattr(old, attribute))
+        finally:
+            os.close(old)
 
 
 def _umask() -> int:

@@ -25,7 +25,7 @@ from ..gate.options import KernelOptions
 from ..kernelspecs.installation import ImageKernel, find_kernels
 from ..kernelspecs.spec import document
 from ..outputs.text import one_line
-from .document import Notebook, write
+from .document import Notebook, Place
 from .lock import Lock
 from .locking import locked_image
 from .papermilling import MODULE, SOURCE, TARGET, Order, Report
@@ -58,9 +58,12 @@ def run_notebook(
         raise Unsupported("run-notebook needs papermill: pip install papermill")
     source = Notebook.read(notebook)
     lock = Lock.parse(source.metadata, str(notebook))
-    target = _target(output)
+    _check(output)
     kernel = _kernel(engine, lock, str(notebook), progress)
-    with tempfile.TemporaryDirectory(prefix="cellblock-", ignore_cleanup_errors=True) as folder:
+    with (
+        Place.of(output) as place,  # before the container can move it
+        tempfile.TemporaryDirectory(prefix="cellblock-", ignore_cleanup_errors=True) as folder,
+    ):
         order = Order(
             folder=folder,
             kernel=_SPEC,
@@ -73,9 +76,12 @@ def run_notebook(
         try:
             report = _papermill(engine, order, source.path.parent)
         finally:
-            _publish(Path(folder) / TARGET, target, notebook, output)
-    if report != Report():
-        raise NotebookFailed(f"{notebook}: {_reason(report)}; see {output}")
+            made = Path(folder) / TARGET
+            if made.exists():
+                place.write(_result(made, notebook, output))
+        if report != Report():
+            see = f"; see {output}" if made.exists() else ""
+            raise NotebookFailed(f"{notebook}: {_reason(report)}{see}")
     return output
 
 
@@ -87,14 +93,12 @@ def _reason(report: Report) -> str:
     return f"{where} failed: {one_line(said, _LONGEST)}"
 
 
-def _target(output: Path) -> Path:
-    """Return where the output goes, all links followed. Raises InvalidInput."""
-    target = Path(os.path.realpath(output))
-    if target.exists() and not target.is_file():
+def _check(output: Path) -> None:
+    """Raise InvalidInput for a place that no notebook can be written to."""
+    if output.exists() and not output.is_file():
         raise InvalidInput(f"cannot write {output}: it is no ordinary file")
-    if not os.access(target.parent, os.W_OK | os.X_OK):
+    if not os.access(Path(os.path.realpath(output)).parent, os.W_OK | os.X_OK):
         raise InvalidInput(f"cannot write {output}: its folder is not there, or not yours to write")
-    return target
 
 
 def _kernel(engine: Engine, lock: Lock, notebook: str, progress: Progress) -> ImageKernel:
@@ -186,12 +190,9 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
             process.kill()
 
 
-def _publish(made: Path, target: Path, notebook: Path, output: Path) -> None:
-    """Write what papermill has made, if it made something, with the paths that the user gave."""
-    if not made.exists():
-        return
+def _result(made: Path, notebook: Path, output: Path) -> bytes:
+    """Return what papermill has made, with the paths that the user gave."""
     result = Notebook.read(made)
     said = result.metadata.get("papermill")
     paths = {"input_path": os.fspath(notebook), "output_path": os.fspath(output)}
-    facts = {**(said if isinstance(said, dict) else {}), **paths}
-    write(target, result.with_metadata("papermill", facts))
+    return result.with_metadata("papermill", {**(said if isinstance(said, dict) else {}), **paths})

@@ -53,6 +53,16 @@ class CheckedLock:
         wanted = self.lock.base or self.lock.pin
         return self.named is not None and self.named.id != wanted.id
 
+    @property
+    def is_repacked(self) -> bool:
+        """Tell whether the name means the locked image by another manifest, as after a push."""
+        pin = self.lock.pin
+        return (
+            self.named is not None
+            and self.named.id == pin.id
+            and self.named.manifest != pin.manifest
+        )
+
 
 @dataclass(frozen=True)
 class _Choice:

@@ -1,9 +1,13 @@
-"""save, load: images in files."""
+"""save, load, export, import: images, and the files of containers, in archives."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from cellblock_engine import ImportRequest
+
+from .commitment import CHANGE, MESSAGE, epoch_s
+from .common import CONTAINER
 from .declaration import Argument, Call, Verb
 from .outcome import Acknowledged
 
@@ -31,6 +35,27 @@ def load(call: Call) -> Acknowledged:
     return Acknowledged(tuple(lines))
 
 
+def export(call: Call) -> Acknowledged:
+    """Write the files of a container into an archive; there is nothing to say."""
+    name = call.arguments.output
+    target = call.asking.writer() if name == _STREAM else Path(name)
+    call.engine.export(call.arguments.container, target)
+    return Acknowledged(())
+
+
+def import_(call: Call) -> Acknowledged:
+    """Make an image of an archive of files; the line is the image's id."""
+    arguments = call.arguments
+    request = ImportRequest(
+        comment=arguments.message,
+        changes=tuple(arguments.change),
+        platform=arguments.platform,
+        epoch_s=epoch_s(call),
+    )
+    source = call.asking.reader() if arguments.file == _STREAM else Path(arguments.file)
+    return Acknowledged((str(call.engine.import_image(source, arguments.image, request).id),))
+
+
 VERBS = (
     Verb(
         "save",
@@ -53,5 +78,31 @@ VERBS = (
             ),
         ),
         load,
+    ),
+    Verb(
+        "export",
+        "Write the files of a container into an archive, as they show in it",
+        (
+            Argument(("-o", "--output"), "a file, instead of stdout", metavar="FILE", default="-"),
+            CONTAINER,
+        ),
+        export,
+    ),
+    Verb(
+        "import",
+        "Make an image of one layer of the files in an archive",
+        (
+            CHANGE,
+            MESSAGE,
+            Argument(("--platform",), "that the files are for", metavar="OS/ARCH[/VARIANT]"),
+            Argument(("file",), "a tar archive, compressed or not, or - for stdin", metavar="FILE"),
+            Argument(
+                ("image",),
+                "a name for the image; without one it has its id only",
+                "optional",
+                "IMAGE",
+            ),
+        ),
+        import_,
     ),
 )

@@ -16,6 +16,7 @@ from cellblock_engine import InvalidInput
 
 if TYPE_CHECKING:
     from cellblock_engine import Engine
+    from cellblock_kernel import Successor
 
     from ..asking import Asking
     from ..executed import Executed
@@ -76,7 +77,8 @@ class Call:
 
     ``progress`` opens a display of long work on the surface the call came from; ``environ`` is the
     environment of the caller; ``asking`` gets words from the user; ``executed`` is what was
-    executed in the notebook that the call came from, where that is recorded.
+    executed in the notebook that the call came from, where that is recorded; ``succeed`` lets a
+    kernel take the place of that notebook's own, once the call is over.
     """
 
     engine: Engine
@@ -85,6 +87,7 @@ class Call:
     environ: Mapping[str, str]
     asking: Asking
     executed: Executed | None = None
+    succeed: Callable[[Successor], None] | None = None
 
 
 @dataclass(frozen=True)

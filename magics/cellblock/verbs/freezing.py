@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from cellblock_engine import FreezeRequest, InvalidInput, format_bytes
 
 from ..tables import plain
+from .commitment import epoch_s
 from .common import JSON
 from .declaration import Argument, Call, Verb
 from .outcome import Acknowledged, Facts
@@ -60,7 +61,7 @@ def freeze(call: Call) -> Facts | Acknowledged:
     """Make an image of a Python's environment, or tell what would be in it; return what it is."""
     given = call.arguments
     project = None if given.project is None else Path(given.project)
-    request = FreezeRequest(given.python, project)
+    request = FreezeRequest(given.python, project, epoch_s(call))
     if given.explain:
         return Acknowledged(call.engine.explain_freeze(request).lines())
     if given.image is None:

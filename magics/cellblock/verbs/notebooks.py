@@ -81,7 +81,9 @@ def _checked(notebook: str, checked: CheckedLock) -> Acknowledged:
     if lines:
         problem = "its list of packages is not that of this image: lock it again"
         return Acknowledged(lines, (Conflict(f"{pinned}: {problem}"),))
-    return Acknowledged((f"{pinned}, and it is in the store",))
+    if checked.is_repacked:
+        lines = ("its manifest is another since, as after a push: lock again for others to pull",)
+    return Acknowledged((f"{pinned}, and it is in the store", *lines))
 
 
 def _shown(locked: Lock) -> str:

@@ -20,6 +20,7 @@ from .declaration import Argument, Call, Verb
 from .limits import CPUS, MEMORY, PIDS_LIMIT
 from .outcome import Facts, Listing
 from .packages import installed
+from .restoration import CHECKOUT, UNDO
 
 if TYPE_CHECKING:
     import argparse
@@ -82,6 +83,8 @@ def commit(call: Call) -> Facts:
         "layer": "none: nothing has changed"
         if made.added is None
         else format_bytes(made.added_bytes),
+        "packages": made.provenance.packages_in_short or None,
+        "cells": made.provenance.cells_in_short,
         "stood still": f"{made.paused_s:.3f} s",
     }
     return Facts(facts, "text")
@@ -138,5 +141,9 @@ OWN_VERBS: Mapping[str, Verb] = {
             tuple(each for each in _named("commit").arguments if each.names != ("container",)),
             commit,
         ),
+        CHECKOUT,
+        UNDO,
     )
 }
+LAST_VERBS = frozenset((CHECKOUT.name, UNDO.name))
+"""Those after which the container is another, and a cell ends."""

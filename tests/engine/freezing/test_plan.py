@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from cellblock_engine import Conflict, InvalidInput, Unsupported
+from cellblock_engine import Conflict, InvalidInput, InvalidLayer, Unsupported
 from cellblock_engine.freezing import contents, system
 from cellblock_engine.freezing.environment import ask
 from cellblock_engine.freezing.plan import Plan, plan
@@ -62,7 +64,7 @@ def packed(found: Plan, name: str) -> dict[str, bytes]:
                 last = os.fsdecode(each.name)
                 files[last] = b""
             else:
-                files[last] += each
+                files[last] += os.pread(each.fd, each.size, each.offset)
     return files
 
 
@@ -157,6 +159,18 @@ def test_projects_that_are_installed_in_place_go_in(venv, small, tmp_path):
     assert f"{tmp_path}/hooked/mine/__init__.py" in layer(found, "project")
 
 
+@pytest.mark.usefixtures("root")
+def test_a_project_below_usr_is_a_project(venv, small):
+    """As in Docker's own images of Python, which have it in /usr/src."""
+    with tempfile.TemporaryDirectory(dir="/usr/src" if os.path.isdir("/usr/src") else "/usr") as at:
+        write(Path(at) / "mine.py", b"")
+        write(Path(at) / ".git/config", b"")
+        write(site_of(venv) / "mine.pth", os.fsencode(at) + b"\n")
+        found = planned(venv)
+        assert f"{at}/mine.py" in layer(found, "project")
+        assert f"{at}/.git" not in everything(found)
+
+
 def test_a_home_on_the_path_stays_behind_and_is_named(venv, small, tmp_path, monkeypatch):
     home = tmp_path / "home"
     write(home / "private", b"")
@@ -198,6 +212,32 @@ def test_a_shared_prefix_is_not_taken_whole(small):
         assert not any(path.startswith(private) for path in found)
 
 
+def test_of_what_is_left_out_nothing_below_is_in(venv, tmp_path):
+    for name in (".ssh/config", ".git/config", "share/jupyter/runtime/deep/kernel.json"):
+        write(venv / name, b"")
+        write(tmp_path / "project" / name, b"")
+    found = planned(venv, tmp_path / "project")
+    inside = {path.removeprefix(str(venv)) for path in layer(found, "packages")}
+    assert not inside & {"/.ssh/config", "/share/jupyter/runtime/deep/kernel.json"}
+    inside = {path.removeprefix(f"{tmp_path}/project") for path in layer(found, "project")}
+    assert not inside & {"/.ssh/config", "/.git/config"}
+    assert not any("/zoneinfo/right" in path for path in everything(found))
+    assert not any("/idlelib/idle_test" in path for path in everything(found))
+
+
+def test_names_are_bytes_that_may_be_no_text(venv, small):
+    name = b"odd\n\xff\\,:" + b"n" * 200
+    write(Path(os.fsdecode(os.fsencode(site_of(venv)) + b"/" + name)), b"odd")
+    files = packed(planned(venv), "packages")
+    assert [each for path, each in files.items() if os.fsencode(path).endswith(name)] == [b"odd"]
+
+
+def test_a_name_that_means_a_removal_is_refused(venv, small):
+    write(site_of(venv) / ".wh.package", b"")
+    with pytest.raises(InvalidLayer, match=r"'.*\.wh\.package' cannot be put in a layer"):
+        planned(venv)
+
+
 def test_links_on_the_way_are_links_inside(venv, small, tmp_path):
     (tmp_path / "behind").symlink_to("venv")
     found = plan(ask(str(tmp_path / "behind/bin/python")), None, ())
@@ -226,7 +266,8 @@ def test_a_module_cannot_have_private_files_taken_for_libraries(venv, small, tmp
     found = planned(venv)
     assert public in everything(found)
     assert not any(path.startswith(f"{tmp_path}/private") for path in everything(found))
-    assert set(found.missing) == {private, f"{tmp_path}/private/key", "libnone.so.7"}
+    assert set(found.missing) == {f"{tmp_path}/private/key", "libnone.so.7"}
+    assert found.left_out == (f"{private}, a library that others may not read",)
     assert found.missing["libnone.so.7"] == module
 
 
@@ -247,7 +288,7 @@ def test_what_changes_meanwhile_is_a_conflict(venv, small):
     with pytest.raises(Conflict, match="changed while it was read"):
         packed(found, "packages")
     file.symlink_to("/etc/passwd")
-    with pytest.raises(OSError, match="symbolic links"):
+    with pytest.raises(Conflict, match="changed while it was read"):
         packed(found, "packages")
 
 
@@ -274,6 +315,19 @@ def test_a_prefix_that_is_a_home_is_refused(venv, small, monkeypatch):
     monkeypatch.setenv("HOME", str(venv))
     with pytest.raises(Unsupported, match=r"its prefix is a home directory, .*; use a virtual"):
         planned(venv)
+
+
+def test_a_python_tells_what_it_is(venv):
+    for name in ("one_thing-1.dist-info", "Other-2.0-py3.11.egg-info"):
+        write(site_of(venv) / name / "METADATA", b"")
+    found = ask(str(venv / "bin/python"))
+    assert found.executable == str(venv / "bin/python")
+    assert os.path.realpath(found.base_executable) == BASE
+    assert found.prefixes == (str(venv),)
+    assert found.is_virtual
+    assert found.stdlib[0] == os.path.dirname(os.__file__)
+    assert found.packages == ("one_thing", "other")
+    assert found.version == platform.python_version()
 
 
 @pytest.mark.parametrize(

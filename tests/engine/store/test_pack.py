@@ -12,7 +12,9 @@ import stat
 import struct
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,12 +22,14 @@ import pytest
 from cellblock_engine.errors import Conflict, InvalidLayer, StoreFull
 from cellblock_engine.layout import Layout
 from cellblock_engine.oci.digest import Digest
-from cellblock_engine.store import Store
+from cellblock_engine.store import Store, marks
 from cellblock_engine.store import pack as packing
-from cellblock_engine.store.pack import data_bytes, pack
+from cellblock_engine.store.copying import Source
+from cellblock_engine.store.pack import entries, pack
+from cellblock_engine.store.trees import remove_tree
 from support import capabilities
 from support.layouts import LayoutWriter
-from support.treelist import differences, tree
+from support.treelist import Node, differences, tree
 
 OPAQUE = "user.overlay.opaque"
 
@@ -57,7 +61,35 @@ def made(store: Store, root: Path) -> Path:
     assert (diffid.hex, size) == (hashlib.sha256(archive).hexdigest(), len(archive))
     layer = store.layers.path(diffid)
     assert packed(layer) == archive
+    assert_copied_alike(store, root, diffid, size)
     return layer
+
+
+def assert_copied_alike(store: Store, root: Path, diffid: Digest, size: int) -> None:
+    """Assert that copying the tree makes the layer that unpacking its archive has made."""
+    home = Path(tempfile.mkdtemp(dir=root.parent))
+    other = Store(Layout(home / "home", home / "run"))
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with other.referencing(), other.layers.copying() as copy:
+            copy.fill(entries(fd, whole))
+            assert other.layers.keep(copy) == (diffid, size)
+    finally:
+        os.close(fd)
+    one, same = store.layers.path(diffid), other.layers.path(diffid)
+    assert differences(timed(one), timed(same)) == []
+    assert store.layers.record(diffid) == other.layers.record(diffid)
+    remove_tree(home)
+
+
+def timed(layer: Path) -> dict[bytes, Node]:
+    """Return what is in a layer; a whiteout has the time when it was made."""
+    found = tree(layer).items()
+    return {p: replace(n, mtime_ns=0) if stat.S_ISCHR(n.kind) else n for p, n in found}
+
+
+def whole(path: bytes, fd: int, status: os.stat_result) -> Iterator[Source]:
+    yield Source(path, fd, 0, status.st_size, moving=False)
 
 
 def names_in(archive: bytes) -> list[str]:
@@ -195,7 +227,7 @@ def test_holes_count_as_data(source: Path):
     os.link(source / "below/two", source / "twin")
     (source / "link").symlink_to("holes")
     fd = os.open(source, os.O_RDONLY | os.O_DIRECTORY)
-    assert data_bytes(fd) == 10**12 + 7
+    assert marks.data_bytes(marks.take(fd)) == 10**12 + 7
     os.close(fd)
 
 

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import cellblock_engine
 from cellblock_engine.store.trees import remove_tree
+
+ENGINE = str(Path(cellblock_engine.__file__).parents[1])
 
 
 def test_nothing_there_is_no_error(tmp_path: Path):
@@ -118,6 +121,6 @@ def test_it_imports_little():
         "import cellblock_engine.store.trees\n"
         "print(*sorted(set(sys.modules) - before))\n"
     )
-    argv = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append('engine')\n{code}"]
+    argv = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({ENGINE!r})\n{code}"]
     found = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
     assert found == ["cellblock_engine.store", "cellblock_engine.store.trees", "errno"]

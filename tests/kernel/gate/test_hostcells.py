@@ -17,6 +17,7 @@ from cellblock_kernel.gate.hostcells import HostCells
 from cellblock_kernel.gate.ledger import Ledger
 from cellblock_kernel.gate.messages import DELIMITER, Signer
 from cellblock_kernel.gate.operation import Failure
+from cellblock_kernel.gate.options import Successor
 from cellblock_kernel.gate.recorder import Recorder
 from support.relays import BACK_KEY, FRONT_KEY, WAIT_MS, message
 
@@ -45,6 +46,15 @@ elif word == "commit":
     with os.fdopen(int(sys.argv[-1].partition("=")[2])) as told:
         say("stream", {"name": "stdout", "text": told.read()})
     say("committed", {})
+elif word == "ask":
+    say("ask", {"prompt": "sure? "})
+    with os.fdopen(int(sys.argv[-2].partition("=")[2])) as answers:
+        say("stream", {"name": "stdout", "text": repr(json.loads(answers.readline()))})
+elif word == "succeed":
+    say("successor", {"image": "other", "argv": ["python3", "-f", "{connection_file}"]})
+elif word == "fail-and-succeed":
+    say("successor", {"image": "other", "argv": []})
+    sys.exit(1)
 elif word == "odd":
     print("no line of ours\n[]\n[1, 2, 3]\n[\"comm_open\", {}]\n7\n[[1], {}]\n[\"stream\", 1]")
 elif word == "die":
@@ -200,10 +210,10 @@ def test_a_cell_is_carried_out_in_its_place(scene):
     assert reply.content == {"status": "ok", "execution_count": 7, "payload": []}
     ((text, words, cwd, fds),) = map(json.loads, scene.done_file.read_text().splitlines())
     assert (text, words[:2], cwd) == (code, ["--container=own", "--within=600"], "/")
-    told = words[2].removeprefix("--provenance=")
+    given = {word.partition("=")[2] for word in words[2:]}
     # Its own two are the file of what is done, and this list.
-    assert sorted({*fds} - {told})[:3] == ["0", "1", "2"]
-    assert len(fds) == 6
+    assert sorted({*fds} - given)[:3] == ["0", "1", "2"]
+    assert len(fds) == 7
 
 
 @pytest.mark.parametrize("code", ["%container show", "%%container show\n", "\n\n %container show"])
@@ -573,6 +583,143 @@ def test_a_client_that_is_gone_holds_nothing_up(scene):
     frames = message(FRONT_KEY, "execute_request", {"code": "next"})
     other["shell"].send_multipart(frames)
     assert scene.asked().content["code"] == "next"
+
+
+class TestQuestion:
+    def ask(self, scene, **content):
+        header = scene.ask("%container ask", **content)
+        scene.answer(scene.asked())
+        return header
+
+    def shown(self, scene, header):
+        (said,) = [c["text"] for kind, c in scene.told(header) if kind == "stream"]
+        return said
+
+    def test_it_is_asked_as_the_kernel_would_and_the_kernel_gets_no_answer(self, scene):
+        header = self.ask(scene, allow_stdin=True)
+        question = scene.heard("stdin")
+        assert (question.kind, question.parent) == ("input_request", header)
+        assert question.content == {"prompt": "sure? ", "password": False}
+        scene.client.ask("stdin", "input_reply", {"value": "yes \u00e9"})
+        assert self.shown(scene, header) == "'yes \u00e9'"
+        assert scene.nothing_asked("stdin")
+        # The next answer is the kernel's.
+        scene.client.ask("stdin", "input_reply", {"value": "mine"})
+        assert scene.asked("stdin").content == {"value": "mine"}
+
+    @pytest.mark.parametrize("value", [None, 7, ["x"]])
+    def test_an_answer_that_is_no_text_is_empty(self, scene, value):
+        header = self.ask(scene, allow_stdin=True)
+        scene.heard("stdin")
+        scene.client.ask("stdin", "input_reply", {"value": value})
+        assert self.shown(scene, header) == "''"
+
+    @pytest.mark.parametrize("content", [{}, {"allow_stdin": False}])
+    def test_a_front_end_without_input_is_not_asked(self, scene, content):
+        header = self.ask(scene, **content)
+        assert self.shown(scene, header) == "None"
+        assert scene.nothing_heard("stdin")
+
+    def test_another_client_does_not_answer(self, scene):
+        header = self.ask(scene, allow_stdin=True)
+        scene.heard("stdin")
+        other = scene.rig.client("other", names=("stdin",))
+        other.ask("stdin", "input_reply", {"value": "no"})
+        assert scene.asked("stdin").content == {"value": "no"}
+        scene.client.ask("stdin", "input_reply", {"value": "yes"})
+        assert self.shown(scene, header) == "'yes'"
+
+    def test_what_the_kernel_asks_meanwhile_waits_and_an_answer_to_it_is_none(self, scene):
+        header = self.ask(scene, allow_stdin=True)
+        question = scene.heard("stdin")
+        asked = scene.ask("other", subshell="sub", allow_stdin=True)
+        kernels = {"prompt": "go on? ", "password": False}
+        scene.reply(scene.asked(), kernels, "input_request", "stdin")
+        assert scene.nothing_heard("stdin")
+        for parent, value in (({"msg_id": "another's"}, "y"), (question.header, "n")):
+            frames = message(FRONT_KEY, "input_reply", {"value": value}, parent)
+            scene.client["stdin"].send_multipart(frames)
+        assert scene.asked("stdin").content == {"value": "y"}
+        assert self.shown(scene, header) == "'n'"
+        late = scene.heard("stdin")
+        assert (late.content, late.parent) == (kernels, asked)
+
+    def test_an_interrupt_ends_the_wait(self, scene):
+        header = self.ask(scene, allow_stdin=True)
+        scene.heard("stdin")
+        scene.ask("", kind="interrupt_request", channel="control")
+        assert error("KeyboardInterrupt") in scene.told(header)
+        scene.client.ask("stdin", "input_reply", {"value": "late"})
+        assert scene.asked("stdin").content == {"value": "late"}
+
+
+class TestSuccession:
+    @pytest.fixture
+    def wanted(self, scene):
+        found = []
+        scene.rule.succeed = lambda successor, end: found.append((successor, end))
+        return found
+
+    def hand_over(self, scene, wanted):
+        header = scene.ask("%container succeed", allow_stdin=True)
+        later = scene.ask("later")
+        scene.answer(scene.asked())
+        deadline = time.monotonic() + WAIT_MS / 1000
+        while not wanted:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        scene.await_held(1)
+        return header, later
+
+    def test_the_cell_ends_when_the_other_kernel_has_taken_over(self, scene, wanted):
+        header, _ = self.hand_over(scene, wanted)
+        assert scene.nothing_heard()
+        ((successor, end),) = wanted
+        assert successor == Successor("other", ("python3", "-f", "{connection_file}"))
+        scene.rig.halt()
+        end(None)
+        end(Failure("Late", "it is over"))  # says nothing more
+        scene.rig.start_again()
+        assert scene.told(header) == [BUSY, shown("%container succeed"), IDLE]
+        assert scene.heard("shell").content["status"] == "ok"
+        assert scene.asked().content["code"] == "later"
+
+    def test_where_it_cannot_the_cell_fails_and_what_is_behind_is_aborted(self, scene, wanted):
+        header, later = self.hand_over(scene, wanted)
+        ((_, end),) = wanted
+        scene.rig.halt()
+        end(Failure("KernelNotReady", "no"))
+        scene.rig.start_again()
+        assert scene.told(header)[-2:] == [error("KernelNotReady", "no"), IDLE]
+        assert scene.told(later) == [BUSY, IDLE]
+        assert [scene.heard("shell").content["status"] for _ in range(2)] == ["error", "aborted"]
+
+    def test_when_another_is_faster_it_ends_as_all_that_is_open(self, scene, wanted):
+        header, _ = self.hand_over(scene, wanted)
+        ((_, end),) = wanted
+        scene.rig.halt()
+        scene.rule.abandon(Failure("KernelSwapped", "gone"))
+        end(None)
+        scene.rig.start_again()
+        assert scene.told(header)[-2:] == [error("KernelSwapped", "gone"), IDLE]
+        assert scene.heard("shell").content["ename"] == "KernelSwapped"
+
+    def test_an_interrupt_does_not_reach_the_kernel(self, scene, wanted):
+        self.hand_over(scene, wanted)
+        scene.ask("", kind="interrupt_request", channel="control")
+        assert scene.heard("control").content == {"status": "ok"}
+        assert scene.nothing_asked("control")
+
+    def test_a_cell_that_failed_has_no_successor(self, scene, wanted):
+        scene.ask("%container fail-and-succeed")
+        scene.answer(scene.asked())
+        assert scene.heard("shell").content["ename"] == "HostCellFailed"
+        assert wanted == []
+
+    def test_where_nothing_can_take_over_the_cell_fails(self, scene):
+        scene.ask("%container succeed")
+        scene.answer(scene.asked())
+        assert scene.heard("shell").content["ename"] == "Unsupported"
 
 
 class TestRecord:

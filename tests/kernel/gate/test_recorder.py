@@ -8,6 +8,7 @@ import pytest
 
 from cellblock_engine import ExecutedCell, Provenance
 from cellblock_kernel.gate import recorder as recording
+from cellblock_kernel.gate.ledger import Request
 from cellblock_kernel.gate.messages import Message
 from cellblock_kernel.gate.recorder import Recorder, notebook_name
 
@@ -122,15 +123,15 @@ def test_a_kernel_that_starts_again_goes_on(recorder, tmp_path: Path):
     executed(recorder, "a\ud800\0", 1)
     executed(recorder, "# cellblock: secret", 2)
     fatal = ask(recorder, "exit()")
-    recorder.lose(fatal.id)
-    recorder.lose("unknown")
     file = tmp_path / "record"
-    recorder.save(file)
+    recorder.leave(tmp_path / "nowhere" / "record")
+    unknown = Message.of("execute_request", {"code": "never asked"})
+    recorder.leave(file, [Request("shell", fatal), Request("shell", unknown)])
     assert file.stat().st_mode & 0o777 == 0o600
     again = Recorder("a.ipynb")
     again.load(file)
     executed(again, "b", 1)
-    assert cells(again) == [(1, "a??"[:2] + "\ufffd"), (2, None), (None, "exit()"), (1, "b")]
+    assert cells(again) == [(1, "a?\ufffd"), (2, None), (None, "exit()"), (1, "b")]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b'{"cells": 7}'])

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from cellblock_engine import Conflict, InvalidInput
 from cellblock_kernel.notebooks import document
-from cellblock_kernel.notebooks.document import Notebook, write
+from cellblock_kernel.notebooks.document import Notebook, Place
+
+
+def write(path, content):
+    with Place.of(path) as place:
+        place.write(content)
+
 
 VALUE = {"lock": {"image": "größe", "n": [1, {}]}}
 
@@ -200,3 +206,21 @@ def test_nothing_is_left_of_a_write_that_fails(path, monkeypatch):
         write(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_is_written_goes_where_it_was_to_go(tmp_path):
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "n.ipynb").write_bytes(b"theirs")
+    (elsewhere / "n.ipynb").chmod(0o4777)
+    with Place.of(folder / "n.ipynb") as place:
+        folder.rename(tmp_path / "moved")
+        folder.symlink_to(elsewhere)
+        (tmp_path / "moved" / "n.ipynb").symlink_to(elsewhere / "n.ipynb")
+        place.write(b"ours")
+    made = tmp_path / "moved" / "n.ipynb"
+    assert (made.read_bytes(), made.is_symlink()) == (b"ours", False)
+    assert not made.stat().st_mode & 0o4111
+    assert (elsewhere / "n.ipynb").read_bytes() == b"theirs"
+    assert list(elsewhere.iterdir()) == [elsewhere / "n.ipynb"]
