@@ -110,7 +110,7 @@ _ALL = Argument(("-a", "--all"), "also images with a tag, if nothing uses them",
 DF = Verb("df", "Show what is taken on disk, and what could be freed", (JSON,), df)
 PRUNE = Verb(
     "prune",
-    "Remove containers that do not run, and images without a tag",
+    "Remove containers that do not run, and untagged images",
     (_ALL, _DRY_RUN, _FORCE),
     prune,
 )
