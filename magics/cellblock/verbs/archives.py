@@ -81,7 +81,7 @@ VERBS = (
     ),
     Verb(
         "export",
-        "Write the files of a container into an archive, as they show in it",
+        "Write the files that a container shows into an archive",
         (
             Argument(("-o", "--output"), "a file, instead of stdout", metavar="FILE", default="-"),
             CONTAINER,
