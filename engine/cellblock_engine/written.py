@@ -84,12 +84,13 @@ def written(
 class _News:
     """What an image is to have of a container, as marks; ``delta`` is what that is since ground.
 
-    Without one, that is all.
+    Without one, that is all. ``absent`` are files in whose place it is to have nothing.
     """
 
     ground: Ground
     image: Marks
     delta: Delta | None
+    absent: Collection[bytes]
 
 
 class _Work:
@@ -161,11 +162,11 @@ class _Work:
         for ground in self._grounds:
             old = ground.marks or {}
             with Lowers(self._store.layers.chain(ground.layers)) as lowers:
-                image = self._excluded.image_of(now, old, lowers.shows)
+                image = self._excluded.image_of(now, old, lowers.kind)
             delta = None if ground.marks is None else marks.since(ground.marks, image)
             if delta is not None or ground.marks is None:
                 break
-        return _News(ground, image, delta)
+        return _News(ground, image, delta, self._excluded.replaced(image, now))
 
     def _entries(
         self,
@@ -180,6 +181,7 @@ class _Work:
             contents,
             without=self._without,
             excluded=self._excluded.among(news.image),
+            absent=news.absent,
             delta=news.delta,
             moving=moving,
         )
