@@ -32,6 +32,7 @@ from .store.spool import Spool
 from .store.tar import Entry
 from .store.touched import Lowers
 
+_MOST_GROWN_BYTES = 256 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -127,8 +128,14 @@ class _Work:
         news = self._news(early)
         self._store.blobs.check_room(marks.data_bytes(news.image, news.delta))
         copied: dict[bytes, Mark] = {}
+        grown_bytes = 0
 
         def copying(path: bytes, fd: int, status: os.stat_result) -> Iterator[Source]:
+            nonlocal grown_bytes
+            known = early.get(path)
+            grown_bytes += max(0, status.st_size - (known.size if known else 0))
+            if grown_bytes > _MOST_GROWN_BYTES:
+                return  # there may be no room for it; it is copied again in any case
             copied[path] = marks.of_status(status)
             yield Source(path, fd, 0, status.st_size, moving=True)
 

@@ -32,7 +32,8 @@ from cellblock_engine import (
 )
 from cellblock_engine.commit import Commit
 from cellblock_engine.layout import Layout
-from cellblock_engine.store import commitnote
+from cellblock_engine.store import commitnote, marks
+from cellblock_engine.store.marks import Marks
 from cellblock_engine.store.pack import pack
 from support import capabilities
 from support.umoci import assert_same_tree
@@ -517,3 +518,42 @@ def test_the_verb(engine: Engine, box: Container, cellblock: Cellblock):
     assert squashed.layers[:-1] == first.layers[:-1]
     found = json.loads(cellblock("inspect", "box").stdout)
     assert found[0]["committed"] == str(squashed.id)
+
+
+def test_a_file_that_becomes_huge_while_it_is_copied_fills_no_disk(
+    base_engine: Engine, base_image: str, monkeypatch: pytest.MonkeyPatch
+):
+    container = base_engine.start(
+        RunRequest(image=base_image, argv=("cat",), name="box", interactive=True)
+    )
+    container.exec(["sh", "-c", "echo small > /srv/file; echo other > /srv/other"]).check()
+    file = Path(container.directory) / "upper0" / "fs" / "srv" / "file"
+    sizes = iter((1 << 40, 6))
+    take = marks.take
+
+    def taken(*args: Any, moving: bool = False, **more: Any) -> Marks:
+        size = next(sizes)
+        if not moving:
+            os.truncate(file, size)
+            return take(*args, moving=moving, **more)
+        found = take(*args, moving=moving, **more)
+        os.truncate(file, size)
+        return found
+
+    monkeypatch.setattr(marks, "take", taken)
+    base_engine.commit("box", "mine/box")
+    ran = base_engine.run("mine/box", ["cat", "/srv/file", "/srv/other"]).check()
+    assert ran.stdout == b"small\nother\n"
+
+
+def test_attributes_that_come_and_go_hold_no_commit_up(base_engine: Engine, base_image: str):
+    code = "import os\nos.close(os.open('/srv/x', os.O_CREAT)); print('ready', flush=True)\n"
+    code += "while True: os.setxattr('/srv/x', 'user.a', b'1'); os.removexattr('/srv/x', 'user.a')"
+    request = RunRequest(image=base_image, argv=("python3", "-c", code), name="box")
+    container = base_engine.start(request)
+    deadline = time.monotonic() + 30
+    while not any(b"ready" in record.data for record in container.logs()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for _ in range(20):
+        base_engine.commit("box", "mine/box")

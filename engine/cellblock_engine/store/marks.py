@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..errors import InvalidLayer
 from .directories import is_opaque, is_whiteout
 from .pack import Place, is_left_out, nothing, places
 
@@ -20,6 +21,7 @@ CLOCK_NS = 50_000_000
 """Longer than the kernel's clock for times of files stands still (10 ms at 100 Hz)."""
 
 _NEVER_NS = -1
+_MOST = 4_000_000  # as many as one layer may have
 
 
 class Mark(NamedTuple):
@@ -69,13 +71,16 @@ def take(
 ) -> dict[bytes, Mark]:
     """Return the marks of what :func:`.pack.entries` tells of, those above first.
 
-    In a ``moving`` tree, what goes away meanwhile is left out. Raises InvalidLayer, OSError.
+    In a ``moving`` tree, what goes away meanwhile is left out. Raises InvalidLayer, also for a
+    tree that grows on and on, and OSError.
     """
-    return {
-        place.path: mark_of(place)
-        for place in places(root, nothing, moving=moving)
-        if not is_left_out(place, without)
-    }
+    found: dict[bytes, Mark] = {}
+    for place in places(root, nothing, moving=moving):
+        if not is_left_out(place, without):
+            found[place.path] = mark_of(place)
+            if len(found) > _MOST:
+                raise InvalidLayer(f"more than {_MOST} files and directories are in the container")
+    return found
 
 
 def mark_of(place: Place) -> Mark:

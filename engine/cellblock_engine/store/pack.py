@@ -235,7 +235,14 @@ def kept_xattrs(fd: int) -> dict[bytes, bytes]:
         if error.errno != errno.ENOTSUP:
             raise
         return {}
-    return {os.fsencode(key): os.getxattr(fd, key) for key in keys if is_kept(os.fsencode(key))}
+    found: dict[bytes, bytes] = {}
+    for key in filter(is_kept, map(os.fsencode, keys)):
+        try:
+            found[key] = os.getxattr(fd, key)
+        except OSError as error:
+            if error.errno != errno.ENODATA:  # of one that a container has removed just now
+                raise
+    return found
 
 
 def changed(path: bytes) -> Conflict:
