@@ -16,7 +16,8 @@ CHECKED_BYTES = 2**20
 _CREDENTIALS = frozenset(
     """
     .netrc _netrc .pypirc .git-credentials .pgpass .my.cnf .npmrc .condarc condarc .env .envrc
-    pip.conf pip.ini uv.toml .git .hg .svn .bzr .aws .azure .docker .gcloud .gnupg .kube .ssh .config .jupyter .ipython
+    pip.conf pip.ini uv.toml .git .hg .svn .bzr .aws .azure .docker .gcloud .gnupg .kube .ssh
+    .config .jupyter .ipython
     """.split()
 )
 _OF_STDLIB = ("site-packages", "dist-packages", "test", "idlelib/idle_test")
