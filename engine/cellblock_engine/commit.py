@@ -69,12 +69,12 @@ def commit(
     if config.image_id is None:
         raise Unsupported(
             f"container {config.name} cannot become an image: its files are this machine's own; "
-            "use a container of a pulled image"
+            "use a container of an image, or make one of this Python (freeze)"
         )
     if config.storage_bytes is not None:
         raise Unsupported(
             f"container {config.name} cannot become an image: what it writes is in memory; use a "
-            "container without --storage"
+            "container without --storage-limit"
         )
     alone = locked(
         container.directory / _LOCK,

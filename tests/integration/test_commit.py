@@ -420,7 +420,9 @@ def test_a_limit_on_storage_is_refused(engine: Engine, base_image: str):
 
 def test_the_host_image_is_refused(engine: Engine):
     ended(engine, "host", "open('/new', 'w')")
-    with pytest.raises(Unsupported, match=r"this machine's own; use a container of a pulled image"):
+    with pytest.raises(
+        Unsupported, match=r"this machine's own; use a container of an image, or make one"
+    ):
         engine.commit("box", "mine/box")
 
 

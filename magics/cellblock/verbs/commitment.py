@@ -27,7 +27,8 @@ COMMIT_FLAGS = (
     ),
     Argument(
         ("--no-default-excludes",),
-        "do not leave out the contents of /tmp, /var/tmp and /run, and caches of pip and apt",
+        "keep what is left out otherwise: what is in /tmp, /var/tmp and /run, caches of pip and "
+        "apt, histories of what was typed",
         "flag",
     ),
 )

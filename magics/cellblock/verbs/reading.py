@@ -78,20 +78,24 @@ def history(call: Call) -> Listing | Identifiers | Chart:
     """List the steps in which an image was made, the newest first."""
     given = call.arguments
     _check_plot(call, alone=not (given.quiet or given.json))
+    if not (given.quiet or given.plot):
+        return steps(call, given.image)
     rows = tuple(map(step_row, call.engine.history(given.image)))
     if quiet(call):
         layers = (row.diffid for row in rows if row.diffid is not None)
         cut = None if given.no_trunc else len("sha256:") + 12
         return Identifiers(tuple(layer[:cut].removeprefix("sha256:") for layer in layers))
-    if given.plot:
-        return _by_layer(given.image, rows)
+    return _by_layer(given.image, rows)
+
+
+def steps(call: Call, image: str) -> Listing:
+    """Return the table of an image's steps."""
+    rows = tuple(map(step_row, call.engine.history(image)))
     return Listing(Table(StepRow, _STEPS, rows), style(call))
 
 
 def diff(call: Call) -> Listing | Chart:
     """List what a container changed of its image, or what differs between two images."""
-    from cellblock_engine import Change  # noqa: PLC0415 - help must not load the engine
-
     names = call.arguments.names
     _check_plot(call, alone=not call.arguments.json)
     if len(names) > 2:
@@ -99,6 +103,13 @@ def diff(call: Call) -> Listing | Chart:
     rows = call.engine.diff_images(*names) if names[1:] else call.engine.diff(names[0])
     if call.arguments.plot:
         return _by_folder(" and ".join(names), rows)
+    return changed(call, rows)
+
+
+def changed(call: Call, rows: tuple[Change, ...]) -> Listing:
+    """Return the table of changes."""
+    from cellblock_engine import Change  # noqa: PLC0415 - help must not load the engine
+
     return Listing(Table(Change, _CHANGES, rows), "json" if call.arguments.json else "text")
 
 
