@@ -12,6 +12,7 @@ from cellblock_engine import InvalidInput
 from ..tables import Column, Table, View, size
 from .common import JSON, NO_TRUNC, QUIET, quiet, style
 from .declaration import Argument, Call, Verb
+from .folders import by_folder
 from .outcome import Chart, Identifiers, Listing
 
 if TYPE_CHECKING:
@@ -122,13 +123,9 @@ def _by_layer(image: str, rows: Iterable[StepRow]) -> Chart:
 
 
 def _by_folder(names: str, rows: Iterable[Change]) -> Chart:
-    folders: dict[str, dict[str, int]] = {}
-    for row in rows:
-        sums = folders.setdefault("/" + row.path.split("/")[1], dict.fromkeys("ACD", 0))
-        sums[row.change] += row.size_bytes
-    known = sorted(folders)
-    series = tuple((word, tuple(folders[name][sign] for name in known)) for sign, word in _SIGNS)
-    return Chart(f"Changes in {names}", tuple(known), series)
+    folders = by_folder(rows)
+    series = tuple((word, tuple(sums[sign] for sums in folders.values())) for sign, word in _SIGNS)
+    return Chart(f"Changes in {names}", tuple(folders), series, "treemap")
 
 
 def _check_plot(call: Call, *, alone: bool) -> None:
