@@ -84,7 +84,10 @@ def test_diff_is_of_a_container_or_of_two_images(fake):
     assert do(fake, "diff debian:12 debian:12").table.rows == ()
     data = frame(do(fake, "diff up").table)
     assert data[data.change == "A"].size_bytes.sum() == 2000
-    with pytest.raises(ContainerNotFound):
+    for name in ("nope", "No/Such"):
+        with pytest.raises(ContainerNotFound):
+            do(fake, f"diff {name}")
+    with pytest.raises(InvalidInput, match="debian:12 is an image: diff takes a container, or two"):
         do(fake, "diff debian:12")
     with pytest.raises(InvalidInput, match="a container, or two images"):
         do(fake, "diff a b c")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from cellblock_engine import InvalidInput
+from cellblock_engine import ContainerNotFound, ImageNotFound, InvalidInput
 
 from ..tables import Column, Table, View, size
 from .common import JSON, NO_TRUNC, QUIET, quiet, style
@@ -101,10 +101,27 @@ def diff(call: Call) -> Listing | Chart:
     _check_plot(call, alone=not call.arguments.json)
     if len(names) > 2:
         raise InvalidInput("diff takes a container, or two images")
-    rows = call.engine.diff_images(*names) if names[1:] else call.engine.diff(names[0])
+    rows = call.engine.diff_images(*names) if names[1:] else _of_container(call, names[0])
     if call.arguments.plot:
         return _by_folder(" and ".join(names), rows)
     return changed(call, rows)
+
+
+def _of_container(call: Call, name: str) -> tuple[Change, ...]:
+    try:
+        return call.engine.diff(name)
+    except ContainerNotFound:
+        if not _is_image(call, name):
+            raise
+    raise InvalidInput(f"{name} is an image: diff takes a container, or two images")
+
+
+def _is_image(call: Call, name: str) -> bool:
+    try:
+        call.engine.image(name)
+    except (ImageNotFound, InvalidInput):
+        return False
+    return True
 
 
 def changed(call: Call, rows: tuple[Change, ...]) -> Listing:
@@ -161,7 +178,7 @@ VERBS = (
         (
             JSON,
             _PLOT,
-            Argument(("names",), "a container, or two images", "some", "NAME", subject="container"),
+            Argument(("names",), "a container, or two images", "some", "NAME", subject="either"),
         ),
         diff,
     ),
