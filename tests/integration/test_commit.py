@@ -431,6 +431,8 @@ def test_the_host_image_is_refused(engine: Engine):
     [
         ("host", "this machine's own image"),
         ("box@sha256:" + "0" * 64, "follows from the content"),
+        ("sha256:" + "0" * 64, "how ids are written"),
+        ("0" * 64, "an image id"),
         ("Box", "lower-case"),
     ],
 )
