@@ -33,6 +33,7 @@ from .store.spool import Spool
 from .store.tar import Entry
 from .store.touched import Lowers
 
+_MOST_GROWN_BYTES = 256 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -85,12 +86,13 @@ def written(
 class _News:
     """What an image is to have of a container, as marks; ``delta`` is what that is since ground.
 
-    Without one, that is all.
+    Without one, that is all. ``absent`` are files in whose place it is to have nothing.
     """
 
     ground: Ground
     image: Marks
     delta: Delta | None
+    absent: Collection[bytes]
 
 
 class _Work:
@@ -108,6 +110,7 @@ class _Work:
         self._excluded = Exclusion(request.exclude, defaults=request.default_excludes)
         self._epoch_s = request.epoch_s
         self._stack = stack
+        self._mappings_show = True
 
     def of_ended(self, container: Container) -> Written:
         root = self._open(container)
@@ -127,8 +130,14 @@ class _Work:
         news = self._news(early)
         self._store.blobs.check_room(marks.data_bytes(news.image, news.delta))
         copied: dict[bytes, Mark] = {}
+        grown_bytes = 0
 
         def copying(path: bytes, fd: int, status: os.stat_result) -> Iterator[Source]:
+            nonlocal grown_bytes
+            known = early.get(path)
+            grown_bytes += max(0, status.st_size - (known.size if known else 0))
+            if grown_bytes > _MOST_GROWN_BYTES:
+                return  # there may be no room for it; it is copied again in any case
             copied[path] = marks.of_status(status)
             yield Source(path, fd, 0, status.st_size, moving=True)
 
@@ -139,7 +148,7 @@ class _Work:
             with container.standing_still():
                 now = marks.take(root, without=self._without)
                 before, news = news, news if now == early else self._news(now)
-                if news.image != before.image or marks.youngest_ns(news.image) >= settled_ns:
+                if news.image != before.image or self._may_differ(news.image, settled_ns):
                     held = self._holding(copy, copied, settled_ns)
                     again = list(self._entries(root, held, news))
             paused_s = time.monotonic() - begun
@@ -155,18 +164,25 @@ class _Work:
         """Return a descriptor of what was written in it."""
         fd = os.open(upper(container.directory, 0) / "fs", _DIRECTORY)
         self._stack.callback(os.close, fd)
+        self._mappings_show = marks.mappings_show(fd)
         return fd
+
+    def _may_differ(self, image: Marks, settled_ns: int) -> bool:
+        """Tell whether files of the same marks may have been written to since ``settled_ns``."""
+        if marks.youngest_ns(image) >= settled_ns:
+            return True
+        return not (self._mappings_show or all(map(marks.is_still, image.values())))
 
     def _news(self, now: Marks) -> _News:
         """Return what is to be in the image, above the first ground that can be built on."""
         for ground in self._grounds:
             old = ground.marks or {}
             with Lowers(self._store.layers.chain(ground.layers)) as lowers:
-                image = self._excluded.image_of(now, old, lowers.shows)
+                image = self._excluded.image_of(now, old, lowers.kind)
             delta = None if ground.marks is None else marks.since(ground.marks, image)
             if delta is not None or ground.marks is None:
                 break
-        return _News(ground, image, delta)
+        return _News(ground, image, delta, self._excluded.replaced(image, now))
 
     def _entries(
         self,
@@ -181,6 +197,7 @@ class _Work:
             contents,
             without=self._without,
             excluded=self._excluded.among(news.image),
+            absent=news.absent,
             delta=news.delta,
             moving=moving,
         )
@@ -209,7 +226,8 @@ class _Work:
         self, news: _News, layer: Descriptor | None, settled_ns: int, paused_s: float = 0.0
     ) -> Written:
         told = self._excluded.told(news.image, news.ground.marks or {})
-        return Written(layer, news.ground, marks.settled(told, settled_ns), paused_s)
+        settled = marks.settled(told, settled_ns, mappings_show=self._mappings_show)
+        return Written(layer, news.ground, settled, paused_s)
 
     def _holding(
         self, copy: LayerCopy, copied: Marks, settled_ns: int
@@ -220,7 +238,8 @@ class _Work:
         def held(path: bytes, fd: int, status: os.stat_result) -> Iterator[Source | Adopted]:
             mark = marks.of_status(status)
             rewritten = self._epoch_s is not None and path.endswith(b".pyc")  # for its source
-            if mark.ctime_ns < settled_ns and copied.get(path) == mark and not rewritten:
+            still = self._mappings_show or marks.is_still(mark)
+            if still and mark.ctime_ns < settled_ns and copied.get(path) == mark and not rewritten:
                 yield Adopted(copy.root, path)
             else:
                 yield spool.append(path, fd, status.st_size)

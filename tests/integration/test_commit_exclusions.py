@@ -178,6 +178,29 @@ def test_commits_that_stack(engine: Engine, base_image: str):
     assert seen(engine, "/srv", "/tmp", "/etc/default") == everything
 
 
+def test_what_was_in_a_directory_that_is_a_file_now_stays_removed(engine: Engine, base_image: str):
+    """The file is left out; with it, all that the images below have there would come back."""
+    engine.start(RunRequest(image=base_image, argv=("cat",), name="box", interactive=True))
+    act(engine, "shutil.rmtree('/etc/default'); write('/etc/default')")
+    act(engine, "shutil.rmtree('/etc/security'); os.symlink('x', '/etc/security')")
+    act(engine, "write('/etc/mine/a'); write('/etc/cron.daily/a', '1')")
+    exclude = CommitRequest(exclude=("etc/default", "etc/security", "etc/cron.daily"))
+    first = engine.commit("box", "mine/box", exclude)
+    assert {"etc/.wh.default", "etc/.wh.security"} < told(engine, first)
+    act(engine, "shutil.rmtree('/etc/mine'); write('/etc/mine')")
+    act(engine, "shutil.rmtree('/etc/cron.daily'); write('/etc/cron.daily')")
+    exclude = CommitRequest(exclude=("etc/*",))
+    second = engine.commit("box", "mine/box", exclude)
+    assert second.layers[:-1] == first.layers
+    assert told(engine, second) == {".", "etc", "etc/.wh.cron.daily", "etc/.wh.mine"}
+    assert engine.commit("box", "mine/box", exclude).added is None
+    gone = ("/etc/default", "/etc/security", "/etc/mine", "/etc/cron.daily")
+    found = engine.run("mine/box", ["sh", "-c", f"ls -d {' '.join(gone)}; true"]).check().stdout
+    assert found == b""
+    engine.commit("box", "mine/box")
+    assert engine.run("mine/box", ["cat", "/etc/default", "/etc/mine"]).check().stdout == b"newnew"
+
+
 def test_passing_things_do_not_unstack(engine: Engine, base_image: str):
     engine.start(RunRequest(image=base_image, argv=("cat",), name="box", interactive=True))
     act(engine, "write('/tmp/p/q'); write('/run/r/s/t'); write('/srv/a')")

@@ -34,6 +34,14 @@ def test_its_links_lead_to_pages_and_headings(page):
             assert not anchor or anchor in anchors(target), link
 
 
+def test_the_modules_of_the_architecture_are_there():
+    rooms = [ROOT / room for room in ("engine", "kernel", "magics")]
+    modules = [f"/{path.relative_to(ROOT)}" for room in rooms for path in room.rglob("*.py")]
+    named = re.findall(r"`([\w/]+\.py)`", (ROOT / "docs" / "architecture.md").read_text())
+    assert len(named) > 50
+    assert [each for each in named if not any(path.endswith(f"/{each}") for path in modules)] == []
+
+
 def verbs() -> Iterator[str]:
     """Yield every verb, those of two words too, and those of a notebook's own container."""
     for name, entry in VERBS.items():

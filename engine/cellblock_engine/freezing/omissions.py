@@ -16,17 +16,20 @@ CHECKED_BYTES = 2**20
 _CREDENTIALS = frozenset(
     """
     .netrc _netrc .pypirc .git-credentials .pgpass .my.cnf .npmrc .condarc condarc .env .envrc
-    pip.conf pip.ini .aws .azure .docker .gcloud .gnupg .kube .ssh .config .jupyter .ipython
+    pip.conf pip.ini uv.toml .git .hg .svn .bzr .aws .azure .docker .gcloud .gnupg .kube .ssh
+    .config .jupyter .ipython
     """.split()
 )
 _OF_STDLIB = ("site-packages", "dist-packages", "test", "idlelib/idle_test")
 # An administrator's settings and servers' passwords; what packages bring is in folders, *.d.
 _OF_A_PREFIX = re.compile(
     r"etc/jupyter/jupyter[^/]*config\.(?:json|py)|share/jupyter/runtime|pkgs|envs|conda-bld"
+    r"|conda-meta/state"  # variables of the environment
 )
+_SOURCES = "src/"  # where pip puts the projects that it has cloned, of `pip install -e git+...`
 _OF_A_PROJECT = frozenset(
     """
-    .git .hg .svn .bzr .tox .nox .venv node_modules __pycache__ .cache .mypy_cache .pytest_cache
+    .tox .nox .venv node_modules __pycache__ .cache .mypy_cache .pytest_cache
     .ruff_cache .hypothesis .ipynb_checkpoints .htpasswd credentials.json
     """.split()
 )
@@ -46,7 +49,9 @@ _SECRETS_OF_A_PROJECT = (
 )
 # "conda-meta/history" and the like name channels, pip where it has a package from.
 _CHECKED = re.compile(r"(?:.*/)?(?:[^/]+\.dist-info/direct_url\.json|conda-meta/[^/]+)")
-_CREDENTIALS_IN_URL = re.compile(rb"://[^\s/@\"']+@|/t/[\w-]{8,}/")
+_CREDENTIALS_IN_URL = re.compile(
+    rb"://[^\s/@\"']+@|/t/[\w-]{8,}/|[?&][\w-]*(?:token|key|secret|password|auth|sig)[\w-]*=", re.I
+)
 
 
 def is_left_out(path: str) -> bool:
@@ -61,12 +66,15 @@ def is_left_out_of_stdlib(path: str) -> bool:
 
 def of_prefix(prefix: str, stdlib: str, *, packages: bool) -> Callable[[str], bool]:
     """Return what tells this for paths relative to a Python's prefix, with its packages or not."""
+    is_out_of_source = of_project(f"{prefix}/{_SOURCES}")
     within = stdlib[len(prefix) + 1 :] + "/" if stdlib.startswith(prefix + "/") else None
 
     def is_out(path: str) -> bool:
         if path.endswith("/site-packages"):
             return not packages
         if within and path.startswith(within) and path[len(within) :] in _OF_STDLIB:
+            return True
+        if path.startswith(_SOURCES) and is_out_of_source(path[len(_SOURCES) :]):
             return True
         return bool(_OF_A_PREFIX.fullmatch(path)) or _is_static(path) or is_left_out(path)
 

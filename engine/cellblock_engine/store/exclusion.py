@@ -7,6 +7,7 @@ back for it. A directory of which nothing is kept is not told of.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -45,11 +46,14 @@ class Exclusion:
             return False
         return self._patterns.match(path.rstrip(b"/"))
 
-    def image_of(self, now: Marks, old: Marks, below: Callable[[bytes], bool]) -> dict[bytes, Mark]:
+    def image_of(
+        self, now: Marks, old: Marks, below: Callable[[bytes], int | None]
+    ) -> dict[bytes, Mark]:
         """Return the marks of what an image is to have of a container's files.
 
         They have the marks ``now``; the image is made above one that has ``old`` of them, and
-        ``below`` tells whether that shows something at a path. What is excluded stays as it was.
+        ``below`` tells what that shows at a path (:meth:`.touched.Lowers.kind`). What is excluded
+        stays as it was, but for a directory that something else is in the place of: it is gone.
         """
         found: dict[bytes, Mark] = {}
         hidden = None  # what is in this directory
@@ -60,11 +64,13 @@ class Exclusion:
             if mark == WHITEOUT or not self(path):
                 found[path] = mark
             elif not mark.is_directory:
-                if was is not None:
+                if below(path) == stat.S_IFDIR:
+                    found[path] = WHITEOUT
+                elif was is not None and not was.is_directory:
                     found[path] = was
             elif mark.opaque and self(path + b"/") and not (was and was.opaque):
                 hidden = path + b"/"
-                if below(path):
+                if below(path) is not None:
                     found[path] = WHITEOUT
             else:
                 found[path] = mark
@@ -80,6 +86,14 @@ class Exclusion:
             return not path.endswith(b"/") or mark is None or not mark.is_directory
 
         return excluded
+
+    def replaced(self, image: Marks, now: Marks) -> frozenset[bytes]:
+        """Return the paths of which the image is to show nothing, and the container has a file."""
+        return frozenset(
+            path
+            for path, mark in image.items()
+            if mark == WHITEOUT != now[path] and not now[path].is_directory
+        )
 
     def told(self, image: Marks, old: Marks) -> dict[bytes, Mark]:
         """Return the marks of an image without directories that :meth:`applied` left out."""

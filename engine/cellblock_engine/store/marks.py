@@ -13,13 +13,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..errors import InvalidLayer
+from ..linux import syscalls as sys
 from .directories import is_opaque, is_whiteout
 from .pack import Place, is_left_out, nothing, places
 
 CLOCK_NS = 50_000_000
 """Longer than the kernel's clock for times of files stands still (10 ms at 100 Hz)."""
 
+_WITHOUT_DISK = (0x01021994, 0x858458F6)  # tmpfs, ramfs: linux/magic.h
 _NEVER_NS = -1
+_MOST = 4_000_000  # as many as one layer may have
 
 
 class Mark(NamedTuple):
@@ -69,13 +73,16 @@ def take(
 ) -> dict[bytes, Mark]:
     """Return the marks of what :func:`.pack.entries` tells of, those above first.
 
-    In a ``moving`` tree, what goes away meanwhile is left out. Raises InvalidLayer, OSError.
+    In a ``moving`` tree, what goes away meanwhile is left out. Raises InvalidLayer, also for a
+    tree that grows on and on, and OSError.
     """
-    return {
-        place.path: mark_of(place)
-        for place in places(root, nothing, moving=moving)
-        if not is_left_out(place, without)
-    }
+    found: dict[bytes, Mark] = {}
+    for place in places(root, nothing, moving=moving):
+        if not is_left_out(place, without):
+            found[place.path] = mark_of(place)
+            if len(found) > _MOST:
+                raise InvalidLayer(f"more than {_MOST} files and directories are in the container")
+    return found
 
 
 def mark_of(place: Place) -> Mark:
@@ -104,15 +111,31 @@ def youngest_ns(marks: Marks) -> int:
     return max((mark.ctime_ns for mark in marks.values()), default=0)
 
 
-def settled(marks: Marks, before_ns: int) -> dict[bytes, Mark]:
+def settled(marks: Marks, before_ns: int, *, mappings_show: bool = True) -> dict[bytes, Mark]:
     """Return the marks, those of changes after ``before_ns`` so that none is ever equal to them.
 
-    What is done to a file at the next moment may leave it with the same times.
+    What is done to a file at the next moment may leave it with the same times. So it does at any
+    moment, to a file with something in it, where it is not ``mappings_show``.
     """
     return {
-        path: mark if mark.ctime_ns < before_ns else mark._replace(ctime_ns=_NEVER_NS)
+        path: mark._replace(ctime_ns=_NEVER_NS)
+        if mark.ctime_ns >= before_ns or not (mappings_show or is_still(mark))
+        else mark
         for path, mark in marks.items()
     }
+
+
+def is_still(mark: Mark) -> bool:
+    """Tell whether what is there cannot be written to by a mapping in memory."""
+    return not (stat.S_ISREG(mark.mode) and mark.size)
+
+
+def mappings_show(root: int) -> bool:
+    """Tell whether files there get a time for what is written to them by mappings. Raises OSError.
+
+    What has no disk to write to takes no notice of who writes to its pages.
+    """
+    return sys.filesystem_type(root) not in _WITHOUT_DISK
 
 
 def await_settling(marks: Marks) -> int:

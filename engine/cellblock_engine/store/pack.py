@@ -59,6 +59,7 @@ def entries(
     *,
     without: Collection[bytes] = (),
     excluded: Callable[[bytes], bool] = nothing,
+    absent: Collection[bytes] = (),
     delta: Delta | None = None,
     moving: bool = False,
 ) -> Iterator[tar.Entry | Content]:
@@ -66,7 +67,8 @@ def entries(
 
     With a ``delta`` that is what it tells of, and all directories. Of ``without``, paths without
     a leading slash, empty files and directories are left out, and files that are ``excluded``: not
-    removals, nor directories that may have some in them (:meth:`.exclusion.Exclusion.applied`);
+    removals, nor directories that may have some in them (:meth:`.exclusion.Exclusion.applied`).
+    Files that are ``absent`` are told of as removals;
     sockets always are, as archives have none. Without privileges all belongs to user 0, as it
     does in a container of one id. Raises InvalidLayer for what a layer cannot hold, Conflict for a
     file that changes meanwhile, OSError; in a ``moving`` tree, what goes away is left out.
@@ -75,7 +77,7 @@ def entries(
     first: dict[tuple[int, int], bytes] = {}  # names of files that have several
     opaque = False
     gone = _NONE if delta is None else delta.gone
-    for place in places(root, excluded, gone=gone, moving=moving):
+    for place in places(root, excluded, absent=absent, gone=gone, moving=moving):
         status, path = place.status, place.path
         if is_left_out(place, without):
             continue
@@ -163,14 +165,16 @@ def places(
     root: int,
     excluded: Callable[[bytes], bool],
     *,
+    absent: Collection[bytes] = (),
     gone: Mapping[bytes, Collection[bytes]] = _NONE,
     moving: bool = False,
 ) -> Iterator[Place]:
     """Yield each directory, then all that is in it but directories, then those.
 
     ``excluded`` is asked of paths, and for a directory with all that is in it of the path with a
-    slash: then one that hides what lower layers have there is as a whiteout. So are names that
-    are ``gone`` from a directory. In a ``moving`` tree, what goes away meanwhile is left out.
+    slash: then one that hides what lower layers have there is as a whiteout. So are files whose
+    paths are ``absent``, and names that are ``gone`` from a directory. In a ``moving`` tree, what
+    goes away meanwhile is left out.
     """
     directories = [b""]
     while directories:
@@ -185,12 +189,12 @@ def places(
             yield Place(fd, b"", path, os.fstat(fd))
             above = path + b"/" if path else b""
             below = []
-            absent = gone.get(path, ())
+            removed = gone.get(path, ())
             names = map(os.fsencode, os.listdir(fd))  # noqa: PTH208 - no path
-            for name in sorted({*names, *absent}):
+            for name in sorted({*names, *removed}):
                 if len(above) + len(name) > MAX_PATH_BYTES:
                     raise _refused(above + name, "its path is too long")
-                if name in absent:
+                if name in removed or above + name in absent:
                     yield Place(fd, name, above + name, _ABSENCE)
                     continue
                 status = _status(fd, name, moving=moving)
@@ -231,7 +235,14 @@ def kept_xattrs(fd: int) -> dict[bytes, bytes]:
         if error.errno != errno.ENOTSUP:
             raise
         return {}
-    return {os.fsencode(key): os.getxattr(fd, key) for key in keys if is_kept(os.fsencode(key))}
+    found: dict[bytes, bytes] = {}
+    for key in filter(is_kept, map(os.fsencode, keys)):
+        try:
+            found[key] = os.getxattr(fd, key)
+        except OSError as error:
+            if error.errno != errno.ENODATA:  # of one that a container has removed just now
+                raise
+    return found
 
 
 def changed(path: bytes) -> Conflict:

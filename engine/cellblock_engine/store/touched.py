@@ -80,20 +80,24 @@ class Lowers:
 
     def shows(self, path: bytes) -> bool:
         """Return whether a container without changes has anything at this path."""
+        return self.kind(path) is not None
+
+    def kind(self, path: bytes) -> int | None:
+        """Return what a container without changes has there, as in st_mode; None for nothing."""
         above, _, name = path.rpartition(b"/")
         for root in self._fds:
             fd, more = _walk(root, above.split(b"/") if above else [])
             if fd is not None:
                 try:
                     status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                    return not is_whiteout(status)
+                    return None if is_whiteout(status) else stat.S_IFMT(status.st_mode)
                 except FileNotFoundError:
                     pass
                 finally:
                     os.close(fd)
             if not more:
                 break
-        return False
+        return None
 
     def _has(self, entry: tar.Entry) -> bool:
         """Return whether a container without changes has this directory, as it is."""

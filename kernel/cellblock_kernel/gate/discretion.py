@@ -13,13 +13,16 @@ from collections.abc import Mapping
 from typing import Any
 
 _TAG = "secret"
-_MARK = re.compile(r"^[ \t]*(?:#|//|--|%|;)+[ \t]*cellblock:[ \t]*secret[ \t]*$", re.I | re.M)
+_MARK = re.compile(r"^[ \t]*(?:#|//|--|%|;)+[ \t]*cellblock:[ \t]*secret[ \t\r]*$", re.I | re.M)
 _LEFT_OUT = "…"
 _MAGIC = re.compile(r"^([ \t]*%(?:set_)?env[ \t]+[^\s=]+)(?:[ \t]*=[ \t]*|[ \t]+)\S.*$", re.M)
+# To the end of the string, of a long one too; of one that does not end nothing stays.
 _ENVIRON = re.compile(
-    r"""(\benviron\[\s*["'][^"'\n]*["']\s*\]\s*=\s*)[rbuf]{0,2}(?:"[^"\n]*"|'[^'\n]*')""", re.I
+    r"""(\benviron\[\s*["'][^"'\n]*["']\s*\](?:\s*:\s*str)?\s*=\s*)[rbuf]{0,2}"""
+    r"""(?:(\"{3}|'{3})(?:\\.|(?!\2)[^\\])*(?:\2|\Z)|"(?:\\.|[^"\\\n])*"?|'(?:\\.|[^'\\\n])*'?)""",
+    re.I | re.S,
 )
-_CREDENTIALS = re.compile(r"(\b[a-z][a-z0-9+.-]{0,30}://)[^\s/@\"']{1,500}@", re.I)
+_CREDENTIALS = re.compile(r"(\b[a-z][a-z0-9+.-]{0,30}://)[^\s/@\"']+@", re.I)
 
 
 def is_secret(source: str, metadata: Mapping[str, Any]) -> bool:

@@ -23,6 +23,7 @@ _FORMAT = 4
 _SPACE = re.compile(r"[ \t\r\n]*")
 _INDENT = re.compile(r"\{(\r?\n)([ \t]*)")
 _METADATA = "metadata"
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,14 @@ class Notebook:
         return cls(real, text, metadata, _state(found))
 
     def with_metadata(self, key: str, value: object) -> bytes:
-        """Return the file's content with this value in the notebook's metadata."""
-        return _replaced(self.text, key, value).encode()
+        """Return the file's content with this value in the notebook's metadata.
+
+        Raises InvalidInput for a value of the notebook's own that is nested too deep.
+        """
+        try:
+            return _replaced(self.text, key, value).encode()
+        except RecursionError:
+            raise InvalidInput(f"the metadata {key!r} of {self.path} is nested too deep") from None
 
     def replace(self, content: bytes) -> None:
         """Put other content in its place, at once; mode, owner and attributes stay.
@@ -196,11 +203,11 @@ def _replaced(text: str, key: str, value: object) -> str:
     inside = list(_members(text, metadata.value))
     indent = _INDENT.match(text, top)
     step, outer, inner = "", "", " "
-    written = json.dumps(value, ensure_ascii=False, sort_keys=True)
+    written = _json(value, None)
     if indent is not None:
         newline, step = indent[1], indent[2]
         outer, inner = newline + step, newline + 2 * step
-        written = json.dumps(value, ensure_ascii=False, sort_keys=True, indent=step)
+        written = _json(value, step)
         written = written.replace("\n", inner)
     for each in reversed(inside):  # of two of one name the last counts
         if each.name == key:
@@ -213,6 +220,12 @@ def _replaced(text: str, key: str, value: object) -> str:
         return f"{text[: inside[-1].end]},{inner}{member}{text[inside[-1].end :]}"
     begin = inner if indent is not None else ""
     return f"{text[: metadata.value]}{{{begin}{member}{outer}}}{text[metadata.end :]}"
+
+
+def _json(value: object, indent: str | None) -> str:
+    """Return JSON that can be encoded: a half of a surrogate pair is written as such."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, indent=indent)
+    return _HALF.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
 def _past_space(text: str, at: int) -> int:

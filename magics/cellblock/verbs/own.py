@@ -167,7 +167,7 @@ OWN_VERBS: Mapping[str, Verb] = {
         Verb("history", "Show the steps of its last commit, or another image", _READING, history),
         Verb(
             "provenance",
-            "Show the notebook cells that its last commit, or another image, was made by",
+            "Show the cells behind its last commit, or another image",
             _READING,
             provenance,
         ),

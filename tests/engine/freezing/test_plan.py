@@ -114,10 +114,17 @@ def test_credentials_and_what_is_no_file_stay_behind(venv, small, tmp_path):
     write(venv / "etc/jupyter/jupyter_server_config.d/lab.json", b"{}")
     write(venv / "share/jupyter/runtime/kernel-1.json", b"key")
     write(venv / ".ssh/id_rsa", b"key")
+    # what `pip install -e git+https://token@...` leaves, and `conda env config vars set`
+    cloned = {"src/mine/.git/config", "src/mine/.env.local", "src/mine/key.pem", "conda-meta/state"}
+    for name in (*cloned, "src/mine/mine.py"):
+        write(venv / name, b"token")
+    write(venv / "src/mine/mine.py", b"")
     about = site_of(venv) / "one-1.dist-info"
     write(about / "direct_url.json", json.dumps({"url": "https://me:token@example.org/x"}).encode())
     other = site_of(venv) / "two-1.dist-info"
     write(other / "direct_url.json", json.dumps({"url": "https://example.org/x"}).encode())
+    third = site_of(venv) / "three-1.dist-info"
+    write(third / "direct_url.json", json.dumps({"url": "https://e.org/x?sig=token"}).encode())
     os.mkfifo(venv / "pipe")
     with socket.socket(socket.AF_UNIX) as sock:
         os.chdir(venv)  # a socket's path is short
@@ -129,7 +136,8 @@ def test_credentials_and_what_is_no_file_stay_behind(venv, small, tmp_path):
     files = packed(found, "packages")
     below = {path.removeprefix(f"{venv}/"[1:]) for path in files}
     assert not below & {*names, ".ssh/", ".ssh/id_rsa", "share/jupyter/runtime/", "pipe", "socket"}
-    assert "etc/jupyter/jupyter_server_config.d/lab.json" in below
+    assert not below & cloned
+    assert {"etc/jupyter/jupyter_server_config.d/lab.json", "src/mine/mine.py"} <= below
     assert f"{about}/direct_url.json"[1:] not in files
     assert f"{other}/direct_url.json"[1:] in files
     assert b"token" not in b"".join(files.values())

@@ -15,6 +15,7 @@ from cellblock_kernel.gate.discretion import discreet, is_secret
         "%%bash\n# Cellblock: Secret \necho",
         "x = 1\n  // cellblock: secret\n",
         "-- cellblock: secret\nselect 1",
+        "# cellblock: secret\r\nx = 1\r\n",
     ],
 )
 def test_a_cell_is_marked_by_a_comment(source: str):
@@ -40,11 +41,16 @@ def test_other_cells_are_not(source: str):
         ("%env TOKEN", "%env TOKEN"),
         ("os.environ['TOKEN'] = 'hunter2'; y", "os.environ['TOKEN'] = …; y"),
         ('environ["T"]=f"hunter2"', 'environ["T"]=…'),
+        ('os.environ["TOKEN"] = r"""hunter2\n2"""; y', 'os.environ["TOKEN"] = …; y'),
+        ("os.environ['TOKEN'] = '''\nhunter2''; y", "os.environ['TOKEN'] = …"),
+        (r"os.environ['TOKEN'] = 'a\'hunter2'; y", "os.environ['TOKEN'] = …; y"),
+        ("os.environ['TOKEN']: str = 'hunter2'", "os.environ['TOKEN']: str = …"),
         ("os.environ['TOKEN'] = ask()", "os.environ['TOKEN'] = ask()"),
         (
             "!pip install -i https://me:hunter2@index.lan/simple foo",
             "!pip install -i https://…@index.lan/simple foo",
         ),
+        (f"git clone https://me:{'hunter2' * 600}@host/x", "git clone https://…@host/x"),
         ("git clone https://hunter2@host/x", "git clone https://…@host/x"),
         ("see https://host/x?mail=a@b.c", "see https://host/x?mail=a@b.c"),
     ],
@@ -54,7 +60,7 @@ def test_what_is_put_into_the_environment_and_credentials_are_left_out(source: s
 
 
 @pytest.mark.parametrize(
-    "piece", ["a://", "%env x ", "environ['", "#", "# cellblock:", "a:b@", " "]
+    "piece", ["a://", "%env x ", "environ['", "environ['']='", "#", "# cellblock:", "a:b@", " "]
 )
 def test_no_source_takes_long(piece: str):
     source = piece * (65_536 // len(piece))

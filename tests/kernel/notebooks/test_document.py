@@ -224,3 +224,12 @@ def test_what_is_written_goes_where_it_was_to_go(tmp_path):
     assert not made.stat().st_mode & 0o4111
     assert (elsewhere / "n.ipynb").read_bytes() == b"theirs"
     assert list(elsewhere.iterdir()) == [elsewhere / "n.ipynb"]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_half_a_character_in_what_is_kept_stays_as_it_was(path, indent):
+    text = text_of({}, indent=indent)
+    known = {"ours": {"x": "\ud800 größe"}}
+    found = set_in(path, text, value=known)
+    assert "\\ud800 größe" in found
+    assert json.loads(found)["metadata"]["cellblock"] == known
