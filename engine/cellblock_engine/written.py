@@ -18,10 +18,10 @@ from pathlib import Path
 
 from .assembly import mount_places
 from .container import Container
+from .imagerequest import CommitRequest
 from .linux import syscalls as sys
 from .oci.digest import Digest
 from .oci.manifest import OCI_LAYER, Descriptor
-from .request import CommitRequest
 from .store import Store, marks
 from .store.containers import ContainerConfig, upper
 from .store.copying import Adopted, LayerCopy, Source, opened

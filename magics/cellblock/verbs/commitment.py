@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cellblock_engine import CommitRequest, InvalidInput, Provenance
+from cellblock_engine import CommitRequest, InvalidInput
 
 from .declaration import Argument, Call
 
@@ -42,7 +42,7 @@ def commit_request(call: Call) -> CommitRequest:
         author=given.author,
         changes=tuple(given.change),
         squash=given.squash,
-        provenance=call.executed.provenance if call.executed else Provenance(),
+        provenance=call.executed.provenance if call.executed else None,
         exclude=tuple(given.exclude),
         default_excludes=not given.no_default_excludes,
         epoch_s=epoch_s(call),
