@@ -140,6 +140,16 @@ def base_engine(base_home: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture
+def committing_engine(base_engine: Engine, base_image: str) -> Iterator[Engine]:
+    """The engine with the base image; other images are removed after the test."""
+    kept = base_engine.image(base_image)
+    yield base_engine
+    for image in base_engine.images():
+        if image.id != kept.id:
+            base_engine.remove_image(str(image.id), force=True)
+
+
+@pytest.fixture
 def cellblock(base_home: Path) -> Cellblock:
     """Run the ``cellblock`` command on the store that has the base image."""
 

@@ -5,25 +5,17 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from . import assembly
 from .container import CAPTURE_BYTES, AttachedRun, Container, Result
-from .errors import (
-    CellblockError,
-    Conflict,
-    ContainerNotFound,
-    InvalidInput,
-)
-from .image import RemovedImage, parse_name
-from .inspection import ContainerInfo, describe
+from .errors import CellblockError, Conflict, InvalidInput
+from .inventory import Inventory
 from .layout import Layout
-from .library import Library
 from .limits import Limits
 from .linux import cgroups
 from .log import Log
@@ -35,19 +27,12 @@ from .runtime import launcher, state
 from .runtime.attached import Pipes, await_start
 from .runtime.streams import INWARD, pipe_for_container
 from .settings import Settings
-from .store.containers import ContainerConfig, Containers
+from .store.containers import ContainerConfig
 
 if TYPE_CHECKING:
-    from .commit import Commit
-    from .comparison import Change
     from .doctor import Diagnosis
     from .explanation import Explanation
-    from .imagerequest import CommitRequest
-    from .oci.digest import Digest
-    from .packages.package import Package
-    from .pruning import DiskUsage, Pruned
     from .reset import Reset
-    from .store.images import Kept
 
 _NO_ID = "0" * 64
 _log = Log(__name__)
@@ -72,7 +57,7 @@ class EngineInfo:
     missing_limits: Mapping[str, str]
 
 
-class Engine(Library):
+class Engine(Inventory):
     """Images and containers of one store. Safe to use from several threads and in event loops.
 
     Nothing runs in the background on its behalf: closing it ends nothing but its own use.
@@ -104,11 +89,6 @@ class Engine(Library):
         make_runtime_directory(self._layout.kernels)
         return self._layout.kernels
 
-    @cached_property
-    def _containers(self) -> Containers:
-        _ = self._store  # and with it the store's format
-        return Containers(self._layout)
-
     def close(self) -> None:
         """Let the store's spawner leave, if this engine started it, once no container needs it.
 
@@ -124,103 +104,6 @@ class Engine(Library):
     def __exit__(self, *_: object) -> None:
         """Close."""
         self.close()
-
-    # Containers
-
-    def commit(
-        self,
-        name: str,
-        reference: str | None = None,
-        request: CommitRequest | None = None,
-    ) -> Commit:
-        """Make an image of a container, its files one layer more; return it.
-
-        One that runs is paused while its files are looked at. Settings are those of the
-        container's image. Without ``reference`` it is held by its digest, as :meth:`hold_image`
-        does. Raises ContainerNotFound, Conflict where the container does not hold still,
-        Unsupported for one of the host image, with a limit on storage, or that runs and cannot be
-        paused, ImageNotFound where its image was removed, InvalidInput, StoreError and its kinds;
-        then there is no image.
-        """
-        from .commit import commit  # noqa: PLC0415 - as seldom as a pull
-        from .imagerequest import CommitRequest  # noqa: PLC0415 - as this
-        from .store.room import telling_if_full  # noqa: PLC0415 - as does this
-
-        target = parse_name(reference) if reference is not None else None
-        config = self._containers.find(name)
-        self._store.sweep()  # what a killed one left half done
-        with telling_if_full(f"an image of container {config.name}"):
-            return commit(
-                self._store, self._held(config), config, target, request or CommitRequest()
-            )
-
-    def export(self, name: str, target: Path | BinaryIO) -> None:
-        """Write the files that a container shows into one flat tar archive.
-
-        What is attached to it (binds, /proc and the like) is not in it. One that runs goes on
-        meanwhile. A file is there whole or not at all. Raises ContainerNotFound, Unsupported for
-        one of the host image, or with a limit on storage, Conflict for a file that changes while
-        it is read, InvalidInput, StoreError and its kinds, OSError for a stream.
-        """
-        from .archive.exporting import export, refuse_unexportable  # noqa: PLC0415 - seldom used
-        from .archive.target import write  # noqa: PLC0415 - as this
-
-        config = self._containers.find(name)
-        refuse_unexportable(config)
-        trees = assembly.find_trees(self._layout, self._store, config)
-        write(export(self._store, self._held(config), trees), target)
-
-    def remove_image(self, name: str, *, force: bool = False) -> RemovedImage:
-        """Remove a reference, and what nothing else needs of it.
-
-        Raises ImageNotFound, and Conflict when a container that runs uses it, or any and not
-        ``force``.
-        """
-        running = {str(info.image_id) for info in self.containers() if info.status == "running"}
-        return self._store.images.remove(name, force=force, running=running)
-
-    def diff(self, name: str, *, since_commit: bool = False) -> tuple[Change, ...]:
-        """Return what a container added, changed and deleted of its image so far, by path.
-
-        With ``since_commit`` of the last image that was made of it, if that is in the store, and
-        without what a commit leaves out by default.
-        Raises ContainerNotFound, Conflict, Unsupported for one whose writes are in memory
-        (``storage_bytes``), StoreError, OSError.
-        """
-        from .comparison import container_changes  # noqa: PLC0415 - asked for seldom
-
-        config = self._containers.find(name)
-        directory = self._containers.directory(config.id)
-        with self._store.referencing():
-            trees = assembly.find_trees(self._layout, self._store, config)
-            try:
-                since = self._committed_layers(config) if since_commit else None
-                found = container_changes(config, trees, directory, since=since)
-            except FileNotFoundError:
-                if directory.exists():
-                    raise
-        if not directory.exists():
-            raise ContainerNotFound(f"container {config.name} was removed meanwhile")
-        return found
-
-    def container_packages(self, name: str) -> tuple[Package, ...]:
-        """Return the packages that are installed in a container now, running or not.
-
-        Raises ContainerNotFound, Conflict, Unsupported for one whose writes are in memory
-        (``storage_bytes``), StoreError, OSError.
-        """
-        from .packages.inside import container_packages  # noqa: PLC0415 - asked for seldom
-
-        config = self._containers.find(name)
-        directory = self._containers.directory(config.id)
-        with self._store.referencing():
-            trees = assembly.find_trees(self._layout, self._store, config)
-            try:
-                return container_packages(config, trees, directory)
-            except FileNotFoundError:
-                if directory.exists():
-                    raise
-        raise ContainerNotFound(f"container {config.name} was removed meanwhile")
 
     def run(
         self,
@@ -338,21 +221,6 @@ class Engine(Library):
         )
         return explain(spec, request.image, cgroups.discover(os.getpid()))
 
-    def containers(self) -> tuple[ContainerInfo, ...]:
-        """Return all containers, running or not, the newest first."""
-        found = (
-            describe(self._layout, config, self._containers.directory(config.id))
-            for config in self._containers.list()
-        )
-        return tuple(sorted(found, key=lambda info: info.created_at, reverse=True))
-
-    def container(self, name: str) -> Container:
-        """Return the container of this name, id or unique start of an id.
-
-        Raises ContainerNotFound, Conflict.
-        """
-        return self._held(self._containers.find(name))
-
     def info(self) -> EngineInfo:
         """Return what this engine is and has."""
         containers = self.containers()
@@ -366,42 +234,6 @@ class Engine(Library):
             containers=len(containers),
             running=sum(info.status == "running" for info in containers),
             missing_limits=cgroups.discover(os.getpid()).missing(),
-        )
-
-    def disk_usage(self, *, keep: Collection[Digest] = ()) -> tuple[DiskUsage, ...]:
-        """Return what images, containers, layers and blobs take on disk, and what could go.
-
-        ``keep`` is as for :meth:`prune`. Raises StoreError, OSError.
-        """
-        from .pruning import disk_usage  # noqa: PLC0415 - asked for seldom
-
-        return disk_usage(self._layout, self._store, keep)
-
-    def prune(
-        self,
-        *,
-        containers: bool = True,
-        images: Kept | None = "tagged",
-        keep: Collection[Digest] = (),
-        dry_run: bool = False,
-    ) -> Pruned:
-        """Remove containers that have ended and then images, or only tell; return what goes.
-
-        Of images those with a tag stay (``"tagged"``) or only those that containers use
-        (``"used"``), which stay in any case, as do those of the ids ``keep``; None leaves images
-        alone. Containers that run, and those of notebook kernels, stay. Raises Conflict while
-        the image store is in use, StoreError, OSError.
-        """
-        from .pruning import prune  # noqa: PLC0415 - asked for seldom
-
-        return prune(
-            self._layout,
-            self._store,
-            self._held,
-            containers=containers,
-            images=images,
-            keep=keep,
-            dry_run=dry_run,
         )
 
     def reset(self, *, force: bool = False) -> Reset:
@@ -494,16 +326,6 @@ class Engine(Library):
         with self._store.referencing():
             trees = assembly.find_trees(self._layout, self._store, config)
         return config, trees, directory
-
-    def _committed_layers(self, config: ContainerConfig) -> tuple[Path, ...] | None:
-        """Return the layers of the last image that was made of a container, None for none."""
-        committed = self._held(config).inspect().committed
-        if committed is None:
-            return None
-        return self._store.layers.chain(self._store.images.resolve(str(committed)).layers)
-
-    def _held(self, config: ContainerConfig) -> Container:
-        return Container(self._layout, self._containers, config)
 
 
 def _silence(stack: ExitStack) -> list[tuple[str, int]]:

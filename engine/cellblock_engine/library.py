@@ -283,48 +283,46 @@ class Library:
     def history(self, name: str) -> tuple[HistoryRow, ...]:
         """Return the steps in which an image was made, the newest first.
 
-        Raises ImageNotFound, InvalidReference, StoreError.
+        Raises ImageNotFound, Unsupported for the host image, InvalidReference, StoreError.
         """
         from .history import history  # noqa: PLC0415 - asked for seldom
 
         with self._store.referencing():
-            images = self._store.images
-            return history(self._store, images.document(images.resolve(name)))
+            return history(self._store, self._store.images.document(self._of_layers(name)))
 
     def provenance(self, name: str) -> tuple[Provenance | None, ...]:
         """Return what is known of where each step of an image comes from, the newest first.
 
-        It is the word of whoever made the image. Raises ImageNotFound, InvalidReference.
+        It is the word of whoever made the image. Raises ImageNotFound, Unsupported for the
+        host image, InvalidReference.
         """
         from .oci.provenance import read_provenance  # noqa: PLC0415 - asked for seldom
 
         with self._store.referencing():
-            images = self._store.images
-            return read_provenance(images.document(images.resolve(name)))[::-1]
+            return read_provenance(self._store.images.document(self._of_layers(name)))[::-1]
 
     def diff_images(self, one: str, other: str) -> tuple[Change, ...]:
         """Return what is added, changed and deleted from one image to the other, by path.
 
         Files are compared by their attributes and, where these are equal, by their content.
-        Raises ImageNotFound, InvalidReference, StoreError.
+        Raises ImageNotFound, Unsupported for the host image, InvalidReference, StoreError.
         """
         from .comparison import image_changes  # noqa: PLC0415 - asked for seldom
 
         with self._store.referencing():
-            images = self._store.images
-            return image_changes(self._store, images.resolve(one), images.resolve(other))
+            return image_changes(self._store, self._of_layers(one), self._of_layers(other))
 
     def packages(self, name: str) -> tuple[Package, ...]:
         """Return the packages that are installed in an image, by kind and name.
 
         Read from its files: Python's packages, Debian's, Alpine's. Raises ImageNotFound,
-        InvalidReference, StoreError, also for lists that are too long.
+        Unsupported for the host image, InvalidReference, StoreError, also for lists that are too
+        long.
         """
         from .packages.search import packages  # noqa: PLC0415 - asked for seldom
 
         with self._store.referencing():
-            layers = self._store.images.resolve(name).layers
-            return tuple(packages(self._store.layers.chain(layers)))
+            return tuple(packages(self._store.layers.chain(self._of_layers(name).layers)))
 
     def package_changes(self, one: str, other: str) -> tuple[PackageChange, ...]:
         """Return the packages that were added, removed and changed from one image to the other.
@@ -334,6 +332,12 @@ class Library:
         from .packages.search import changes  # noqa: PLC0415 - asked for seldom
 
         with self._store.referencing():
-            images, chain = self._store.images, self._store.layers.chain
-            before, after = (chain(images.resolve(name).layers) for name in (one, other))
+            chain = self._store.layers.chain
+            before, after = (chain(self._of_layers(name).layers) for name in (one, other))
             return tuple(changes(before, after))
+
+    def _of_layers(self, name: str) -> Image:
+        """Return an image that has layers to look at."""
+        if name == HOST_IMAGE:
+            raise Unsupported(f"{name!r} is this machine's own image: it has no layers to look at")
+        return self._store.images.resolve(name)

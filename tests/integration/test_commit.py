@@ -111,13 +111,8 @@ def stored(engine: Engine) -> list[str]:
 
 
 @pytest.fixture
-def engine(base_engine: Engine, base_image: str) -> Iterator[Engine]:
-    """The engine with the base image; other images are removed after the test."""
-    kept = base_engine.image(base_image)
-    yield base_engine
-    for image in base_engine.images():
-        if image.id != kept.id:
-            base_engine.remove_image(str(image.id), force=True)
+def engine(committing_engine: Engine) -> Engine:
+    return committing_engine
 
 
 def test_what_is_seen_in_the_image_is_what_was_seen_in_the_container(

@@ -11,7 +11,6 @@ import sys
 import tarfile
 import time
 import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,13 +32,8 @@ OLD = "os.utime('/srv/old', ns=(5, 1_600_000_000_123_456_789))"
 
 
 @pytest.fixture
-def engine(base_engine: Engine, base_image: str) -> Iterator[Engine]:
-    """The engine with the base image; other images are removed after the test."""
-    kept = base_engine.image(base_image)
-    yield base_engine
-    for image in base_engine.images():
-        if image.id != kept.id:
-            base_engine.remove_image(str(image.id), force=True)
+def engine(committing_engine: Engine) -> Engine:
+    return committing_engine
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -37,13 +37,8 @@ os.chmod("/tmp", 0o1770)
 
 
 @pytest.fixture
-def engine(base_engine: Engine, base_image: str) -> Iterator[Engine]:
-    """The engine with the base image; other images are removed after the test."""
-    kept = base_engine.image(base_image)
-    yield base_engine
-    for image in base_engine.images():
-        if image.id != kept.id:
-            base_engine.remove_image(str(image.id), force=True)
+def engine(committing_engine: Engine) -> Engine:
+    return committing_engine
 
 
 def committed(engine: Engine, **asked: Any) -> Commit:

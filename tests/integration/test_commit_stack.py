@@ -195,13 +195,8 @@ print(json.dumps(found, sort_keys=True))
 
 
 @pytest.fixture
-def engine(base_engine: Engine, base_image: str) -> Iterator[Engine]:
-    """The engine with the base image; other images are removed after the test."""
-    kept = base_engine.image(base_image)
-    yield base_engine
-    for image in base_engine.images():
-        if image.id != kept.id:
-            base_engine.remove_image(str(image.id), force=True)
+def engine(committing_engine: Engine) -> Engine:
+    return committing_engine
 
 
 @pytest.fixture

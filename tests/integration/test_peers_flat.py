@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +63,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def engine(base_engine: Engine, base_image: str) -> Iterator[Engine]:
-    """The engine with the base image; other images are removed after the test."""
-    kept = base_engine.image(base_image)
-    yield base_engine
-    for image in base_engine.images():
-        if image.id != kept.id:
-            base_engine.remove_image(str(image.id), force=True)
+def engine(committing_engine: Engine) -> Engine:
+    return committing_engine
 
 
 def imported(docker: Docker, tree: Path, changes: tuple[str, ...]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from ..store.tar import Entry
 from ..store.unpacking import Caps, unpack_while_made
 from .contents import DOCKER_MANIFEST, INDEX, LAYOUT
 from .load import NAMELESS
-from .source import unpacked
+from .source import opened_file, unpacked
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _log = Log(__name__)
@@ -59,7 +59,7 @@ def import_tree(
         empty_layer=False,
     )
     _documents(None, step, changes, platform)  # what is wrong with the words is told first
-    with store.referencing(), _opened(source) as fd:
+    with store.referencing(), _file(source) as fd:
         layer = _layer(store, fd, request.epoch_s)
         derived = _documents(layer, step, changes, platform)
         manifest = Digest.of(derived.manifest)
@@ -122,20 +122,11 @@ def _refuse_unusable(staging: Path) -> None:
 
 
 @contextmanager
-def _opened(source: Path | BinaryIO) -> Iterator[int]:
-    if not isinstance(source, Path):
-        yield source.fileno()
-        return
-    try:
-        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise InvalidInput(f"cannot read the archive {source}: {error.strerror}") from error
-    try:
+def _file(source: Path | BinaryIO) -> Iterator[int]:
+    with opened_file(source) as fd:
         if stat.S_ISDIR(os.fstat(fd).st_mode):
             raise InvalidInput(f"cannot import {source}: it is a directory; give an archive of it")
         yield fd
-    finally:
-        os.close(fd)
 
 
 def _nameless(manifest: Digest) -> Reference:

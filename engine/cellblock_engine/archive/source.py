@@ -24,17 +24,22 @@ from .members import ArchiveMembers, DirectoryMembers, Members
 @contextmanager
 def opened(source: Path | BinaryIO, staging: Staging) -> Iterator[Members]:
     """Give the files of an archive. Raises InvalidInput, InvalidArchive, StoreFull, OSError."""
+    with opened_file(source) as fd, _readable(fd, staging) as members:
+        yield members
+
+
+@contextmanager
+def opened_file(source: Path | BinaryIO) -> Iterator[int]:
+    """Give a descriptor of an archive; a stream's is not closed. Raises InvalidInput."""
     if not isinstance(source, Path):
-        with _readable(source.fileno(), staging) as members:
-            yield members
+        yield source.fileno()
         return
     try:
         fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise InvalidInput(f"cannot read the archive {source}: {error.strerror}") from error
     try:
-        with _readable(fd, staging) as members:
-            yield members
+        yield fd
     finally:
         os.close(fd)
 

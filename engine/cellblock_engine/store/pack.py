@@ -45,12 +45,12 @@ nothing: Callable[[bytes], bool] = lambda _path: False  # noqa: E731 - a name fo
 Content = TypeVar("Content")
 
 
-def pack(root: int, *, without: Collection[bytes] = ()) -> Iterator[bytes]:
+def pack(root: int) -> Iterator[bytes]:
     """Yield the archive of the directory ``root``, in pieces of at most 1 MiB.
 
-    What is left out and what is raised is as :func:`entries` says.
+    Raises as :func:`entries` says.
     """
-    return archive(entries(root, read, without=without))
+    return archive(entries(root, read))
 
 
 def entries(
@@ -68,10 +68,10 @@ def entries(
     With a ``delta`` that is what it tells of, and all directories. Of ``without``, paths without
     a leading slash, empty files and directories are left out, and files that are ``excluded``: not
     removals, nor directories that may have some in them (:meth:`.exclusion.Exclusion.applied`).
-    Files that are ``absent`` are told of as removals;
-    sockets always are, as archives have none. Without privileges all belongs to user 0, as it
-    does in a container of one id. Raises InvalidLayer for what a layer cannot hold, Conflict for a
-    file that changes meanwhile, OSError; in a ``moving`` tree, what goes away is left out.
+    Files that are ``absent`` are told of as removals. Sockets are left out, as archives have none.
+    Without privileges all belongs to user 0, as it does in a container of one id. Raises
+    InvalidLayer for what a layer cannot hold, Conflict for a file that changes meanwhile, OSError;
+    in a ``moving`` tree, what goes away is left out.
     """
     without = frozenset(without)
     first: dict[tuple[int, int], bytes] = {}  # names of files that have several

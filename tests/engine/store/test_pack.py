@@ -13,7 +13,7 @@ import struct
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,8 @@ from cellblock_engine.oci.digest import Digest
 from cellblock_engine.store import Store, marks
 from cellblock_engine.store import pack as packing
 from cellblock_engine.store.copying import Source
-from cellblock_engine.store.pack import entries, pack
+from cellblock_engine.store.pack import archive as archived
+from cellblock_engine.store.pack import entries, pack, read
 from cellblock_engine.store.trees import remove_tree
 from cellblock_engine.store.unpacking import Caps, unpack_while_made
 from support import capabilities
@@ -43,10 +44,10 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def packed(root: Path, **options: object) -> bytes:
+def packed(root: Path, *, without: Collection[bytes] = ()) -> bytes:
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return b"".join(pack(fd, **options))  # type: ignore[arg-type]
+        return b"".join(archived(entries(fd, read, without=without)) if without else pack(fd))
     finally:
         os.close(fd)
 
