@@ -147,7 +147,7 @@ class _Work:
             with container.standing_still():
                 now = marks.take(root, without=self._without)
                 before, news = news, news if now == early else self._news(now)
-                if news.image != before.image or self._may_differ(news.image, settled_ns):
+                if news.image != before.image or self._may_differ(news, copied, settled_ns):
                     held = self._holding(copy, copied, settled_ns)
                     again = list(self._entries(root, held, news))
             paused_s = time.monotonic() - begun
@@ -166,11 +166,18 @@ class _Work:
         self._mappings_show = marks.mappings_show(fd)
         return fd
 
-    def _may_differ(self, image: Marks, settled_ns: int) -> bool:
-        """Tell whether files of the same marks may have been written to since ``settled_ns``."""
-        if marks.youngest_ns(image) >= settled_ns:
+    def _may_differ(self, news: _News, copied: Marks, settled_ns: int) -> bool:
+        """Tell whether what was ``copied`` may be other files than those of the news' marks.
+
+        They may have been written to since ``settled_ns``, or could not be opened.
+        """
+        if marks.youngest_ns(news.image) >= settled_ns:
             return True
-        return not (self._mappings_show or all(map(marks.is_still, image.values())))
+        told = news.image if news.delta is None else news.image.keys() & news.delta.told
+        files = {mark.inode for path in told if (mark := news.image[path]).is_file}
+        if not files <= {mark.inode for mark in copied.values()}:
+            return True
+        return not (self._mappings_show or all(map(marks.is_still, news.image.values())))
 
     def _news(self, now: Marks) -> _News:
         """Return what is to be in the image, above the first ground that can be built on."""

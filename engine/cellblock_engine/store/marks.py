@@ -45,6 +45,11 @@ class Mark(NamedTuple):
         """Whether it is of a directory."""
         return stat.S_ISDIR(self.mode)
 
+    @property
+    def is_file(self) -> bool:
+        """Whether it is of a regular file."""
+        return stat.S_ISREG(self.mode)
+
 
 Marks = Mapping[bytes, Mark]
 WHITEOUT = Mark(stat.S_IFCHR, 0, 0, 0, 0, 0, 0, 0, 0, opaque=False)
@@ -127,7 +132,7 @@ def settled(marks: Marks, before_ns: int, *, mappings_show: bool = True) -> dict
 
 def is_still(mark: Mark) -> bool:
     """Tell whether what is there cannot be written to by a mapping in memory."""
-    return not (stat.S_ISREG(mark.mode) and mark.size)
+    return not (mark.is_file and mark.size)
 
 
 def mappings_show(root: int) -> bool:
