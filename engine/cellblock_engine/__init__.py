@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .commit import Commit
     from .comparison import Change
     from .container import AttachedRun, Container, LogRecord, Result
     from .doctor import Check, Diagnosis
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from .freezing.image import FreezeEvent, Frozen, FrozenLayer
     from .history import HistoryRow
     from .image import Image, RemovedImage
+    from .imagerequest import CommitRequest, FreezeRequest, ImportRequest
     from .inspection import ContainerInfo
     from .limits import Limits, parse_bytes, parse_seconds
     from .oci.config import ImageConfig
@@ -65,10 +67,7 @@ if TYPE_CHECKING:
     from .request import (
         HOST_IMAGE,
         NETWORKS,
-        CommitRequest,
         ExecRequest,
-        FreezeRequest,
-        ImportRequest,
         RunRequest,
     )
     from .reset import Reset
@@ -80,6 +79,7 @@ if TYPE_CHECKING:
     from .volumes import Bind, Tmpfs, parse_mount, parse_tmpfs, parse_volume
 
 _HOMES = {
+    "commit": ("Commit",),
     "comparison": ("Change",),
     "container": ("AttachedRun", "Container", "LogRecord", "Result"),
     "doctor": ("Check", "Diagnosis"),
@@ -119,6 +119,7 @@ _HOMES = {
     "freezing.image": ("FreezeEvent", "Frozen", "FrozenLayer"),
     "history": ("HistoryRow",),
     "image": ("Image", "RemovedImage"),
+    "imagerequest": ("CommitRequest", "FreezeRequest", "ImportRequest"),
     "inspection": ("ContainerInfo",),
     "limits": ("Limits", "parse_bytes", "parse_seconds"),
     "oci.config": ("ImageConfig",),
@@ -135,10 +136,7 @@ _HOMES = {
     "request": (
         "HOST_IMAGE",
         "NETWORKS",
-        "CommitRequest",
         "ExecRequest",
-        "FreezeRequest",
-        "ImportRequest",
         "RunRequest",
     ),
     "reset": ("Reset",),
@@ -163,6 +161,7 @@ __all__ = [
     "Check",
     "CommandNotExecutable",
     "CommandNotFound",
+    "Commit",
     "CommitRequest",
     "Conflict",
     "Container",
@@ -244,6 +243,7 @@ __all__ = [
 
 _OF_LINUX = frozenset(
     {
+        "commit",
         "comparison",
         "container",
         "doctor",

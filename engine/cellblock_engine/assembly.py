@@ -16,9 +16,8 @@ from .image import Image
 from .layout import Layout
 from .limits import Limits
 from .linux import cgroups
-from .oci.config import ImageConfig
+from .oci.config import PROVENANCE_LABEL, ImageConfig
 from .oci.digest import Digest
-from .oci.provenance import is_provenance
 from .privileges import held_capabilities
 from .request import HOST_IMAGE, Channel, ExecRequest, RunRequest
 from .runtime.figures import processor_count
@@ -141,7 +140,7 @@ def configure(request: RunRequest, base: Base, identifier: str, name: str) -> Co
 
 
 def _for_containers(labels: Mapping[str, str]) -> dict[str, str]:
-    return {name: text for name, text in labels.items() if not is_provenance(name)}
+    return {name: text for name, text in labels.items() if not name.startswith(PROVENANCE_LABEL)}
 
 
 def found_binds(layout: Layout, binds: tuple[Bind, ...]) -> tuple[Bind, ...]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from .container import Container
 from .errors import Conflict, ImageNotFound, InvalidInput, Unsupported
 from .image import Image
+from .imagerequest import CommitRequest
 from .log import Log
 from .oci.config import HistoryEntry
 from .oci.digest import Digest
@@ -23,7 +24,6 @@ from .oci.manifest import MAX_LAYERS
 from .oci.provenance import Provenance
 from .oci.reference import Reference
 from .provenance import completed, with_earlier
-from .request import CommitRequest
 from .store import Store, commitnote
 from .store.commitnote import CommitNote, CommittedImage
 from .store.containers import ContainerConfig
@@ -69,12 +69,12 @@ def commit(
     if config.image_id is None:
         raise Unsupported(
             f"container {config.name} cannot become an image: its files are this machine's own; "
-            "use a container of a pulled image"
+            "use a container of an image, or make one of this Python (freeze)"
         )
     if config.storage_bytes is not None:
         raise Unsupported(
             f"container {config.name} cannot become an image: what it writes is in memory; use a "
-            "container without --storage"
+            "container without --storage-limit"
         )
     alone = locked(
         container.directory / _LOCK,
@@ -152,12 +152,13 @@ def _told(
     ground: Ground,
 ) -> Provenance:
     """Return what was executed since the ground, which is not always the last commit."""
+    told = request.provenance or Provenance()
     last = commitnote.last_image(container.directory)
     if last is None or ground.marks is not None:
-        return request.provenance
+        return told
     assert config.image_id is not None
     base = Digest.parse(config.image_id)
-    return with_earlier(request.provenance, store, base=base, last=last.id)
+    return with_earlier(told, store, base=base, last=last.id)
 
 
 def _note(store: Store, container: Container, image: Image, now: Marks) -> None:

@@ -30,7 +30,7 @@ from .log import Log
 from .oci.platform import Platform
 from .private import make_runtime_directory
 from .removal import Removal
-from .request import AS_IT_IS, HOST_IMAGE, Channel, CommitRequest, RunRequest
+from .request import HOST_IMAGE, Channel, RunRequest
 from .runtime import launcher, state
 from .runtime.attached import Pipes, await_start
 from .runtime.streams import INWARD, pipe_for_container
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .comparison import Change
     from .doctor import Diagnosis
     from .explanation import Explanation
+    from .imagerequest import CommitRequest
     from .oci.digest import Digest
     from .packages.package import Package
     from .pruning import DiskUsage, Pruned
@@ -130,7 +131,7 @@ class Engine(Library):
         self,
         name: str,
         reference: str | None = None,
-        request: CommitRequest = AS_IT_IS,
+        request: CommitRequest | None = None,
     ) -> Commit:
         """Make an image of a container, its files one layer more; return it.
 
@@ -142,13 +143,16 @@ class Engine(Library):
         then there is no image.
         """
         from .commit import commit  # noqa: PLC0415 - as seldom as a pull
+        from .imagerequest import CommitRequest  # noqa: PLC0415 - as this
         from .store.room import telling_if_full  # noqa: PLC0415 - as does this
 
         target = parse_name(reference) if reference is not None else None
         config = self._containers.find(name)
         self._store.sweep()  # what a killed one left half done
         with telling_if_full(f"an image of container {config.name}"):
-            return commit(self._store, self._held(config), config, target, request)
+            return commit(
+                self._store, self._held(config), config, target, request or CommitRequest()
+            )
 
     def export(self, name: str, target: Path | BinaryIO) -> None:
         """Write the files that a container shows into one flat tar archive.
@@ -178,7 +182,8 @@ class Engine(Library):
     def diff(self, name: str, *, since_commit: bool = False) -> tuple[Change, ...]:
         """Return what a container added, changed and deleted of its image so far, by path.
 
-        With ``since_commit`` of the last image that was made of it, if that is in the store.
+        With ``since_commit`` of the last image that was made of it, if that is in the store, and
+        without what a commit leaves out by default.
         Raises ContainerNotFound, Conflict, Unsupported for one whose writes are in memory
         (``storage_bytes``), StoreError, OSError.
         """

@@ -45,6 +45,8 @@ def parse_name(text: str) -> Reference:
     reference = Reference.parse(text)
     if reference.digest is not None:
         raise InvalidInput(f"{text!r} has a digest, which follows from the content: give a tag")
+    if reference.familiar.startswith("sha256:"):  # that is read as an id, and would never be found
+        raise InvalidInput(f"{text!r} is how ids are written: give another name")
     if text == HOST_IMAGE:
         raise InvalidInput(f"{text!r} is this machine's own image: give another name")
     return reference

@@ -15,7 +15,6 @@ from .oci.digest import Digest
 from .privileges import Ulimit
 from .runtime import state
 from .runtime.verdicts import verdict_of
-from .store import commitnote
 from .store.containers import ContainerConfig
 from .volumes import DEFAULT_SHM_BYTES, Bind, Tmpfs
 
@@ -96,6 +95,8 @@ def describe(layout: Layout, config: ContainerConfig, directory: Path) -> Contai
 
 
 def _committed(layout: Layout, directory: Path) -> Digest | None:
+    from .store import commitnote  # noqa: PLC0415 - not for a start
+
     image = commitnote.last_image(directory)
     return image.id if image and (layout.blobs / image.id.hex).is_file() else None
 

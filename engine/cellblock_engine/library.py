@@ -14,7 +14,7 @@ from .layout import Layout
 from .oci.platform import Platform
 from .oci.reference import Reference
 from .progress import Progress
-from .request import AS_FOUND, HOST_IMAGE, THIS_PYTHON, FreezeRequest, ImportRequest
+from .request import HOST_IMAGE
 from .settings import Settings
 from .store import Store
 from .store.formats import migrate
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .explanation import Explanation
     from .freezing.image import FreezeEvent, Frozen
     from .history import HistoryRow
+    from .imagerequest import FreezeRequest, ImportRequest
     from .oci.provenance import Provenance
     from .packages.package import Package, PackageChange
     from .registry.search import FoundImage
@@ -218,7 +219,7 @@ class Library:
         self,
         source: Path | BinaryIO,
         reference: str | None = None,
-        request: ImportRequest = AS_FOUND,
+        request: ImportRequest | None = None,
     ) -> Image:
         """Make an image of one layer of the files in a tar archive; return it.
 
@@ -227,16 +228,17 @@ class Library:
         StoreError's other kinds; then there is no image.
         """
         from .archive.importing import import_tree  # noqa: PLC0415 - as seldom as a pull
+        from .imagerequest import ImportRequest  # noqa: PLC0415 - as this
 
         target = parse_name(reference) if reference is not None else None
         self._store.sweep()  # what a killed one left half done
         with self._collecting_when_full():
-            return import_tree(self._store, source, target, request)
+            return import_tree(self._store, source, target, request or ImportRequest())
 
     def freeze(
         self,
         reference: str,
-        request: FreezeRequest = THIS_PYTHON,
+        request: FreezeRequest | None = None,
         *,
         progress: Callable[[FreezeEvent], None] | None = None,
     ) -> Frozen:
@@ -248,20 +250,23 @@ class Library:
         change meanwhile, StoreError and its kinds; then there is no image.
         """
         from .freezing.image import freeze  # noqa: PLC0415 - as seldom as a pull
+        from .imagerequest import FreezeRequest  # noqa: PLC0415 - as this
 
         target = parse_name(reference)
         self._store.sweep()  # what a killed one left half done
         with self._collecting_when_full():
-            return freeze(self._store, self._layout, target, request, progress)
+            wanted = request or FreezeRequest()
+            return freeze(self._store, self._layout, target, wanted, progress)
 
-    def explain_freeze(self, request: FreezeRequest = THIS_PYTHON) -> Explanation:
+    def explain_freeze(self, request: FreezeRequest | None = None) -> Explanation:
         """Return what :meth:`freeze` would put into an image, without making one.
 
         Raises as that does, but StoreError.
         """
         from .freezing.image import explain  # noqa: PLC0415 - as does that
+        from .imagerequest import FreezeRequest  # noqa: PLC0415 - as this
 
-        return explain(self._layout, request)
+        return explain(self._layout, request or FreezeRequest())
 
     def derived_image(self, base: Image, recipe: str) -> Image | None:
         """Return what was made of ``base`` by ``recipe`` and noted, if it is still in the store."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from .errors import InvalidInput
 from .limits import Limits
-from .oci.provenance import Provenance
 from .privileges import Ulimit, held_capabilities
 from .removal import Removal
 from .volumes import DEFAULT_SHM_BYTES, SMALLEST_SHM_BYTES, Bind, Tmpfs, check_targets
@@ -23,9 +21,6 @@ Channel = Literal["in", "out"]
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 _HOSTNAME = re.compile(r"(?!-)[a-zA-Z0-9-]{1,63}(?<!-)(\.(?!-)[a-zA-Z0-9-]{1,63}(?<!-))*")
 _MAX_WORDS_BYTES = 1 << 20
-_NOTHING_TOLD = Provenance()
-LATEST_EPOCH_S = 253_402_300_799
-"""The last second that a config's date can tell, of the year 9999."""
 
 
 @dataclass(frozen=True)
@@ -145,104 +140,3 @@ def check_process(argv: tuple[str, ...], env: Mapping[str, str], workdir: str | 
         raise InvalidInput("the command is longer than 1 MiB: pass large input through stdin")
     if workdir is not None and (not workdir.startswith("/") or "\0" in workdir):
         raise InvalidInput(f"working directory {workdir!r} is not valid: give an absolute path")
-
-
-@dataclass(frozen=True)
-class CommitRequest:
-    """How an image is to be made of a container.
-
-    ``comment``, ``author`` and ``created_by`` are told by the image's history; ``created_by`` is
-    the cells that ``provenance`` tells of, else the container's command, where it is empty. Of
-    ``provenance`` the notebook and its cells count; the commit finds out the rest. With
-    ``squash`` all that was written in it is one layer above its own image, whatever was committed
-    before. ``changes`` are a Dockerfile's instructions for how containers of the image are run:
-    ``ENV A=b`` (:mod:`.oci.instructions`). What matches one of the patterns ``exclude`` stays out
-    of the image (:mod:`.patterns`), and with ``default_excludes`` what a .dockerignore would have
-    by habit (:mod:`.store.exclusion`): caches of pip and apt, and what is in /tmp, /var/tmp and
-    /run. ``epoch_s`` is SOURCE_DATE_EPOCH, in seconds: the image is made then, and no file of its
-    layer is younger. Raises InvalidInput.
-    """
-
-    comment: str = ""
-    author: str = ""
-    created_by: str = ""
-    squash: bool = False
-    changes: tuple[str, ...] = ()
-    provenance: Provenance = _NOTHING_TOLD
-    exclude: tuple[str, ...] = ()
-    default_excludes: bool = True
-    epoch_s: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what could not be meant."""
-        if self.epoch_s is not None:
-            check_epoch(self.epoch_s)
-        if self.exclude:
-            from .patterns import Patterns  # noqa: PLC0415 - seldom asked for
-
-            Patterns(self.exclude)
-        if self.changes:
-            from .oci.instructions import parse_changes  # noqa: PLC0415 - seldom asked for
-
-            parse_changes(self.changes)
-
-
-AS_IT_IS = CommitRequest()
-
-
-@dataclass(frozen=True)
-class ImportRequest:
-    """How an image is to be made of an archive of files.
-
-    ``comment`` is told by the image's history; ``changes`` and ``epoch_s`` are as for a
-    :class:`CommitRequest`; ``platform`` is ``os/architecture[/variant]``, by default this
-    machine's. Raises InvalidInput.
-    """
-
-    comment: str = ""
-    changes: tuple[str, ...] = ()
-    platform: str | None = None
-    epoch_s: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what could not be meant."""
-        if self.epoch_s is not None:
-            check_epoch(self.epoch_s)
-        if self.changes:
-            from .oci.instructions import parse_changes  # noqa: PLC0415 - seldom asked for
-
-            parse_changes(self.changes)
-
-
-AS_FOUND = ImportRequest()
-
-
-@dataclass(frozen=True)
-class FreezeRequest:
-    """What is to be made an image of.
-
-    ``python`` is the path of an interpreter, or its name on PATH; None is the running one.
-    ``project`` is a folder that goes in as well, and that the image's commands start in.
-    ``epoch_s`` is SOURCE_DATE_EPOCH, as for a commit. Raises InvalidInput.
-    """
-
-    python: str | None = None
-    project: Path | None = None
-    epoch_s: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what could not be meant."""
-        if self.epoch_s is not None:
-            check_epoch(self.epoch_s)
-
-
-THIS_PYTHON = FreezeRequest()
-
-
-def check_epoch(epoch_s: int) -> None:
-    """Raise InvalidInput for a moment that no image can be made at."""
-    if not 0 <= epoch_s <= LATEST_EPOCH_S:
-        raise InvalidInput(
-            f"SOURCE_DATE_EPOCH {epoch_s} is not valid: give seconds since 1970, before the year "
-            "10000"
-        )

@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from .assembly import mount_places
 from .container import Container
+from .imagerequest import CommitRequest
 from .linux import syscalls as sys
 from .oci.digest import Digest
 from .oci.manifest import OCI_LAYER, Descriptor
-from .request import CommitRequest
 from .store import Store, marks
 from .store.containers import ContainerConfig, upper
 from .store.copying import Adopted, LayerCopy, Source, opened
@@ -123,7 +124,7 @@ class _Work:
 
     def of_running(self, container: Container) -> Written:
         root = self._open(container)
-        settled_ns = time.time_ns() - marks.CLOCK_NS
+        settled_ns = 0 if _is_in_memory(root) else time.time_ns() - marks.CLOCK_NS
         with _syncing(root):
             early = marks.take(root, without=self._without, moving=True)
         news = self._news(early)
@@ -251,6 +252,17 @@ class _Work:
                 yield spool.append(path, fd, status.st_size)
 
         return held
+
+
+def _is_in_memory(root: int) -> bool:
+    """Return whether pages of its file system never become clean: see :func:`_syncing`."""
+    device = os.fstat(root).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="surrogateescape") as mounts:
+        for mount in map(str.split, mounts):
+            if mount[2] == number:
+                return mount[mount.index("-") + 1] in ("tmpfs", "ramfs")
+    return False
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def _candidates(
     flags = {name: argument for argument in arguments for name in argument.names}
     previous = flags.get(words[-1])
     if previous is not None and previous.is_flag and previous.takes != "flag":
-        return previous.values
+        return previous.values or _names(previous, engine)
     if word.startswith("-"):
         return ["--help", *(name for name in flags if name.startswith("--"))]
     operand = _operand(verb, words[1:], form)
@@ -86,15 +86,25 @@ def _operand(verb: Verb, words: list[str], form: Form) -> Argument | None:
     return operands[given] if given < len(operands) else None
 
 
-def _names(operand: Argument, engine: Callable[[], Engine]) -> list[str]:
+def _names(argument: Argument, engine: Callable[[], Engine]) -> list[str]:
     """Return the images or containers there are; none if the engine cannot say."""
     try:
-        match operand.subject:
+        match argument.subject:
             case "image":
-                images = engine().images()
-                return [HOST_IMAGE, *(ref.familiar for image in images for ref in image.references)]
+                return _images(engine())
             case "container":
-                return [info.name or info.id[:12] for info in engine().containers()]
+                return _containers(engine())
+            case "either":
+                return _containers(engine()) + _images(engine())
     except (CellblockError, OSError):
         return []
     return []
+
+
+def _images(engine: Engine) -> list[str]:
+    named = (reference.familiar for image in engine.images() for reference in image.references)
+    return [HOST_IMAGE, *named]
+
+
+def _containers(engine: Engine) -> list[str]:
+    return [info.name or info.id[:12] for info in engine.containers()]

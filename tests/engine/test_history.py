@@ -16,6 +16,7 @@ from cellblock_engine.oci.platform import Platform
 from cellblock_engine.oci.provenance import ExecutedCell, Provenance
 from cellblock_engine.store import Store
 from support import tars
+from support.layers import add_layer
 
 Document = Callable[..., ImageDocument]
 
@@ -28,7 +29,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def layers(store: Store) -> tuple[Digest, ...]:
     members = (tars.file(b"a", b"12345"), tars.directory(b"d/"), tars.file(b".wh.a"))
-    return tuple(store.layers.make([tars.archive(member)])[0] for member in members)
+    return tuple(add_layer(store, [tars.archive(member)])[0] for member in members)
 
 
 def step(word: str, *, empty: bool = False) -> HistoryEntry:

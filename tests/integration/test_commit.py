@@ -420,7 +420,9 @@ def test_a_limit_on_storage_is_refused(engine: Engine, base_image: str):
 
 def test_the_host_image_is_refused(engine: Engine):
     ended(engine, "host", "open('/new', 'w')")
-    with pytest.raises(Unsupported, match=r"this machine's own; use a container of a pulled image"):
+    with pytest.raises(
+        Unsupported, match=r"this machine's own; use a container of an image, or make one"
+    ):
         engine.commit("box", "mine/box")
 
 
@@ -429,6 +431,8 @@ def test_the_host_image_is_refused(engine: Engine):
     [
         ("host", "this machine's own image"),
         ("box@sha256:" + "0" * 64, "follows from the content"),
+        ("sha256:" + "0" * 64, "how ids are written"),
+        ("0" * 64, "an image id"),
         ("Box", "lower-case"),
     ],
 )

@@ -55,7 +55,7 @@ def test_an_image_that_is_run_another_way(box: Engine, base_image: str):
 def test_a_change_that_cannot_be_made_leaves_nothing(
     box: Engine, change: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(box._store.layers, "make", None)  # nothing comes so far
+    monkeypatch.setattr(box._store.layers, "copying", None)  # nothing comes so far
     blobs = set(Layout.default(box.home).blobs.iterdir())
     with pytest.raises(InvalidInput):
         box.commit("box", "mine/changed", CommitRequest(changes=(change,)))

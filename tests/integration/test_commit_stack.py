@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tarfile
@@ -272,6 +273,32 @@ def test_each_image_is_what_the_container_was(
         assert_same_tree(f"{layout}:saved", engine._store.layers.chain(layers), tmp_path)
 
 
+def apart(found: dict[str, list[Any]], prefix: bytes) -> dict[str, list[Any]]:
+    """Return what is in no path with a name of this prefix, which others may link to."""
+    kept = {}
+    for path, (mode, *shape) in found.items():
+        if not any(name.startswith(prefix) for name in bytes.fromhex(path).split(b"/")):
+            kept[path] = [mode, *(shape if stat.S_ISDIR(mode) else shape[:2] + shape[3:])]
+    return kept
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_is_excluded_now_and_then_changes_nothing_else(
+    engine: Engine, box: Container, seed: int
+):
+    missing = 0
+    for number in range(4):
+        done(box, OPERATIONS, str(seed * 100 + number), "25")
+        engine.commit("box", "mine/box", CommitRequest(exclude=("**/n1*",)))
+        seen, kept = json.loads(done(box, LISTING)), shown(engine, "mine/box")
+        assert apart(kept, b"n1") == apart(seen, b"n1")
+        missing += len(seen.keys() - kept.keys())
+        if number == 1:
+            engine.commit("box", "mine/box")
+            assert shown(engine, "mine/box") == seen
+    assert missing
+
+
 def test_a_layer_holds_what_has_changed_since(engine: Engine, box: Container):
     long_ago(box, "import os; os.makedirs('/srv/a/b')\nfor n in 'xyz': open('/srv/a/' + n, 'w')")
     first = engine.commit("box", "mine/box:1", CommitRequest(comment="first"))
@@ -325,6 +352,43 @@ def test_what_changes_while_it_is_copied(
         )
         engine.commit("box", "mine/box")
         assert shown(engine, "mine/box") == json.loads(done(box, LISTING))
+
+
+MAPPED = """
+import mmap, os, time
+file = open("/srv/mapped", "w+b"); file.truncate(4096)
+seen = mmap.mmap(file.fileno(), 4096); seen[0:1] = b"."
+while True:
+    for name in "abc":
+        if os.path.exists("/tmp/" + name):
+            seen[0:1] = name.encode(); os.unlink("/tmp/" + name)
+    time.sleep(0.01)
+"""
+WRITE = """
+import os, time
+open("/tmp/{0}", "w")
+while os.path.exists("/tmp/{0}"): time.sleep(0.01)
+"""
+
+
+def test_mapped_memory_in_a_store_in_memory(base_image: str, tmp_path: Path):
+    """There, nothing but the first of the writes to it shows in a file's times."""
+    home = tmp_path / "memory"
+    home.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", home], check=True)
+    try:
+        with Engine.open(home / "store") as own:
+            own.pull(base_image)
+            argv = ("python3", "-c", MAPPED)
+            mapping = own.start(RunRequest(image=base_image, argv=argv, name="mapping"))
+            for letter in "abc":
+                long_ago(mapping, WRITE.format(letter))
+                own.commit("mapping", "mine/box")
+                found = own.run("mine/box", ["head", "-c1", "/srv/mapped"])
+                assert found.stdout == letter.encode()
+            mapping.remove(force=True)
+    finally:
+        subprocess.run(["umount", "-l", home], check=True)
 
 
 def test_all_names_of_a_file_are_in_one_layer(engine: Engine, box: Container):

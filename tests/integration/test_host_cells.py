@@ -181,7 +181,7 @@ def test_a_kernel_of_this_machine_is_no_image(kernel):
     _, kc = kernel
     said = run(kc, "%container commit mine/box")
     assert said.startswith("Unsupported: ")
-    assert "use a container of a pulled image" in said
+    assert "use a container of an image, or make one" in said
 
 
 class TestTurn:

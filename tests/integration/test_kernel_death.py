@@ -196,7 +196,7 @@ def test_a_client_that_stalled_while_it_ended_still_gets_it(site, prints):
         kc.iopub_channel.stop()  # this one would never read
         code = "import os\nfor _ in range({}): print('x' * 5000, flush=True)\nos._exit(3)"
         kc.execute(code.format(prints))
-        time.sleep(2.5)
+        time.sleep(1.5)  # the gate waits for three seconds
         seen = b""
         with sock:
             while b"the kernel ended: exit status 3" not in seen:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shlex
 import shutil
-from pathlib import Path
 
-import nbformat
 import pytest
 from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
 
 from cellblock.cli import main
-from support import capabilities, kernels
+from support import capabilities, kernels, tutorials
+from support.tutorials import text
 
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "kernels.ipynb"
+NOTEBOOK = "kernels.ipynb"
 
 
 @pytest.fixture(scope="module")
@@ -26,33 +23,16 @@ def site(root, tmp_path_factory):
         yield made
 
 
-def install_line(notebook) -> list[str]:
-    """Return the words of the one command that the tutorial tells its reader to run."""
-    (line,) = [
-        line
-        for line in notebook.cells[0].source.splitlines()
-        if line.startswith("cellblock kernel install")
-    ]
-    return shlex.split(line)[1:]
-
-
-def text(cell) -> str:
-    """Return what a cell printed, or its value."""
-    return "".join(each.get("text") or each.data["text/plain"] for each in cell.outputs)
-
-
 def test_it_is_kept_without_outputs():
-    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
-        assert cell.get("outputs", []) == []
-        assert cell.get("execution_count") is None
+    tutorials.assert_kept_without_outputs(NOTEBOOK)
 
 
 def test_it_shows_what_it_says(site, monkeypatch):
     monkeypatch.setenv("JUPYTER_TOKEN", "of-the-server")
     (site.folder.parent / "beside").touch()
-    shutil.copy(NOTEBOOK, site.folder)
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    assert main(install_line(notebook)) == 0
+    shutil.copy(tutorials.NOTEBOOKS / NOTEBOOK, site.folder)
+    notebook = tutorials.read(NOTEBOOK)
+    assert main(tutorials.told(notebook, "kernel install")) == 0
 
     client = NotebookClient(
         notebook, timeout=60, resources={"metadata": {"path": str(site.folder)}}

@@ -83,6 +83,38 @@ def test_stats_are_a_table_for_people_of_both_kinds(fake):
     assert row["name"] == "up"
 
 
+def table(fake, text):
+    """Return the plain text of the one table that a cell shows."""
+    ((kind, content),), status = said(fake, text)
+    assert (kind, status) == ("display_data", 0)
+    assert "text/html" in content["data"]
+    return content["data"]["text/plain"]
+
+
+def test_what_it_changed_is_a_table(fake):
+    assert [line.split()[0] for line in table(fake, "%container diff").splitlines()] == [
+        "CHANGE",
+        *"CAD",
+    ]
+
+
+def test_what_is_read_is_its_last_commit_else_its_image_or_the_one_named(fake, monkeypatch):
+    asked = []
+    for verb, reading in (("history", fake.history), ("provenance", fake.provenance)):
+        monkeypatch.setattr(
+            fake, verb, lambda name, read=reading: asked.append(name) or read("python:3.12-slim")
+        )
+    box = fake.boxes[0]
+    for changes in ({"image_id": "made"}, {"image_id": "made", "committed": "last"}):
+        fake.boxes[0] = replace(box, **changes)
+        assert "2-4" in table(fake, "%container history")
+        assert "a.ipynb" in table(fake, "%container provenance")
+    table(fake, "%container history other")
+    assert asked == ["made", "made", "last", "last", "other"]
+    fake.boxes[0] = replace(box, image_id=None)
+    assert "no image: name one" in refusal(fake, "%container history")
+
+
 def test_limits_are_shown_and_changed(fake):
     assert shown(fake, "%container limits") == (
         "memory:   no limit of its own\ncpus:     no limit of its own\npids:     4096\n"
@@ -136,7 +168,7 @@ def test_lines_comments_and_blank_lines(fake):
         ("%container limits -m 1g\n%container limits 'x", "cannot be split"),
         ("%container limits -m lots", "'lots' is not a size"),
         ("%container run host true", "%container run is not for a notebook whose kernel is in"),
-        ("%%container exec up", "info, stats, limits, packages, logs, commit"),
+        ("%%container exec up", "info, stats, limits, packages, diff, history, provenance, logs"),
         (
             "%container limits -m 1g\n%container limits gone -m 1g",
             "'gone' is not this notebook's container, which is up",

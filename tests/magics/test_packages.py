@@ -52,3 +52,10 @@ def test_of_two_images_the_difference_is_listed(fake, capfd):
 def test_more_names_are_refused(fake, words):
     with pytest.raises(InvalidInput, match="packages takes an image"):
         do(fake, f"packages {words}")
+
+
+def test_the_name_of_a_container_is_not_taken_for_an_images(fake):
+    with pytest.raises(InvalidInput, match="up is a container: give --container as well"):
+        do(fake, "packages up")
+    with pytest.raises(ImageNotFound):
+        do(fake, "packages nope")

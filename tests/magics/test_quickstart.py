@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-import nbformat
 from nbclient import NotebookClient
 
-from support import capabilities
+from support import capabilities, tutorials
 
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "quickstart.ipynb"
+NOTEBOOK = "quickstart.ipynb"
 
 
 def outputs(notebook, source: str) -> str:
@@ -29,15 +27,13 @@ def outputs(notebook, source: str) -> str:
 
 
 def test_it_is_kept_without_outputs():
-    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
-        assert cell.get("outputs", []) == []
-        assert cell.get("execution_count") is None
+    tutorials.assert_kept_without_outputs(NOTEBOOK)
 
 
 def test_it_shows_what_it_says(root, engine, tmp_path, monkeypatch):
     capabilities.need_memory_cgroup()
     monkeypatch.setenv("CELLBLOCK_HOME", str(tmp_path / "store"))
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = tutorials.read(NOTEBOOK)
     NotebookClient(notebook, timeout=120).execute()
 
     isolated = outputs(notebook, "%%container run\nimport os")

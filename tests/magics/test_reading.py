@@ -14,7 +14,7 @@ from cellblock.tables import View, text, utc_now
 from cellblock.verbs import VERBS
 from cellblock.verbs.group import find
 from cellblock.verbs.outcome import Acknowledged, Chart, Identifiers, Outcome
-from cellblock_engine import ContainerNotFound, Digest, InvalidInput, Unsupported
+from cellblock_engine import Change, ContainerNotFound, Digest, InvalidInput, Unsupported
 from magics.test_verbs import Says, call
 from support.fake_engine import FakeEngine, image
 
@@ -84,7 +84,10 @@ def test_diff_is_of_a_container_or_of_two_images(fake):
     assert do(fake, "diff debian:12 debian:12").table.rows == ()
     data = frame(do(fake, "diff up").table)
     assert data[data.change == "A"].size_bytes.sum() == 2000
-    with pytest.raises(ContainerNotFound):
+    for name in ("nope", "No/Such"):
+        with pytest.raises(ContainerNotFound):
+            do(fake, f"diff {name}")
+    with pytest.raises(InvalidInput, match="debian:12 is an image: diff takes a container, or two"):
         do(fake, "diff debian:12")
     with pytest.raises(InvalidInput, match="a container, or two images"):
         do(fake, "diff a b c")
@@ -98,11 +101,12 @@ def test_json_is_of_the_same_rows(fake, capfd):
     assert json.loads(capfd.readouterr().out)[0]["diffid"] is None
 
 
-def test_plots_are_bars(fake):
+def test_plots_are_bars_of_layers_and_a_treemap_of_folders(fake):
     assert do(fake, "diff --plot up") == Chart(
         "Changes in up",
-        ("/etc", "/usr"),
-        (("added", (2000, 0)), ("changed", (0, 0)), ("deleted", (0, 4000))),
+        ("/usr", "/etc"),
+        (("added", (0, 2000)), ("changed", (0, 0)), ("deleted", (4000, 0))),
+        "treemap",
     )
     chart = do(fake, "history --plot python:3.12-slim")
     assert chart.series == (("size", (48_000_000,)),)
@@ -116,10 +120,32 @@ def test_a_plot_is_a_figure_in_a_notebook_and_refused_elsewhere(fake):
     for line in ("history --plot python:3.12-slim", "diff --plot up"):
         figure = notebook.render(do(fake, line))
         (axes,) = figure.axes
-        assert "\x1b" not in axes.get_yticklabels()[0].get_text()
+        assert axes.patches
+        assert not [words for words in axes.get_yticklabels() if "\x1b" in words.get_text()]
         assert figure._repr_png_().startswith(b"\x89PNG")
         with pytest.raises(InvalidInput, match="draws in a notebook"):
             terminal.render(do(fake, line))
+
+
+def test_a_treemap_has_areas_of_bytes_and_says_whose(fake, monkeypatch):
+    changes = (
+        Change("A", "/opt/lib/$big$\x1b", "file", 30_000_000),
+        Change("C", "/opt/lib/other", "file", 10_000_000),
+        Change("D", "/opt/old", "directory", 20_000_000),
+        Change("A", "/srv/tiny", "file", 1),
+    )
+    monkeypatch.setattr(fake, "diff", lambda name: changes)
+    (axes,) = notebook.render(do(fake, "diff --plot up")).axes
+    areas = [patch.get_width() * patch.get_height() for patch in axes.patches]
+    assert [round(area / sum(areas), 3) for area in areas if area] == [0.5, 0.167, 0.333]
+    assert [words.get_text() for words in axes.texts] == ["/opt/lib\n40MB", "/opt/old\n20MB"]
+    assert [words.get_text() for words in axes.get_legend().texts] == [
+        "added",
+        "changed",
+        "deleted",
+    ]
+    monkeypatch.setattr(fake, "diff", lambda name: changes[:0])
+    assert notebook.render(do(fake, "diff --plot up"))._repr_png_()
 
 
 def test_a_plot_without_matplotlib_says_so(fake, monkeypatch):

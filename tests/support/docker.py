@@ -21,7 +21,7 @@ from pathlib import Path
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 30
 COMMAND_TIMEOUT_S = 600
-CGROUPS = Path("/sys/fs/cgroup")
+CGROUPS, PARENT = Path("/sys/fs/cgroup"), "docker"
 # The distribution's own come first: a client beside them may be years older or newer. What `make
 # bench` installs only to measure it lies beside the virtual environment's own packages.
 SEARCH = f"/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin:/usr/local/sbin:{sys.prefix}/peers/bin"
@@ -81,7 +81,7 @@ def serving(directory: Path) -> Iterator[Docker]:
     if daemon is None or client is None:
         raise RuntimeError("docker is not installed; make test installs it (docker.io)")
     directory.mkdir(parents=True)
-    already = frozenset(_cgroups())
+    already = frozenset(path for path in _cgroups() if path.name != PARENT)
     running = Docker(client, directory / "s")
     try:
         with (directory / "log").open("wb") as log:
@@ -97,6 +97,7 @@ def serving(directory: Path) -> Iterator[Docker]:
     finally:
         _kill_left_over(directory)
         shutil.rmtree(directory, ignore_errors=True)
+        # Parents too that another daemon has made: it makes them again when it needs them.
         for path in sorted(frozenset(_cgroups()) - already, reverse=True):
             with suppress(OSError):  # another daemon's containers are in it
                 path.rmdir()
@@ -162,5 +163,5 @@ def _processes() -> Iterator[int]:
 
 def _cgroups() -> Iterator[Path]:
     """Yield the daemons' cgroups: parents, which they leave, and containers', in each hierarchy."""
-    for parent in (*CGROUPS.glob("docker"), *CGROUPS.glob("*/docker")):
+    for parent in (*CGROUPS.glob(PARENT), *CGROUPS.glob(f"*/{PARENT}")):
         yield from (parent, *(each for each in parent.iterdir() if each.is_dir()))

@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from ..errors import InvalidArchive, InvalidInput, InvalidLayer
 from ..image import Image
+from ..imagerequest import ImportRequest
 from ..log import Log
 from ..oci.config import HistoryEntry
 from ..oci.derivation import Derived, derive
@@ -26,7 +27,6 @@ from ..oci.instructions import Instruction, parse_changes
 from ..oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, Manifest
 from ..oci.platform import Platform
 from ..oci.reference import Reference
-from ..request import ImportRequest
 from ..store import Store
 from ..store.copying import Adopted, Source, opened
 from ..store.epoch import clamped, moment

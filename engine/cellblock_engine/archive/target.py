@@ -1,35 +1,39 @@
 """Where an archive goes: a stream, or a file that is there whole or not at all.
 
 A file has no name while it is written (O_TMPFILE, open(2)), so a killed process leaves nothing. To
-replace one it gets a name beside it for a moment, always the same, which the next save takes over.
+replace one it gets a name beside it for a moment. Who was killed then has let go of its lock, and
+the next save of that file takes away what it left.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import secrets
 import stat
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import InvalidInput, StoreError
-from ..store.locks import Kind, lock
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NAMELESS = os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC
+_NAMED = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+_LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # What open(2) answers where the file system, or the kernel, has no files without a name.
 _UNKNOWN = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
-_TURN_S = 10.0
+_SUFFIX = b".cellblock"
+_MOST_TRIES = 10
 
 
 def write(archive: Iterable[bytes], target: Path | BinaryIO) -> None:
     """Write the archive; a file takes its place when it is whole, for its owner only.
 
     Raises what ``archive`` raises, InvalidInput for a file that cannot be made, StoreError for
-    one that cannot be written, Conflict where others are writing it, OSError for a stream.
+    one that cannot be written, OSError for a stream.
     """
     if not isinstance(target, Path):
         _pour(archive, target)
@@ -53,36 +57,60 @@ def write(archive: Iterable[bytes], target: Path | BinaryIO) -> None:
 
 
 def _write_whole(archive: Iterable[bytes], path: Path, directory: int) -> None:
+    name = os.fsencode(path.name)
+    prefix = b"." + name[:200] + b"."
+    _sweep(prefix, directory)
     try:
-        fd = os.open(".", _NAMELESS, 0o600, dir_fd=directory)
+        fd, beside, nameless = _create(prefix, directory)
     except OSError as error:
-        if error.errno in _UNKNOWN:
-            _write_beside(archive, path)
-            return
         raise InvalidInput(f"cannot write {path}: {error.strerror}") from error
-    with open(fd, "wb") as file:
-        _pour(archive, file)
-        file.flush()
-        os.fsync(fd)
-        _name(fd, os.fsencode(path.name), directory)
+    try:
+        with open(fd, "wb") as file:
+            _pour(archive, file)
+            file.flush()
+            os.fsync(fd)
+            if nameless:
+                with suppress(FileExistsError):
+                    _link(fd, name, directory)
+                    return
+                _link(fd, beside, directory)
+            os.rename(beside, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(beside, dir_fd=directory)
+        raise
 
 
-def _name(fd: int, name: bytes, directory: int) -> None:
-    """Give the file its name. Another save may do the same: each leaves a whole file there."""
-    with suppress(FileExistsError):
-        _link(fd, name, directory)
-        return
-    # One at a time: the name beside it is the same for all, and a file without a name that has
-    # lost its first cannot be given another (linkat(2)).
-    lock(directory, Kind.EXCLUSIVE, timeout_s=_TURN_S, what=f"{os.fsdecode(name)!r}")
-    beside = b"." + name[:200] + b".cellblock"
-    with suppress(FileNotFoundError):  # a killed one's
-        os.unlink(beside, dir_fd=directory)
-    _link(fd, beside, directory)
-    os.rename(beside, name, src_dir_fd=directory, dst_dir_fd=directory)
+def _create(prefix: bytes, directory: int) -> tuple[int, bytes, bool]:
+    """Return a new file that is locked, the name that it has or may get, and which it is."""
+    for _ in range(_MOST_TRIES):
+        beside = prefix + secrets.token_hex(8).encode() + _SUFFIX
+        nameless = True
+        try:
+            fd = os.open(".", _NAMELESS, 0o600, dir_fd=directory)
+        except OSError as error:
+            if error.errno not in _UNKNOWN:
+                raise
+            fd, nameless = os.open(beside, _NAMED, 0o600, dir_fd=directory), False
+        if _is_locked(fd) and (nameless or os.fstat(fd).st_nlink):
+            return fd, beside, nameless
+        os.close(fd)  # another save is sweeping it away
+    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+def _is_locked(fd: int) -> bool:
+    """Lock the file, unless another has; where the file system has no locks, nobody has."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _link(fd: int, name: bytes, directory: int) -> None:
+    """Give a file its first name. It cannot have another once it has lost that (linkat(2))."""
     own = os.open("/proc/self/fd", _DIRECTORY)  # with a descriptor, Python asks linkat to follow
     try:
         os.link(str(fd), name, src_dir_fd=own, dst_dir_fd=directory, follow_symlinks=True)
@@ -90,26 +118,19 @@ def _link(fd: int, name: bytes, directory: int) -> None:
         os.close(own)
 
 
-def _write_beside(archive: Iterable[bytes], path: Path) -> None:
-    """Write a file that has a name from the start, for want of one that has none."""
-    with _beside(path) as (fd, beside), open(fd, "wb") as file:
-        _pour(archive, file)
-        file.flush()
-        os.fsync(fd)
-        beside.rename(path)
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[tuple[int, Path]]:
-    try:
-        fd, name = tempfile.mkstemp(prefix=f".{path.name[:200]}.", dir=path.parent)
-    except OSError as error:
-        raise InvalidInput(f"cannot write {path}: {error.strerror}") from error
-    try:
-        yield fd, Path(name)
-    except BaseException:
-        Path(name).unlink()
-        raise
+def _sweep(prefix: bytes, directory: int) -> None:
+    """Remove what killed saves of this file have left: regular files that nobody has locked."""
+    for name in map(os.fsencode, os.listdir(directory)):
+        if not (name.startswith(prefix) and name.endswith(_SUFFIX)):
+            continue
+        with suppress(OSError):  # it is at work, has just been renamed, or is not ours to look at
+            fd = os.open(name, _LOOK, dir_fd=directory)
+            try:
+                if stat.S_ISREG(os.fstat(fd).st_mode):
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(name, dir_fd=directory)
+            finally:
+                os.close(fd)
 
 
 def _pour(archive: Iterable[bytes], file: BinaryIO) -> None:

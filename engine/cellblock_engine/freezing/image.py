@@ -15,6 +15,7 @@ from importlib import metadata
 from ..errors import InvalidInput
 from ..explanation import Explanation
 from ..image import Image
+from ..imagerequest import FreezeRequest
 from ..layout import Layout
 from ..log import Log
 from ..oci.composition import compose
@@ -23,7 +24,6 @@ from ..oci.digest import Digest
 from ..oci.manifest import OCI_LAYER, Descriptor
 from ..oci.platform import Platform
 from ..oci.reference import Reference
-from ..request import FreezeRequest
 from ..store import Store, tar
 from ..store.copying import Adopted, Source
 from ..store.epoch import clamped

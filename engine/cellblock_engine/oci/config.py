@@ -16,6 +16,8 @@ from .manifest import MAX_LAYERS, MAX_MANIFEST_BYTES
 from .platform import Platform
 
 MAX_CONFIG_BYTES = MAX_MANIFEST_BYTES
+PROVENANCE_LABEL = "cellblock.provenance."
+"""How labels begin that are about an image's making (:mod:`.provenance`), not its containers."""
 _MAX_HISTORY = 10_000
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ..errors import Conflict, InvalidInput
 from .config import MAX_CONFIG_BYTES, HistoryEntry, parse_config
 from .digest import Digest
-from .instructions import Instruction, configured
 from .manifest import (
     DOCKER_FOREIGN_LAYER,
     DOCKER_LAYER,
@@ -26,7 +26,10 @@ from .manifest import (
     Descriptor,
     Manifest,
 )
-from .provenance import Provenance, labelled
+
+if TYPE_CHECKING:
+    from .instructions import Instruction
+    from .provenance import Provenance
 
 _SHARE = 4  # of the room that is left: there always is some
 
@@ -63,6 +66,8 @@ def derive(
     document = json.loads(config)
     document["created"] = _moment(step)
     if changes:
+        from .instructions import configured  # noqa: PLC0415 - starts read images, and need none
+
         document["config"] = configured(document.get("config") or {}, changes)
     if step.author:
         document["author"] = _text(step.author)
@@ -72,6 +77,8 @@ def derive(
     steps = document.get("history") or []
     document["history"] = [*steps, _history(step)]
     if provenance is not None:
+        from .provenance import labelled  # noqa: PLC0415 - as this
+
         run = document.get("config") or {}
         room_bytes = (MAX_CONFIG_BYTES - len(json.dumps(document))) // _SHARE
         labels = labelled(run.get("Labels") or {}, provenance, len(steps), room_bytes)

@@ -15,13 +15,12 @@ from typing import Any, Literal, cast, get_args
 
 from ..errors import InvalidAnswer, InvalidDigest
 from ..packages.package import KINDS, PackageChange
-from .config import ImageDocument
+from .config import PROVENANCE_LABEL, ImageDocument
 from .digest import Digest
 from .jsonobject import JsonObject
 
-PREFIX = "cellblock.provenance."
-BASE_NAME = "org.opencontainers.image.base.name"
-BASE_DIGEST = "org.opencontainers.image.base.digest"
+_BASE_NAME = "org.opencontainers.image.base.name"
+_BASE_DIGEST = "org.opencontainers.image.base.digest"
 MAX_BYTES = 256 << 10
 """What one step may say, as it is in the config."""
 MAX_CELLS = 1000
@@ -115,12 +114,12 @@ def labelled(
     labels: Mapping[str, str], provenance: Provenance, step: int, most_bytes: int
 ) -> dict[str, str]:
     """Return ``labels`` with what is known of the step of this number, in so many bytes."""
-    found = {name: text for name, text in labels.items() if name not in (BASE_NAME, BASE_DIGEST)}
+    found = {name: text for name, text in labels.items() if name not in (_BASE_NAME, _BASE_DIGEST)}
     if provenance.base_digest is not None:
-        found[BASE_DIGEST] = str(provenance.base_digest)
+        found[_BASE_DIGEST] = str(provenance.base_digest)
     if provenance.base_name:
-        found[BASE_NAME] = provenance.base_name
-    return found | {f"{PREFIX}{step}": provenance.encode(min(most_bytes, MAX_BYTES))}
+        found[_BASE_NAME] = provenance.base_name
+    return found | {f"{PROVENANCE_LABEL}{step}": provenance.encode(min(most_bytes, MAX_BYTES))}
 
 
 def read_provenance(document: ImageDocument) -> tuple[Provenance | None, ...]:
@@ -131,17 +130,12 @@ def read_provenance(document: ImageDocument) -> tuple[Provenance | None, ...]:
     layers = set(document.diff_ids)
     found: list[Provenance | None] = []
     for number, step in enumerate(document.history):
-        text = document.config.labels.get(f"{PREFIX}{number}")
+        text = document.config.labels.get(f"{PROVENANCE_LABEL}{number}")
         known = _decoded(text) if text is not None else None
         if known is not None and known.diffid not in ((None,) if step.empty_layer else layers):
             known = None
         found.append(known)
     return tuple(found)
-
-
-def is_provenance(label: str) -> bool:
-    """Tell whether a label is about how its image was made, not about its containers."""
-    return label.startswith(PREFIX)
 
 
 def _encoded(provenance: Provenance, most_bytes: int) -> str:

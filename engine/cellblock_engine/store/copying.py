@@ -13,11 +13,11 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from queue import Queue
+from queue import Full, Queue
 from types import TracebackType
 from typing import NamedTuple
 
-from ..errors import InvalidLayer
+from ..errors import InvalidLayer, StoreError
 from ..linux import syscalls as sys
 from . import beneath, pax, tar
 from .pack import changed
@@ -29,6 +29,7 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PIECE_BYTES = 2**20
 _GATHERED_BYTES = 2**18
 _QUEUED = 16
+_LOOK_S = 1.0  # after whether the other thread lives
 
 
 class Source(NamedTuple):
@@ -201,11 +202,18 @@ class _Hash:
     def end(self) -> None:
         if not self._ended:
             self._ended = True
-            self._queue.put(None)
+            if self._thread.is_alive():
+                self._queue.put(None)
             self._thread.join()
 
     def _pass_on(self) -> None:
-        self._queue.put(self._waiting)
+        while True:
+            try:
+                self._queue.put(self._waiting, timeout=_LOOK_S)
+                break
+            except Full:
+                if not self._thread.is_alive():
+                    raise StoreError("a layer cannot be hashed: try again") from None
         self.size_bytes += self._waiting_bytes
         self._waiting, self._waiting_bytes = [], 0
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import Conflict, ImageNotFound, InvalidAnswer, InvalidReference, StoreError
 from ..image import Image, RemovedImage
@@ -20,9 +20,7 @@ from ..layout import Layout
 from ..oci.config import MAX_CONFIG_BYTES, HistoryEntry, ImageDocument, parse_config
 from ..oci.derivation import Derived, derive
 from ..oci.digest import Digest
-from ..oci.instructions import Instruction
 from ..oci.manifest import MAX_MANIFEST_BYTES, Descriptor, Manifest, parse_manifest
-from ..oci.provenance import Provenance
 from ..oci.reference import Reference
 from ..private import make_private
 from .blobs import Blobs
@@ -30,6 +28,10 @@ from .collector import Collector, Holdings
 from .layers import Layers
 from .locks import Kind, locked
 from .staging import Staging, sync_directory
+
+if TYPE_CHECKING:
+    from ..oci.instructions import Instruction
+    from ..oci.provenance import Provenance
 
 _ID = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})")
 _GC_WAIT_S = 5.0

@@ -11,9 +11,10 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import InvalidLayer, StoreError
 from ..layout import Layout
@@ -22,11 +23,12 @@ from ..oci.manifest import LAYER_TYPES
 from ..private import make_private
 from . import chains
 from .chains import LayerRecord
-from .copying import LayerCopy
-from .pack import pack
 from .room import raise_if_full
 from .staging import Staging, sync_directory
-from .unpacking import Caps, Unpackers, unpack_while_made
+from .unpacking import Caps, Unpackers
+
+if TYPE_CHECKING:
+    from .copying import LayerCopy
 
 _MAX_CACHED = 4096
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -113,24 +115,14 @@ class Layers:
                 )
             _publish(staging, self._directory(diffid))
 
-    def make(self, archive: Iterable[bytes]) -> tuple[Digest, int]:
-        """Add the layer that an uncompressed archive is, while it is made.
-
-        Returns its diffID, and the archive's size in bytes; a layer that is there already stays.
-        Raises what ``archive`` raises, InvalidLayer, StoreFull, StoreError; nothing then stays.
-        """
-        with self._staging.directory() as staging:
-            found, size_bytes = unpack_while_made(archive, staging, self._caps)
-            diffid = Digest("sha256", found)
-            _publish(staging, self._directory(diffid))
-        return diffid, size_bytes
-
     @contextmanager
     def copying(self) -> Iterator[LayerCopy]:
         """Give a layer to be filled; :meth:`keep` adds it, else nothing stays of it.
 
         Raises StoreFull, OSError.
         """
+        from .copying import LayerCopy  # noqa: PLC0415 - starts read layers, and make none
+
         try:
             with (
                 self._staging.directory() as staging,
@@ -159,6 +151,8 @@ class Layers:
         At the end it raises InvalidLayer where that is not so, as for layers of other tools; also
         StoreError for a layer that is not there, and what :func:`.pack.pack` raises.
         """
+        from .pack import pack  # noqa: PLC0415 - starts read layers, and pack none
+
         hashed = hashlib.sha256()
         root = os.open(self.path(diffid), _DIRECTORY)
         try:

@@ -270,6 +270,8 @@ class Relay:
     def _by_rules_outward(self, name: str, message: Message, first: int) -> None:
         """Send what the rules from the ``first`` on let pass."""
         if first == len(self._rules):
+            if name == "iopub":  # whoever has just subscribed is greeted first
+                self._take(name, self._front[name], self._inward)
             self._outboxes[name].put(message.frames(self._front_signer), time.monotonic())
             return
         for passed in self._rules[first].outward(name, message):

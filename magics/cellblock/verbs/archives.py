@@ -81,7 +81,7 @@ VERBS = (
     ),
     Verb(
         "export",
-        "Write the files of a container into an archive, as they show in it",
+        "Write the files that a container shows into an archive",
         (
             Argument(("-o", "--output"), "a file, instead of stdout", metavar="FILE", default="-"),
             CONTAINER,
@@ -94,7 +94,11 @@ VERBS = (
         (
             CHANGE,
             MESSAGE,
-            Argument(("--platform",), "that the files are for", metavar="OS/ARCH[/VARIANT]"),
+            Argument(
+                ("--platform",),
+                "the one that the files are for (this machine's)",
+                metavar="OS/ARCH[/VARIANT]",
+            ),
             Argument(("file",), "a tar archive, compressed or not, or - for stdin", metavar="FILE"),
             Argument(
                 ("image",),

@@ -110,11 +110,13 @@ _ALL = Argument(("-a", "--all"), "also images with a tag, if nothing uses them",
 DF = Verb("df", "Show what is taken on disk, and what could be freed", (JSON,), df)
 PRUNE = Verb(
     "prune",
-    "Remove ended containers, and images without a tag",
+    "Remove containers that do not run, and untagged images",
     (_ALL, _DRY_RUN, _FORCE),
     prune,
 )
-_CONTAINERS = Verb("prune", "Remove ended containers", (_DRY_RUN, _FORCE), prune_containers)
+_CONTAINERS = Verb(
+    "prune", "Remove containers that do not run", (_DRY_RUN, _FORCE), prune_containers
+)
 _IMAGES = Verb("prune", "Remove images that nothing uses", (_ALL, _DRY_RUN, _FORCE), prune_images)
 
 CONTAINER = Group("container", "Look after containers", {"prune": _CONTAINERS})

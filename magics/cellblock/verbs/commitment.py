@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cellblock_engine import CommitRequest, InvalidInput, Provenance
+from cellblock_engine import CommitRequest, InvalidInput
 
 from .declaration import Argument, Call
 
@@ -27,7 +27,8 @@ COMMIT_FLAGS = (
     ),
     Argument(
         ("--no-default-excludes",),
-        "do not leave out the contents of /tmp, /var/tmp and /run, and caches of pip and apt",
+        "keep what is left out otherwise: what is in /tmp, /var/tmp and /run, caches of pip and "
+        "apt, histories of what was typed",
         "flag",
     ),
 )
@@ -41,7 +42,7 @@ def commit_request(call: Call) -> CommitRequest:
         author=given.author,
         changes=tuple(given.change),
         squash=given.squash,
-        provenance=call.executed.provenance if call.executed else Provenance(),
+        provenance=call.executed.provenance if call.executed else None,
         exclude=tuple(given.exclude),
         default_excludes=not given.no_default_excludes,
         epoch_s=epoch_s(call),

@@ -196,7 +196,7 @@ VERBS = (
         (
             Argument(
                 ("-t", "--time"),
-                "seconds to wait",
+                "seconds to wait in between (10)",
                 metavar="S",
                 convert=_seconds,
                 default=10.0,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .outcome import Outcome
 
 Form = Literal["line", "cell"]
-Subject = Literal["image", "container", "value"]
+Subject = Literal["image", "container", "either", "value"]
 Takes = Literal["flag", "one", "each", "pairs", "optional", "any", "some", "rest"]
 
 _ARITY: Mapping[Takes, dict[str, Any]] = {

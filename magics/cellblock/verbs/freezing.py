@@ -97,7 +97,7 @@ VERBS = (
             ),
             Argument(("--explain",), "tell what would be in the image, and make none", "flag"),
             JSON,
-            Argument(("image",), "a name for the image", "optional", "IMAGE"),
+            Argument(("image",), "a name for the image; --explain needs none", "optional", "IMAGE"),
         ),
         freeze,
     ),

@@ -199,7 +199,7 @@ VERBS = (
         (
             Argument(
                 ("--compression",),
-                "of layers that commits have made: gzip, zstd or none",
+                "of layers that commits have made: gzip (the default), zstd or none",
                 default="gzip",
                 values=("gzip", "zstd", "none"),
             ),
@@ -250,7 +250,11 @@ VERBS = (
         "rmi",
         "Remove images",
         (
-            Argument(("-f", "--force"), "also if a stopped container uses it", "flag"),
+            Argument(
+                ("-f", "--force"),
+                "also if containers that do not run use it and, by id, if it has several names",
+                "flag",
+            ),
             Argument(("images",), "references or ids", "some", "IMAGE", subject="image"),
         ),
         rmi,

@@ -63,11 +63,15 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Chart:
-    """Bars of bytes, from the top down: of each series (its name and values) a part of each bar."""
+    """Bars of bytes, from the top down, or tiles of a treemap, the largest first.
+
+    Of each series (its name and values) there is a part in each.
+    """
 
     title: str
     labels: tuple[str, ...]
     series: tuple[tuple[str, tuple[int, ...]], ...]
+    form: Literal["bars", "treemap"] = "bars"
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,13 @@ from cellblock_engine import InvalidInput, Limits, format_bytes
 from ..tables import duration, utc_now
 from . import VERBS
 from .commitment import commit_request
-from .common import JSON
+from .common import JSON, NO_TRUNC
 from .declaration import Argument, Call, Verb
 from .limits import CPUS, MEMORY, PIDS_LIMIT
 from .outcome import Facts, Listing
 from .packages import installed
+from .provenance import executed
+from .reading import changed, steps
 from .restoration import CHECKOUT, UNDO
 
 if TYPE_CHECKING:
@@ -31,6 +33,10 @@ _UNLIMITED = "no limit of its own"
 _OWN = Argument(
     ("container",), "this notebook's own: there is no need to name it", "optional", "CONTAINER"
 )
+_IMAGE = Argument(
+    ("image",), "reference or id (the last commit, else the image below)", "optional", "IMAGE"
+)
+_READING = (NO_TRUNC, JSON, _IMAGE)
 
 
 def claim(arguments: argparse.Namespace, own: Container) -> None:
@@ -95,6 +101,29 @@ def packages(call: Call) -> Listing:
     return installed(call, call.engine.container_packages(call.arguments.container))
 
 
+def history(call: Call) -> Listing:
+    """List the steps of an image, of this container's last commit if none is named."""
+    return steps(call, _image(call))
+
+
+def provenance(call: Call) -> Listing:
+    """List the cells that an image was made by, this container's last commit if none is named."""
+    return executed(call, _image(call))
+
+
+def diff(call: Call) -> Listing:
+    """List what this container has changed of the image it was made from."""
+    return changed(call, call.engine.diff(call.arguments.container))
+
+
+def _image(call: Call) -> str:
+    found = call.engine.container(call.arguments.container).inspect()
+    named = call.arguments.image or found.committed or found.image_id
+    if named is None:
+        raise InvalidInput("this container is of this machine's own files, no image: name one")
+    return str(named)
+
+
 def _limits(call: Call) -> dict[str, object]:
     now = call.engine.container(call.arguments.container).stats()
     memory, cpus, pids = now.memory_limit_bytes, now.cpus_limit, now.pids_limit
@@ -134,6 +163,14 @@ OWN_VERBS: Mapping[str, Verb] = {
             limits,
         ),
         Verb("packages", "Show what is installed in this container", (JSON, _OWN), packages),
+        Verb("diff", "Show what this container changed of its image", (JSON, _OWN), diff),
+        Verb("history", "Show the steps of its last commit, or another image", _READING, history),
+        Verb(
+            "provenance",
+            "Show the cells behind its last commit, or another image",
+            _READING,
+            provenance,
+        ),
         _of_own("logs", "Show what the kernel wrote beside its cells"),
         Verb(
             "commit",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from cellblock_engine import InvalidInput
+from cellblock_engine import Conflict, ContainerNotFound, ImageNotFound, InvalidInput
 
 from ..tables import Column, Table
 from .common import JSON
@@ -41,9 +41,26 @@ def packages(call: Call) -> Listing:
     if given.container:
         return installed(call, call.engine.container_packages(names[0]))
     if not names[1:]:
-        return installed(call, call.engine.packages(names[0]))
+        return installed(call, _of_image(call, names[0]))
     changes = call.engine.package_changes(*names)
     return Listing(Table(PackageChange, _CHANGES, changes), _style(call))
+
+
+def _of_image(call: Call, name: str) -> tuple[Package, ...]:
+    try:
+        return call.engine.packages(name)
+    except ImageNotFound:
+        if not _is_container(call, name):
+            raise
+    raise InvalidInput(f"{name} is a container: give --container as well")
+
+
+def _is_container(call: Call, name: str) -> bool:
+    try:
+        call.engine.container(name)
+    except (ContainerNotFound, Conflict):
+        return False
+    return True
 
 
 def installed(call: Call, rows: tuple[Package, ...]) -> Listing:

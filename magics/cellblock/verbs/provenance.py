@@ -51,7 +51,12 @@ _COLUMNS = (
 
 def provenance(call: Call) -> Listing:
     """List the cells that were executed for each commit, in the order of their ends."""
-    steps = call.engine.provenance(call.arguments.image)[::-1]
+    return executed(call, call.arguments.image)
+
+
+def executed(call: Call, image: str) -> Listing:
+    """Return the table of the cells that an image tells of."""
+    steps = call.engine.provenance(image)[::-1]
     return Listing(Table(CellRow, _COLUMNS, tuple(_rows(steps))), style(call))
 
 

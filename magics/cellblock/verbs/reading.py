@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from cellblock_engine import InvalidInput
+from cellblock_engine import ContainerNotFound, ImageNotFound, InvalidInput
 
 from ..tables import Column, Table, View, size
 from .common import JSON, NO_TRUNC, QUIET, quiet, style
 from .declaration import Argument, Call, Verb
+from .folders import by_folder
 from .outcome import Chart, Identifiers, Listing
 
 if TYPE_CHECKING:
@@ -78,27 +79,55 @@ def history(call: Call) -> Listing | Identifiers | Chart:
     """List the steps in which an image was made, the newest first."""
     given = call.arguments
     _check_plot(call, alone=not (given.quiet or given.json))
+    if not (given.quiet or given.plot):
+        return steps(call, given.image)
     rows = tuple(map(step_row, call.engine.history(given.image)))
     if quiet(call):
         layers = (row.diffid for row in rows if row.diffid is not None)
         cut = None if given.no_trunc else len("sha256:") + 12
         return Identifiers(tuple(layer[:cut].removeprefix("sha256:") for layer in layers))
-    if given.plot:
-        return _by_layer(given.image, rows)
+    return _by_layer(given.image, rows)
+
+
+def steps(call: Call, image: str) -> Listing:
+    """Return the table of an image's steps."""
+    rows = tuple(map(step_row, call.engine.history(image)))
     return Listing(Table(StepRow, _STEPS, rows), style(call))
 
 
 def diff(call: Call) -> Listing | Chart:
     """List what a container changed of its image, or what differs between two images."""
-    from cellblock_engine import Change  # noqa: PLC0415 - help must not load the engine
-
     names = call.arguments.names
     _check_plot(call, alone=not call.arguments.json)
     if len(names) > 2:
         raise InvalidInput("diff takes a container, or two images")
-    rows = call.engine.diff_images(*names) if names[1:] else call.engine.diff(names[0])
+    rows = call.engine.diff_images(*names) if names[1:] else _of_container(call, names[0])
     if call.arguments.plot:
         return _by_folder(" and ".join(names), rows)
+    return changed(call, rows)
+
+
+def _of_container(call: Call, name: str) -> tuple[Change, ...]:
+    try:
+        return call.engine.diff(name)
+    except ContainerNotFound:
+        if not _is_image(call, name):
+            raise
+    raise InvalidInput(f"{name} is an image: diff takes a container, or two images")
+
+
+def _is_image(call: Call, name: str) -> bool:
+    try:
+        call.engine.image(name)
+    except (ImageNotFound, InvalidInput):
+        return False
+    return True
+
+
+def changed(call: Call, rows: tuple[Change, ...]) -> Listing:
+    """Return the table of changes."""
+    from cellblock_engine import Change  # noqa: PLC0415 - help must not load the engine
+
     return Listing(Table(Change, _CHANGES, rows), "json" if call.arguments.json else "text")
 
 
@@ -111,13 +140,9 @@ def _by_layer(image: str, rows: Iterable[StepRow]) -> Chart:
 
 
 def _by_folder(names: str, rows: Iterable[Change]) -> Chart:
-    folders: dict[str, dict[str, int]] = {}
-    for row in rows:
-        sums = folders.setdefault("/" + row.path.split("/")[1], dict.fromkeys("ACD", 0))
-        sums[row.change] += row.size_bytes
-    known = sorted(folders)
-    series = tuple((word, tuple(folders[name][sign] for name in known)) for sign, word in _SIGNS)
-    return Chart(f"Changes in {names}", tuple(known), series)
+    folders = by_folder(rows)
+    series = tuple((word, tuple(sums[sign] for sums in folders.values())) for sign, word in _SIGNS)
+    return Chart(f"Changes in {names}", tuple(folders), series, "treemap")
 
 
 def _check_plot(call: Call, *, alone: bool) -> None:
@@ -153,7 +178,7 @@ VERBS = (
         (
             JSON,
             _PLOT,
-            Argument(("names",), "a container, or two images", "some", "NAME", subject="container"),
+            Argument(("names",), "a container, or two images", "some", "NAME", subject="either"),
         ),
         diff,
     ),

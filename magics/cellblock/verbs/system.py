@@ -96,7 +96,7 @@ VERBS = (
     Verb(
         "inspect",
         "Show everything about containers and images",
-        (Argument(("names",), "containers or images", "some", "NAME", subject="container"),),
+        (Argument(("names",), "containers or images", "some", "NAME", subject="either"),),
         inspect,
     ),
     Verb("doctor", "Show what this machine offers; sweep what is stale", (JSON,), doctor),

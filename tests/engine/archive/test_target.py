@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import threading
@@ -68,16 +69,26 @@ def test_what_fails_changes_nothing(tmp_path: Path):
         write(archive(), tmp_path / "none" / "out.tar")
 
 
-def test_what_a_killed_one_left_is_taken_over(tmp_path: Path):
-    file, left = tmp_path / "out.tar", tmp_path / ".out.tar.cellblock"
-    elsewhere = tmp_path / "elsewhere"
+@pytest.mark.usefixtures("kind")
+def test_what_a_killed_one_left_is_taken_away(tmp_path: Path):
+    """What is being written by another, and what is no file of ours, stays."""
+    file, elsewhere = tmp_path / "out.tar", tmp_path / "elsewhere"
     elsewhere.write_text("not to be touched")
-    for make in (lambda: left.write_text("left"), lambda: left.symlink_to(elsewhere)):
-        file.write_text("before")
-        make()
+    (tmp_path / ".out.tar.0123456789abcdef.cellblock").write_text("left")
+    (tmp_path / ".out.tar.link.cellblock").symlink_to(elsewhere)
+    os.mkfifo(tmp_path / ".out.tar.fifo.cellblock")
+    busy = tmp_path / ".out.tar.busy.cellblock"
+    with busy.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
         write(archive(), file)
-        assert file.read_bytes() == WHOLE
-        assert sorted(os.listdir(tmp_path)) == ["elsewhere", "out.tar"]
+    assert sorted(os.listdir(tmp_path)) == [
+        ".out.tar.busy.cellblock",
+        ".out.tar.fifo.cellblock",
+        ".out.tar.link.cellblock",
+        "elsewhere",
+        "out.tar",
+    ]
+    assert file.read_bytes() == WHOLE
     assert elsewhere.read_text() == "not to be touched"
 
 
@@ -90,13 +101,14 @@ def test_the_file_that_a_link_leads_to(tmp_path: Path):
     assert (tmp_path / "link").is_symlink()
 
 
+@pytest.mark.usefixtures("kind")
 def test_several_write_one_file(tmp_path: Path):
     file = tmp_path / "out.tar"
     failed: list[Exception] = []
 
     def save(byte: bytes) -> None:
         try:
-            for _ in range(10):
+            for _ in range(4):
                 write(archive(byte), file)
         except (OSError, StoreError) as error:
             failed.append(error)

@@ -33,6 +33,7 @@ from cellblock_engine.registry.pull import pull
 from cellblock_engine.registry.push import push
 from support.fakeregistry import Packed, an_image, demand_tokens, digest_of, packed
 from support.fakeuploads import accept, cut
+from support.layers import add_layer
 
 BIG = 3_000_000
 
@@ -94,7 +95,7 @@ def assert_there(uploads, parts):
 def derived(store, base, name):
     """Add an image whose layer of one file has no blob, as a commit does."""
     with store.referencing():
-        diffid, size = store.layers.make([_archive(b"from a commit\n")])
+        diffid, size = add_layer(store, [_archive(b"from a commit\n")])
         step = HistoryEntry(datetime.now(UTC), "x", "", "", empty_layer=False)
         layer = m.Descriptor(m.OCI_LAYER, diffid, size)
         return store.images.derive(base.manifest, layer, step, name)

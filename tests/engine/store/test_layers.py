@@ -19,6 +19,7 @@ from cellblock_engine.store.compression import Compression, compress
 from cellblock_engine.store.pack import pack
 from cellblock_engine.store.unpacking import Caps
 from support import tars
+from support.layers import add_layer
 from support.treelist import tree
 
 if sys.version_info >= (3, 14):
@@ -105,7 +106,7 @@ def test_a_layer_that_was_packed_here_gives_its_archive_again(store: Store, tmp_
     store.layers.extract(blob(tmp_path, ARCHIVE), OCI, DIFFID)
     fd = os.open(store.layers.path(DIFFID), os.O_RDONLY)
     try:
-        diffid, _ = store.layers.make(pack(fd))
+        diffid, _ = add_layer(store, pack(fd))
     finally:
         os.close(fd)
     assert Digest.of(b"".join(store.layers.archive(diffid))) == diffid

@@ -28,7 +28,9 @@ from cellblock_engine.store import pack as packing
 from cellblock_engine.store.copying import Source
 from cellblock_engine.store.pack import entries, pack
 from cellblock_engine.store.trees import remove_tree
+from cellblock_engine.store.unpacking import Caps, unpack_while_made
 from support import capabilities
+from support.layers import add_layer
 from support.layouts import LayoutWriter
 from support.treelist import Node, differences, tree
 
@@ -55,7 +57,7 @@ def made(store: Store, root: Path) -> Path:
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with store.referencing():
-            diffid, size = store.layers.make(pack(fd))
+            diffid, size = add_layer(store, pack(fd))
     finally:
         os.close(fd)
     archive = packed(root)
@@ -70,17 +72,22 @@ def assert_copied_alike(store: Store, root: Path, diffid: Digest, size: int) -> 
     """Assert that copying the tree makes the layer that unpacking its archive has made."""
     home = Path(tempfile.mkdtemp(dir=root.parent))
     other = Store(Layout(home / "home", home / "run"))
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with other.referencing(), other.layers.copying() as copy:
-            copy.fill(entries(fd, whole))
-            assert other.layers.keep(copy) == (diffid, size)
-    finally:
-        os.close(fd)
+    assert copied(other, root) == (diffid, size)
     one, same = store.layers.path(diffid), other.layers.path(diffid)
     assert differences(timed(one), timed(same)) == []
     assert store.layers.record(diffid) == other.layers.record(diffid)
     remove_tree(home)
+
+
+def copied(store: Store, root: Path) -> tuple[Digest, int]:
+    """Make a layer of the tree as a commit does; return its diffID and its archive's size."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with store.referencing(), store.layers.copying() as copy:
+            copy.fill(entries(fd, whole))
+            return store.layers.keep(copy)
+    finally:
+        os.close(fd)
 
 
 def timed(layer: Path) -> dict[bytes, Node]:
@@ -274,8 +281,8 @@ def test_a_name_that_would_mean_a_removal_is_refused(
 ):
     (source / "etc").mkdir()
     (source / name).write_text("x")
-    with pytest.raises(InvalidLayer, match=r"\.wh\.") as raised, store.referencing():
-        made(store, source)
+    with pytest.raises(InvalidLayer, match=r"\.wh\.") as raised:
+        copied(store, source)
     assert "\n" not in str(raised.value)
     assert list(layout.staging.iterdir()) == []
     assert not layout.layers.exists()
@@ -342,16 +349,16 @@ def test_an_archive_that_fails_in_its_middle_leaves_nothing(
         yield packed(source)[:1_500_000]
         raise RuntimeError("in the middle")
 
-    with pytest.raises(RuntimeError, match="in the middle"), store.referencing():
-        store.layers.make(failing())
+    with pytest.raises(RuntimeError, match="in the middle"), store.staging.directory() as staging:
+        unpack_while_made(failing(), staging, Caps())
     assert list(layout.staging.iterdir()) == []
     assert not layout.layers.exists()
 
 
 @pytest.mark.parametrize("text", [b"not an archive" * 100_000, b"x" * 600])
 def test_an_unpacker_that_refuses_has_the_last_word(store: Store, layout: Layout, text: bytes):
-    with pytest.raises(InvalidLayer, match="the number"), store.referencing():
-        store.layers.make([text] * 50)
+    with pytest.raises(InvalidLayer, match="the number"), store.staging.directory() as staging:
+        unpack_while_made([text] * 50, staging, Caps())
     assert list(layout.staging.iterdir()) == []
 
 
@@ -361,8 +368,8 @@ def test_no_room(layout: Layout, source: Path, root: None):
     try:
         (source / "file").write_bytes(b"x" * 9_000_000)
         store = Store(layout)
-        with pytest.raises(StoreFull, match="no space"), store.referencing():
-            made(store, source)
+        with pytest.raises(StoreFull, match="no space"):
+            copied(store, source)
         assert list(layout.staging.iterdir()) == []
         assert not layout.layers.exists()
     finally:
