@@ -20,6 +20,7 @@ from .errors import StoreError, Unsupported
 from .image import Image
 from .store import Store
 from .store.containers import ContainerConfig, upper
+from .store.exclusion import Exclusion
 from .store.views import Difference, Views
 
 _MAX_CHANGES = 1_000_000
@@ -57,7 +58,8 @@ def container_changes(
 ) -> tuple[Change, ...]:
     """Return what the container in ``directory`` changed of its trees, by path.
 
-    ``since`` are the layers of an image that was made of it, in the place of its own image's.
+    ``since`` are the layers of an image that was made of it, in the place of its own image's;
+    what a commit leaves out by default is then left out too, but for what was deleted.
     What was made for mounts and is still empty is left out. Raises Unsupported where the writes
     are in memory, StoreError for too many changes, OSError.
     """
@@ -66,7 +68,7 @@ def container_changes(
             f"what container {config.name} writes is in its own memory (--storage-limit), where "
             "it cannot be compared: run it without"
         )
-    places = mount_places(config)
+    places, habitual = mount_places(config), Exclusion(())
     found: list[tuple[bytes, Difference]] = []
     for number, tree in enumerate(trees):
         target = os.fsencode(tree.target.strip("/"))
@@ -76,7 +78,9 @@ def container_changes(
             views = Views(held)
             before = views.root(tree.lowers if since is None else since)
             after = views.root((*tree.lowers, upper(directory, number) / "fs"))
-            rows = views.differences(before, after, without=without)
+            rows: Iterable[Difference] = views.differences(before, after, without=without)
+            if since is not None:
+                rows = (row for row in rows if row.sign == "D" or not habitual(prefix + row.path))
             found += _bounded((prefix + row.path, row) for row in rows)
     return _changes(found)
 

@@ -39,7 +39,7 @@ def write(archive: Iterable[bytes], target: Path | BinaryIO) -> None:
         _pour(archive, target)
         target.flush()
         return
-    path = Path(os.path.realpath(target))
+    path = _real(target)
     if not _is_replaceable(path):  # a pipe, a device
         with path.open("wb") as file:
             _pour(archive, file)
@@ -136,6 +136,27 @@ def _sweep(prefix: bytes, directory: int) -> None:
 def _pour(archive: Iterable[bytes], file: BinaryIO) -> None:
     for piece in archive:
         file.write(piece)
+
+
+def _real(target: Path) -> Path:
+    """Return the path without links. Raises InvalidInput for one that somebody else has laid.
+
+    As the kernel does it for links in /tmp and its like (fs.protected_symlinks, proc(5)), which
+    does not get to see them here.
+    """
+    path = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow links
+    for each in (path, *path.parents):
+        try:
+            link, directory = each.lstat(), each.parent.stat()
+        except OSError:
+            continue  # it is not there, and what is to be written says so
+        shared = directory.st_mode & (stat.S_ISVTX | stat.S_IWOTH) == stat.S_ISVTX | stat.S_IWOTH
+        owners = (os.geteuid(), directory.st_uid)
+        if stat.S_ISLNK(link.st_mode) and shared and link.st_uid not in owners:
+            raise InvalidInput(
+                f"cannot write {target}: {each} is a link that another user has made"
+            )
+    return Path(os.path.realpath(path))
 
 
 def _is_replaceable(path: Path) -> bool:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # ipykernel neither counts an empty cell nor gives it a number of its own; others do.
 _NOTHING = {"python": "# %container"}
 _MOST_HELD, _MOST_HELD_BYTES = 1000, 64 << 20
-_MOST_BEHIND = 100
+_MOST_BEHIND, _MOST_BEHIND_BYTES = 100, 1 << 20
 _NO_SUCCESSOR = "the kernel of this notebook cannot be swapped for another"
 
 Succeed = Callable[[Successor, Callable[[Failure | None], None]], None]
@@ -109,7 +109,8 @@ class HostCells:
             self._note_language(message)
         if channel == "stdin" and (asking := self._asking()) is not None:
             # An answer to the kernel's question must not be taken for one to the cell's.
-            if len(asking.behind) < _MOST_BEHIND:
+            waiting_bytes = sum(each.size for each in (*asking.behind, message))
+            if len(asking.behind) < _MOST_BEHIND and waiting_bytes <= _MOST_BEHIND_BYTES:
                 asking.behind.append(message)
             return ()
         if self._cells and channel == "shell" and message.kind == "execute_reply":

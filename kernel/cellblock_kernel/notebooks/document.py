@@ -94,8 +94,11 @@ class Place:
     @classmethod
     @contextmanager
     def of(cls, path: Path) -> Iterator[Place]:
-        """Give the place of a path, all links followed now. Raises InvalidInput."""
-        real = Path(os.path.realpath(path))
+        """Give the place of a path, its folder's links followed now. Raises InvalidInput.
+
+        A link at the path itself is replaced: a container may have put it there.
+        """
+        real = Path(os.path.realpath(path.parent), path.name)
         try:
             directory = os.open(real.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:

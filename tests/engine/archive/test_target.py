@@ -122,3 +122,21 @@ def test_several_write_one_file(tmp_path: Path):
     content = file.read_bytes()
     assert content == content[:1] * 3_000_000
     assert os.listdir(tmp_path) == ["out.tar"]
+
+
+@pytest.mark.usefixtures("root")
+def test_a_link_that_another_user_has_laid_is_not_followed(tmp_path: Path):
+    shared, mine = tmp_path / "shared", tmp_path / "mine"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    mine.write_bytes(b"mine")
+    for name, leads_to in (("out.tar", mine), ("folder", tmp_path)):
+        (shared / name).symlink_to(leads_to)
+        os.chown(shared / name, 12345, 12345, follow_symlinks=False)
+    for path in (shared / "out.tar", shared / "folder" / "mine"):
+        with pytest.raises(InvalidInput, match="is a link that another user has made"):
+            write(archive(), path)
+    assert mine.read_bytes() == b"mine"
+    (shared / "own.tar").symlink_to(mine)
+    write(archive(), shared / "own.tar")
+    assert mine.read_bytes() == WHOLE

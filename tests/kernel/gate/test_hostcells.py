@@ -644,6 +644,25 @@ class TestQuestion:
         late = scene.heard("stdin")
         assert (late.content, late.parent) == (kernels, asked)
 
+    def test_of_what_the_kernel_asks_meanwhile_no_more_is_kept_than_there_is_room_for(self, scene):
+        header = self.ask(scene, allow_stdin=True)
+        scene.heard("stdin")
+        scene.ask("other", subshell="sub", allow_stdin=True)
+        request = scene.asked()
+        for mark in "abc":
+            scene.reply(request, {"prompt": mark * 600_000}, "input_request", "stdin")
+        assert scene.nothing_heard("stdin")
+        scene.client.ask("stdin", "input_reply", {"value": "y"})
+        assert self.shown(scene, header) == "'y'"
+        assert scene.heard("stdin").content["prompt"][0] == "a"
+        assert scene.nothing_heard("stdin")
+
+    def test_a_long_answer_arrives_cut(self, scene):
+        header = self.ask(scene, allow_stdin=True)
+        scene.heard("stdin")
+        scene.client.ask("stdin", "input_reply", {"value": "\U0001f40b" * 9000})
+        assert set(self.shown(scene, header)) == {"'", "\U0001f40b"}
+
     def test_an_interrupt_ends_the_wait(self, scene):
         header = self.ask(scene, allow_stdin=True)
         scene.heard("stdin")

@@ -233,3 +233,12 @@ def test_half_a_character_in_what_is_kept_stays_as_it_was(path, indent):
     found = set_in(path, text, value=known)
     assert "\\ud800 größe" in found
     assert json.loads(found)["metadata"]["cellblock"] == known
+
+
+def test_a_link_in_the_place_of_a_result_leads_nowhere(tmp_path):
+    (tmp_path / "profile").write_bytes(b"mine")
+    (tmp_path / "out.ipynb").symlink_to("profile")
+    write(tmp_path / "out.ipynb", b"result")
+    assert (tmp_path / "profile").read_bytes() == b"mine"
+    assert (tmp_path / "out.ipynb").read_bytes() == b"result"
+    assert not (tmp_path / "out.ipynb").is_symlink()
