@@ -110,7 +110,6 @@ class _Work:
         self._excluded = Exclusion(request.exclude, defaults=request.default_excludes)
         self._epoch_s = request.epoch_s
         self._stack = stack
-        self._mappings_show = True
 
     def of_ended(self, container: Container) -> Written:
         root = self._open(container)
@@ -148,7 +147,7 @@ class _Work:
             with container.standing_still():
                 now = marks.take(root, without=self._without)
                 before, news = news, news if now == early else self._news(now)
-                if news.image != before.image or self._may_differ(news.image, settled_ns):
+                if news.image != before.image or self._may_differ(news, copied, settled_ns):
                     held = self._holding(copy, copied, settled_ns)
                     again = list(self._entries(root, held, news))
             paused_s = time.monotonic() - begun
@@ -164,14 +163,18 @@ class _Work:
         """Return a descriptor of what was written in it."""
         fd = os.open(upper(container.directory, 0) / "fs", _DIRECTORY)
         self._stack.callback(os.close, fd)
-        self._mappings_show = marks.mappings_show(fd)
         return fd
 
-    def _may_differ(self, image: Marks, settled_ns: int) -> bool:
-        """Tell whether files of the same marks may have been written to since ``settled_ns``."""
-        if marks.youngest_ns(image) >= settled_ns:
+    def _may_differ(self, news: _News, copied: Marks, settled_ns: int) -> bool:
+        """Tell whether what was ``copied`` may be other files than those of the news' marks.
+
+        They may have been written to since ``settled_ns``, or could not be opened.
+        """
+        if marks.youngest_ns(news.image) >= settled_ns:
             return True
-        return not (self._mappings_show or all(map(marks.is_still, image.values())))
+        told = news.image if news.delta is None else news.image.keys() & news.delta.told
+        files = {mark.inode for path in told if (mark := news.image[path]).is_file}
+        return not files <= {mark.inode for mark in copied.values()}
 
     def _news(self, now: Marks) -> _News:
         """Return what is to be in the image, above the first ground that can be built on."""
@@ -226,8 +229,7 @@ class _Work:
         self, news: _News, layer: Descriptor | None, settled_ns: int, paused_s: float = 0.0
     ) -> Written:
         told = self._excluded.told(news.image, news.ground.marks or {})
-        settled = marks.settled(told, settled_ns, mappings_show=self._mappings_show)
-        return Written(layer, news.ground, settled, paused_s)
+        return Written(layer, news.ground, marks.settled(told, settled_ns), paused_s)
 
     def _holding(
         self, copy: LayerCopy, copied: Marks, settled_ns: int
@@ -238,8 +240,7 @@ class _Work:
         def held(path: bytes, fd: int, status: os.stat_result) -> Iterator[Source | Adopted]:
             mark = marks.of_status(status)
             rewritten = self._epoch_s is not None and path.endswith(b".pyc")  # for its source
-            still = self._mappings_show or marks.is_still(mark)
-            if still and mark.ctime_ns < settled_ns and copied.get(path) == mark and not rewritten:
+            if mark.ctime_ns < settled_ns and copied.get(path) == mark and not rewritten:
                 yield Adopted(copy.root, path)
             else:
                 yield spool.append(path, fd, status.st_size)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -34,11 +33,10 @@ from cellblock_engine import (
 )
 from cellblock_engine.commit import Commit
 from cellblock_engine.layout import Layout
-from cellblock_engine.runtime import launcher
 from cellblock_engine.store import commitnote, marks
 from cellblock_engine.store.marks import Marks
 from cellblock_engine.store.pack import pack
-from support import capabilities, leaks
+from support import capabilities
 from support.umoci import assert_same_tree
 
 Cellblock = Callable[..., subprocess.CompletedProcess[str]]
@@ -618,55 +616,3 @@ def test_attributes_that_come_and_go_hold_no_commit_up(base_engine: Engine, base
         time.sleep(0.05)
     for _ in range(20):
         base_engine.commit("box", "mine/box")
-
-
-MAPPING = """
-import mmap, os, signal
-fd = os.open("/srv/mapped", os.O_RDWR | os.O_CREAT)
-os.ftruncate(fd, 4096)
-page = mmap.mmap(fd, 4096)
-def write(*_):
-    page[0] += 1
-    print("written", page[0], flush=True)
-signal.signal(signal.SIGUSR1, write)
-write()
-while True: signal.pause()
-"""
-
-
-@pytest.fixture
-def engine_in_memory(tmp_path: Path) -> Iterator[Engine]:
-    """An engine whose store is in memory."""
-    subprocess.run(["mount", "-t", "tmpfs", "cellblock-test", tmp_path], check=True)
-    home = tmp_path / "store"
-    with Engine.open(home) as opened:
-        yield opened
-        for container in opened.containers():
-            opened.container(container.id).remove(force=True)
-    layout = Layout.default(home)
-    launcher.dismiss_all(layout)
-    leaks.quiet(layout.home, layout.run, processes=0)
-    shutil.rmtree(layout.run, ignore_errors=True)
-    subprocess.run(["umount", tmp_path], check=True)
-
-
-@pytest.mark.parametrize("fixture", ["base_engine", "engine_in_memory"])
-def test_what_is_written_by_a_mapping_is_in_the_next_commit(
-    request: pytest.FixtureRequest, base_image: str, fixture: str
-):
-    """Also where the store is in memory: there no file's time tells of it."""
-    engine: Engine = request.getfixturevalue(fixture)
-    engine.pull(base_image)
-    argv = ("python3", "-c", MAPPING)
-    container = engine.start(RunRequest(image=base_image, argv=argv, name="box"))
-    for number in (1, 2, 3):
-        deadline = time.monotonic() + 30
-        said = b"written %d\n" % number
-        while said not in b"".join(record.data for record in container.logs()):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        time.sleep(0.06)  # long enough for the file's times to count
-        engine.commit("box", "mine/box")
-        ran = engine.run("mine/box", ["head", "-c1", "/srv/mapped"]).check()
-        assert ran.stdout == bytes([number])
-        container.kill(signal.SIGUSR1)

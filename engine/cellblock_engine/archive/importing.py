@@ -103,7 +103,14 @@ def _layer(store: Store, fd: int, epoch_s: int | None) -> Descriptor:
         if epoch_s is not None:
             found = clamped(found, epoch_s, root)
         copy = stack.enter_context(store.layers.copying())
-        copy.fill(found)
+        try:
+            copy.fill(found)
+        except PermissionError as error:  # of an ordinary user alone
+            path = os.fsdecode(error.filename or b"")[-80:]
+            raise InvalidArchive(
+                f"the archive is refused: its owner may not enter the directory {path!r}; "
+                "import it as root"
+            ) from error
         diffid, size_bytes = store.layers.keep(copy)
     return Descriptor(OCI_LAYER, diffid, size_bytes)
 

@@ -257,13 +257,6 @@ def openat2(dirfd: int, path: bytes, flags: int, mode: int = 0, resolve: int = 0
     return _check(_syscall(_NR_OPENAT2, dirfd, path, how, ctypes.c_size_t(len(how))), path)
 
 
-def filesystem_type(fd: int) -> int:
-    """Return the magic number of the file system that holds ``fd``. fstatfs(2)."""
-    told = (ctypes.c_ulong * 32)()  # struct statfs, whose first member it is, and room
-    _check(_libc.fstatfs(fd, told), "fstatfs")
-    return told[0] & 0xFFFFFFFF
-
-
 def syncfs(fd: int) -> None:
     """Write out everything of the file system that holds ``fd``. syncfs(2)."""
     unlocked = ctypes.CDLL(None, use_errno=True)  # it may take long: other threads go on

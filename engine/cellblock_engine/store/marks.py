@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..errors import InvalidLayer
-from ..linux import syscalls as sys
 from .directories import is_opaque, is_whiteout
 from .pack import Place, is_left_out, nothing, places
 
 CLOCK_NS = 50_000_000
 """Longer than the kernel's clock for times of files stands still (10 ms at 100 Hz)."""
 
-_WITHOUT_DISK = (0x01021994, 0x858458F6)  # tmpfs, ramfs: linux/magic.h
 _NEVER_NS = -1
 _MOST = 4_000_000  # as many as one layer may have
 
@@ -44,6 +42,11 @@ class Mark(NamedTuple):
     def is_directory(self) -> bool:
         """Whether it is of a directory."""
         return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is of a regular file."""
+        return stat.S_ISREG(self.mode)
 
 
 Marks = Mapping[bytes, Mark]
@@ -111,31 +114,15 @@ def youngest_ns(marks: Marks) -> int:
     return max((mark.ctime_ns for mark in marks.values()), default=0)
 
 
-def settled(marks: Marks, before_ns: int, *, mappings_show: bool = True) -> dict[bytes, Mark]:
+def settled(marks: Marks, before_ns: int) -> dict[bytes, Mark]:
     """Return the marks, those of changes after ``before_ns`` so that none is ever equal to them.
 
-    What is done to a file at the next moment may leave it with the same times. So it does at any
-    moment, to a file with something in it, where it is not ``mappings_show``.
+    What is done to a file at the next moment may leave it with the same times.
     """
     return {
-        path: mark._replace(ctime_ns=_NEVER_NS)
-        if mark.ctime_ns >= before_ns or not (mappings_show or is_still(mark))
-        else mark
+        path: mark if mark.ctime_ns < before_ns else mark._replace(ctime_ns=_NEVER_NS)
         for path, mark in marks.items()
     }
-
-
-def is_still(mark: Mark) -> bool:
-    """Tell whether what is there cannot be written to by a mapping in memory."""
-    return not (stat.S_ISREG(mark.mode) and mark.size)
-
-
-def mappings_show(root: int) -> bool:
-    """Tell whether files there get a time for what is written to them by mappings. Raises OSError.
-
-    What has no disk to write to takes no notice of who writes to its pages.
-    """
-    return sys.filesystem_type(root) not in _WITHOUT_DISK
 
 
 def await_settling(marks: Marks) -> int:

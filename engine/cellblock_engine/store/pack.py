@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..errors import Conflict, InvalidLayer
-from . import beneath, pax, tar
+from . import beneath, pax, tar, unreadable
 from .directories import MAX_PATH_BYTES, WHITEOUT, is_opaque, is_whiteout
 from .unpack import OPAQUE_MARKER, WHITEOUT_PREFIX, is_kept
 
@@ -214,8 +214,12 @@ def places(
 
 def open_file(place: Place) -> tuple[int, os.stat_result]:
     """Return a descriptor of the regular file there, and its status. Raises Conflict, OSError."""
-    fd = os.open(place.name, _FILE, dir_fd=place.directory)
-    status = os.fstat(fd)
+    try:
+        fd = os.open(place.name, _FILE, dir_fd=place.directory)
+    except PermissionError:
+        fd, status = unreadable.opened(place.name, place.directory)
+    else:
+        status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         os.close(fd)
         raise changed(place.path)
@@ -284,6 +288,8 @@ def _file(
     *,
     moving: bool,
 ) -> Iterator[tar.Entry | Content]:
+    if moving and not unreadable.is_readable(place.status):
+        return  # not while it may be changed: see open_file
     try:
         fd, status = open_file(place)
     except (OSError, Conflict):

@@ -11,6 +11,7 @@ import socket
 import stat
 import struct
 import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Collection, Iterator
@@ -399,3 +400,33 @@ def test_umoci_unpacks_the_same_tree(store: Store, source: Path, tmp_path: Path,
     os.utime(theirs, ns=(0, 0))
     assert differences(tree(theirs), tree(source)) == []
     assert Digest.of(archive.read_bytes()).hex == made(store, source).parent.name
+
+
+@pytest.mark.usefixtures("root")
+def test_files_that_their_owner_may_not_read_are_packed(source: Path):
+    """Root may read them, so another user packs."""
+    for name, mode in (("shadow", 0), ("sudo", 0o4111), ("plain", 0o644)):
+        (source / name).write_text(name)
+        os.chown(source / name, 12345, 12345)
+        (source / name).chmod(mode)
+    os.chown(source, 12345, 12345)
+    code = "import sys; from cellblock_engine.store.pack import pack\n"
+    code += "for piece in pack(int(sys.argv[1])): sys.stdout.buffer.write(piece)"
+    root = os.open(source, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(root)],
+            pass_fds=[root],
+            capture_output=True,
+            check=False,
+            user=12345,
+            group=12345,
+            env={"PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+    finally:
+        os.close(root)
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as opened:
+        found = {each.name: (each.mode, each.size) for each in opened if each.isfile()}
+    assert found == {"shadow": (0, 6), "sudo": (0o4111, 4), "plain": (0o644, 5)}
+    assert (source / "sudo").stat().st_mode & 0o7777 == 0o4111
