@@ -56,9 +56,8 @@ class Inventory(Library):
         """Return what a container added, changed and deleted of its image so far, by path.
 
         With ``since_commit`` of the last image that was made of it, if that is in the store, and
-        without what a commit leaves out by default.
-        Raises ContainerNotFound, Conflict, Unsupported for one whose writes are in memory
-        (``storage_bytes``), StoreError, OSError.
+        without what a commit leaves out by default. Raises ContainerNotFound, Conflict,
+        Unsupported for one whose writes are in memory (``storage_bytes``), StoreError, OSError.
         """
         from .comparison import container_changes  # noqa: PLC0415 - asked for seldom
 
