@@ -50,6 +50,7 @@ engine, name, file = Engine.open(Path(sys.argv[1])), sys.argv[2], Path(sys.argv[
 """
 # Those whose work is long have all the points, others a third.
 WHOLE = ("commit", "commit running", "push", "save", "rmi")
+SPARE = 4
 FEWER = max(POINTS // 3, min(POINTS, 2))
 
 
@@ -107,6 +108,14 @@ def strike(case: Case, home: Path, name: str, log: Path, point: strikes.Point | 
     return done.returncode
 
 
+def candidates(known: list[strikes.Point], most: int) -> list[strikes.Point]:
+    """Return points in no order, some more than are wanted: not all are in every run."""
+    chance = random.Random(SEED)
+    chosen = strikes.spread(known, most + SPARE, chance)
+    chance.shuffle(chosen)
+    return chosen
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_caller_is_killed(
     base_engine: Engine,
@@ -131,14 +140,16 @@ def test_a_caller_is_killed(
     assert one(0, None) == 0
     most = POINTS if case in WHOLE else FEWER
     known = strikes.points(log)
-    chosen = strikes.spread(known, most, random.Random(SEED))
-    hit = 0
-    for number, point in enumerate(chosen, 1):
-        one(number, point)
+    chosen = candidates(known, most)
+    hit = tried = 0
+    while hit < most and tried < len(chosen):
+        point = chosen[tried]
+        tried += 1
+        one(tried, point)
         hit += strikes.struck(log)
         at_rest(base_image, point)
-    print(f"{case}: killed at {hit} of {len(chosen)} calls, of {len(known)} that differ")
-    assert 2 * hit >= len(chosen), (SEED, chosen, "not all points are in every run")
+    print(f"{case}: killed at {hit} of {tried} calls, of {len(known)} that differ")
+    assert 2 * hit >= min(most, len(known)), (SEED, chosen, "not all points are in every run")
 
 
 def _without_container(layout: Layout) -> list[int]:
@@ -199,10 +210,13 @@ def test_a_process_of_the_engine_is_killed(
 
     recorded = one(None)
     beside = recorded if victim == "inside" else None
-    chosen = strikes.spread(strikes.points(log, beside=beside), FEWER, random.Random(SEED))
-    hit = 0
-    for point in chosen:
+    known = strikes.points(log, beside=beside)
+    chosen = candidates(known, FEWER)
+    hit = tried = 0
+    while hit < FEWER and tried < len(chosen):
+        point = chosen[tried]
+        tried += 1
         one(point)
         hit += strikes.struck(log)
         at_rest(base_image, point)
-    assert 2 * hit >= len(chosen), (SEED, chosen, "not all points are in every run")
+    assert 2 * hit >= min(FEWER, len(known)), (SEED, chosen, "not all points are in every run")

@@ -199,7 +199,7 @@ def test_an_interrupt_ends_the_cell_alone(old_lab):
     lab.run("import time, asyncio\nx = 1")
     for work in ("time.sleep(60)", "await asyncio.sleep(60)"):
         interrupt_when(lab, "up")
-        outcome = lab.run(f"print('up')\ntry:\n    {work}\nfinally:\n    print('clean')")
+        outcome = lab.run(f"try:\n    print('up')\n    {work}\nfinally:\n    print('clean')")
         assert isinstance(outcome, CellInterrupted)
         assert str(outcome) == "the cell was interrupted"
         assert lab.text() == "up\nclean\n"

@@ -37,7 +37,9 @@ class Refusals:
         self._before.clear()
 
     def inward(self, channel: str, message: Message) -> Iterable[Message]:  # noqa: ARG002 - a rule's
-        """Let all pass."""
+        """Let all pass. A cell that the kernel is free for begins now: it may be at it at once."""
+        if message.kind == "execute_request" and not self._ledger.lost_cells():
+            self._look(message.id)
         return (message,)
 
     def outward(self, channel: str, message: Message) -> Iterable[Message]:
@@ -63,6 +65,9 @@ class Refusals:
         request = self._ledger.find(cell)
         if request is None or request.kind != "execute_request" or cell in self._before:
             return
+        self._look(cell)
+
+    def _look(self, cell: str) -> None:
         now = self._looked()
         self._before = {each: was for each, was in self._before.items() if self._ledger.find(each)}
         self._before[cell] = None if now is None or now.pids_limit is None else now.pids_refused

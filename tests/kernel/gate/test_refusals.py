@@ -65,6 +65,13 @@ def test_a_cell_that_was_refused_something_and_fails_is_told(kernel):
     assert kernel.say(cell, "error", ename="again") == []
 
 
+def test_a_kernel_may_be_at_it_before_it_says_so(kernel):
+    cell = kernel.ask()
+    kernel.container.refused += 3
+    kernel.say(cell, "status", execution_state="busy")
+    assert [line.content["text"] for line in kernel.say(cell, "error")] == [LINE]
+
+
 def test_no_other_is(kernel):
     kernel.container.refused += 3  # before
     cell = kernel.ask()
