@@ -59,7 +59,12 @@ def command(words: Sequence[str], open_engine: Callable[[], Engine]) -> int:
     except (CellblockError, OSError) as error:
         from .terminal import complain  # noqa: PLC0415 - help does without it
 
-        return complain(error)
+        status = complain(error)
+        try:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except OSError:  # that was it
+            _silence_stdout()
     return status
 
 

@@ -191,7 +191,12 @@ def test_processes_that_commit_tag_prune_and_run_at_once(
     base = own.image(base_image)
     argv = [sys.executable, "-m", "support.crowd", str(own.home), base_image]
     crowd = [
-        subprocess.Popen([*argv, str(seed), str(SECONDS)], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*argv, str(seed), str(SECONDS)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
         for seed in (1, 2)
     ]
     answers: Counter[str] = Counter()
