@@ -7,16 +7,21 @@ SHELL := /bin/sh
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test attacks soak fuzz check format bench peers conformance clean programs venv
+.PHONY: help demo test test-vm attacks soak fuzz check format bench peers conformance clean programs venv
 
 help: ## show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: venv ## set up, execute notebooks/quickstart.ipynb and print it with its outputs
 	$(BIN)/python scripts/show_notebook.py notebooks/quickstart.ipynb
 
 test: venv programs ## set up and run the tests (as root: all of them)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-vm: venv ## run selected tests in User Mode Linux: cgroup v2, as root and as two ordinary users
+	@scripts/install-programs linux.uml=user-mode-linux mke2fs=e2fsprogs mmdebstrap=mmdebstrap \
+	    'cc=gcc libc6-dev'
+	$(BIN)/python scripts/test-vm $(ARGS)
 
 attacks: venv programs ## run the attacks, and write their results into docs/security.md
 	CELLBLOCK_TRIES=1000 $(BIN)/python scripts/attack-table $(ARGS)
