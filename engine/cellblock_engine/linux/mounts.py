@@ -111,7 +111,8 @@ def overlay(lowers: Sequence[bytes], upper: bytes, work: bytes) -> int:
     try:
         return new_filesystem(b"overlay", [*((b"lowerdir+", low) for low in lowers), *common])
     except OSError as error:
-        if error.errno != errno.EINVAL or error.filename != b"lowerdir+":
+        # Kernels before 6.5 look at an overlay's options only when it is made.
+        if error.errno != errno.EINVAL:
             raise
     joined = b":".join(lowers)
     options = b"lowerdir=%b,upperdir=%b,workdir=%b,userxattr,volatile,metacopy=off"
