@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -126,10 +127,8 @@ def test_credentials_and_what_is_no_file_stay_behind(venv, small, tmp_path):
     third = site_of(venv) / "three-1.dist-info"
     write(third / "direct_url.json", json.dumps({"url": "https://e.org/x?sig=token"}).encode())
     os.mkfifo(venv / "pipe")
-    with socket.socket(socket.AF_UNIX) as sock:
-        os.chdir(venv)  # a socket's path is short
+    with socket.socket(socket.AF_UNIX) as sock, contextlib.chdir(venv):  # its path is short
         sock.bind("socket")
-        os.chdir("/")
     write(venv / "bin/setuid", b"#!/bin/sh\n")
     (venv / "bin/setuid").chmod(0o6755)
     found = planned(venv)
