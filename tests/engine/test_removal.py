@@ -161,7 +161,7 @@ def test_of_a_killed_monitor_the_caller_decides(engine, home):
     directory = str(home / "containers" / container.id)
     sock = str(Layout.default(home).monitor_socket(container.id))
     assert ends(lambda: sweep.settle(directory, sock))
-    assert not Path(directory).exists()
+    assert ends(lambda: not Path(directory).exists())  # the spawner may be at it just now
 
 
 @pytest.mark.attack(70)
