@@ -1,12 +1,10 @@
-"""Images by reference: one JSON file each, named by a hash of the canonical reference.
+"""Images, by what names them, and what they are made of.
 
-The file says which manifest the reference names; everything else is in the blobs. An image is
-visible once that file is renamed into place, when its blobs and layers are all there.
+An image is visible once a reference names its manifest, when its blobs and layers are all there.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..errors import Conflict, ImageNotFound, InvalidAnswer, InvalidReference, StoreError
+from ..errors import Conflict, ImageNotFound, InvalidAnswer, InvalidReference
 from ..image import Image, RemovedImage
 from ..layout import Layout
 from ..oci.config import MAX_CONFIG_BYTES, HistoryEntry, ImageDocument, parse_config
@@ -22,12 +20,12 @@ from ..oci.derivation import Derived, derive
 from ..oci.digest import Digest
 from ..oci.manifest import MAX_MANIFEST_BYTES, Descriptor, Manifest, parse_manifest
 from ..oci.reference import Reference
-from ..private import make_private
 from .blobs import Blobs
 from .collector import Collector, Holdings
 from .layers import Layers
 from .locks import Kind, locked
-from .staging import Staging, sync_directory
+from .references import References
+from .staging import Staging
 
 if TYPE_CHECKING:
     from ..oci.instructions import Instruction
@@ -63,6 +61,7 @@ class Images:
         self._blobs = blobs
         self._layers = layers
         self._collector = collector
+        self._references = References(layout, staging)
         # By manifest. What a digest names never changes, so entries only ever become useless.
         self._known: dict[Digest, tuple[Digest, ImageDocument, int]] = {}
         self._ids: dict[Digest, Digest] = {}
@@ -76,7 +75,7 @@ class Images:
         """
         image_id, document, size_bytes = self._read(manifest)
         self._layers.chain(document.diff_ids)
-        self._publish(reference, manifest, served=served)
+        self._references.publish(reference, manifest, served=served)
         return _image(image_id, document, size_bytes, manifest, (reference,))
 
     def supersede(
@@ -86,8 +85,8 @@ class Images:
 
         ``new`` is of the same image. To be called within :meth:`Store.referencing`.
         """
-        if self._references().get(reference) == old:
-            self._publish(reference, new, served=served)
+        if self._references.all().get(reference) == old:
+            self._references.publish(reference, new, served=served)
 
     def tag(self, source: str, target: Reference) -> Image:
         """Let ``target`` name an image too; return that with all its references.
@@ -95,7 +94,7 @@ class Images:
         To be called within :meth:`Store.referencing`. Raises as :meth:`resolve` does.
         """
         image = self._resolve(source)[0]
-        self._publish(target, image.manifest)
+        self._references.publish(target, image.manifest)
         return self.resolve(str(target))
 
     def derive(
@@ -131,7 +130,7 @@ class Images:
         """
         image, named = self._resolve(name)
         held = replace(named or image.references[0], tag=None, digest=image.manifest)
-        self._publish(held, image.manifest)
+        self._references.publish(held, image.manifest)
         return self.resolve(str(image.id))
 
     def manifest(self, digest: Digest) -> tuple[bytes, Manifest]:
@@ -141,7 +140,7 @@ class Images:
     def packed(self) -> dict[Digest, tuple[Descriptor, ...]]:
         """Return, by diffID, the blobs of the store that layers of its images are packed in."""
         found: dict[Digest, dict[Digest, Descriptor]] = {}
-        for manifest in set(self._references().values()):
+        for manifest in set(self._references.all().values()):
             diffids, layers = self._read(manifest)[1].diff_ids, self._manifest(manifest).layers
             for diffid, layer in zip(diffids, layers, strict=True):
                 if self._blobs.has(layer.digest):
@@ -152,7 +151,7 @@ class Images:
         """Return in which repository of a registry, as far as is known here, a blob is."""
         return {
             layer.digest: reference.repository
-            for reference, manifest, served in sorted(self._records())
+            for reference, manifest, served in sorted(self._references.named())
             if served and reference.registry == registry
             for layer in self._manifest(manifest).layers
         }
@@ -163,7 +162,7 @@ class Images:
         With ``nameless`` also those that lost their last reference and a container still needs.
         """
         by_id: dict[Digest, dict[Reference, Digest]] = {}
-        for reference, manifest in self._references().items():
+        for reference, manifest in self._references.all().items():
             by_id.setdefault(self._id(manifest), {})[reference] = manifest
         images = []
         for references in by_id.values():
@@ -214,9 +213,7 @@ class Images:
                 f"image {name} is used by container {users[0]}: remove that first, "
                 "or the image with --force"
             )
-        for reference in doomed:
-            self._path(reference).unlink(missing_ok=True)
-        sync_directory(self._layout.references)  # before anything that they named goes
+        self._references.remove(doomed)
         try:
             deleted, freed_bytes = self.collect()
         except Conflict:
@@ -232,7 +229,7 @@ class Images:
         others keep making references.
         """
         with self._alone() as grave:
-            return self._collector.take(self._garbage(self._references()), grave)
+            return self._collector.take(self._garbage(self._references.all()), grave)
 
     def unneeded(
         self, which: Kept, *, keep: Collection[Digest] = (), without: Collection[str] = ()
@@ -242,7 +239,7 @@ class Images:
         ``without`` are ids of containers that are taken to be gone. To be called within
         :meth:`Store.referencing`. Raises StoreError.
         """
-        references = self._references()
+        references = self._references.all()
         used = {*self._collector.users(without=without), *map(str, keep)}
         named: dict[Digest, list[Reference]] = {}
         for reference, manifest in references.items():
@@ -269,10 +266,8 @@ class Images:
         """Remove what :meth:`unneeded` returns. Raises Conflict while the store is in use."""
         with self._alone() as grave:
             unneeded = self.unneeded(which, keep=keep)
-            for reference in unneeded.names:
-                self._path(reference).unlink(missing_ok=True)
             if unneeded.names:
-                sync_directory(self._layout.references)  # before anything that they named goes
+                self._references.remove(unneeded.names)
             deleted, freed_bytes = self._collector.take(unneeded.garbage, grave)
         return RemovedImage(unneeded.names, (*unneeded.images, *deleted), freed_bytes)
 
@@ -302,7 +297,7 @@ class Images:
 
     def _resolve(self, name: str) -> tuple[Image, Reference | None]:
         """Return the image, and the reference if ``name`` is one."""
-        references = self._references()
+        references = self._references.all()
         as_id = _ID.fullmatch(name)
         if not (as_id and name.startswith("sha256:")):
             try:
@@ -329,28 +324,6 @@ class Images:
         image_id, document, size_bytes = self._read(manifest)
         same = (r for r, m in references.items() if self._id(m) == image_id)
         return _image(image_id, document, size_bytes, manifest, tuple(sorted(same)))
-
-    def _publish(self, reference: Reference, manifest: Digest, *, served: bool = False) -> None:
-        make_private(self._layout.home, self._layout.references)
-        content = {"reference": str(reference), "manifest": str(manifest), "served": served}
-        self._staging.publish_json(self._path(reference), content)
-
-    def _references(self) -> dict[Reference, Digest]:
-        """Return the manifest of every reference."""
-        return {reference: manifest for reference, manifest, _ in self._records()}
-
-    def _records(self) -> Iterator[tuple[Reference, Digest, bool]]:
-        """Yield every reference, its manifest, and whether its registry is known to have that."""
-        directory = self._layout.references
-        for path in directory.iterdir() if directory.is_dir() else ():
-            try:
-                known = json.loads(path.read_bytes())
-                reference = Reference.parse(known["reference"])
-                yield reference, Digest.parse(known["manifest"]), known.get("served") is True
-            except FileNotFoundError:
-                continue  # removed since
-            except (ValueError, KeyError, TypeError) as error:
-                raise StoreError(f"{path} is damaged: remove it and pull again") from error
 
     def _read(self, manifest: Digest) -> tuple[Digest, ImageDocument, int]:
         """Return id, config and size of the image with this manifest."""
@@ -393,9 +366,6 @@ class Images:
         if not isinstance(parsed, Manifest):
             raise InvalidAnswer(f"{digest.short} is an index, not the manifest of an image")
         return parsed
-
-    def _path(self, reference: Reference) -> Path:
-        return self._layout.references / f"{Digest.of(str(reference).encode()).hex}.json"
 
 
 def _are_several(references: tuple[Reference, ...]) -> bool:
