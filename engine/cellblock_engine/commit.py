@@ -13,7 +13,7 @@ import shlex
 from dataclasses import dataclass, replace
 
 from .container import Container
-from .errors import Conflict, ImageNotFound, InvalidInput, Unsupported
+from .errors import Conflict, ImageNotFound, InvalidInput
 from .image import Image
 from .imagerequest import CommitRequest
 from .log import Log
@@ -30,6 +30,7 @@ from .store.containers import ContainerConfig
 from .store.epoch import moment
 from .store.locks import Kind, locked
 from .store.marks import Marks
+from .stored import require_stored
 from .written import Ground, written
 
 _LOCK = "commit.lock"
@@ -66,16 +67,7 @@ def commit(
     memory, or that cannot be paused, ImageNotFound where its image is gone, StoreFull,
     StoreError; then there is no image.
     """
-    if config.image_id is None:
-        raise Unsupported(
-            f"container {config.name} cannot become an image: its files are this machine's own; "
-            "use a container of an image, or make one of this Python (freeze)"
-        )
-    if config.storage_bytes is not None:
-        raise Unsupported(
-            f"container {config.name} cannot become an image: what it writes is in memory; use a "
-            "container without --storage-limit"
-        )
+    require_stored(config, "become an image")
     alone = locked(
         container.directory / _LOCK,
         Kind.EXCLUSIVE,

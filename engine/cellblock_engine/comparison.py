@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Literal
 
 from .assembly import Tree, mount_places
-from .errors import StoreError, Unsupported
+from .errors import StoreError
 from .image import Image
 from .store import Store
 from .store.containers import ContainerConfig, upper
 from .store.exclusion import Exclusion
 from .store.views import Difference, Views
+from .stored import require_readable
 
 _MAX_CHANGES = 1_000_000
 _KINDS = {
@@ -63,11 +64,7 @@ def container_changes(
     What was made for mounts and is still empty is left out. Raises Unsupported where the writes
     are in memory, StoreError for too many changes, OSError.
     """
-    if config.storage_bytes is not None:
-        raise Unsupported(
-            f"what container {config.name} writes is in its own memory (--storage-limit), where "
-            "it cannot be compared: run it without"
-        )
+    require_readable(config, "it cannot be compared")
     places, habitual = mount_places(config), Exclusion(())
     found: list[tuple[bytes, Difference]] = []
     for number, tree in enumerate(trees):

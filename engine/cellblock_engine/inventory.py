@@ -111,11 +111,12 @@ class Inventory(Library):
         one of the host image, or with a limit on storage, Conflict for a file that changes while
         it is read, InvalidInput, StoreError and its kinds, OSError for a stream.
         """
-        from .archive.exporting import export, refuse_unexportable  # noqa: PLC0415 - seldom used
+        from .archive.exporting import export  # noqa: PLC0415 - seldom used
         from .archive.target import write  # noqa: PLC0415 - as this
+        from .stored import require_stored  # noqa: PLC0415 - as this
 
         config = self._containers.find(name)
-        refuse_unexportable(config)
+        require_stored(config, "be exported")
         trees = assembly.find_trees(self._layout, self._store, config)
         write(export(self._store, self._held(config), trees), target)
 

@@ -11,26 +11,11 @@ from contextlib import ExitStack
 
 from ..assembly import Tree
 from ..container import Container
-from ..errors import Unsupported
 from ..store import Store
-from ..store.containers import ContainerConfig, upper
+from ..store.containers import upper
 from ..store.flattening import flattened
 from ..store.pack import archive
 from ..store.views import Views
-
-
-def refuse_unexportable(config: ContainerConfig) -> None:
-    """Raise Unsupported for a container whose files are not in the store."""
-    if config.image_id is None:
-        raise Unsupported(
-            f"container {config.name} cannot be exported: its files are this machine's own; use a "
-            "container of a pulled image"
-        )
-    if config.storage_bytes is not None:
-        raise Unsupported(
-            f"container {config.name} cannot be exported: what it writes is in memory; use a "
-            "container without --storage-limit"
-        )
 
 
 def export(store: Store, container: Container, trees: Sequence[Tree]) -> Iterator[bytes]:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..assembly import Tree
-from ..errors import Unsupported
 from ..store.containers import ContainerConfig, upper
+from ..stored import require_readable
 from .package import Package
 from .search import packages
 
@@ -20,11 +20,7 @@ def container_packages(
 
     Raises Unsupported where the writes are in memory, StoreError, OSError.
     """
-    if config.storage_bytes is not None:
-        raise Unsupported(
-            f"what container {config.name} writes is in its own memory (--storage-limit), where "
-            "its packages cannot be read: run it without"
-        )
+    require_readable(config, "its packages cannot be read")
     found: set[Package] = set()
     for number, tree in enumerate(trees):
         target = "/" + tree.target.strip("/") if tree.target.strip("/") else ""

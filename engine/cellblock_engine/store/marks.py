@@ -139,8 +139,8 @@ def await_settling(marks: Marks) -> int:
 def since(old: Marks, new: Marks) -> Delta | None:
     """Return what is news in ``new``, where directories come before what is in them.
 
-    None where that cannot be said, as something of the layers
-    below may show again that did not: no container can do that to its files.
+    None where that cannot be said, as something of the layers below may show again that did not:
+    no container can do that to its files.
     """
     news = _News()
     if not all(news.takes(path, mark, old.get(path)) for path, mark in new.items()):

@@ -15,6 +15,7 @@ import errno
 import os
 import re
 import stat
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 from ..errors import CellblockError, InvalidLayer, StoreError
@@ -106,7 +107,7 @@ def _normal(name: bytes) -> bytes:
     return b"/".join(parts)
 
 
-class LayerTree:
+class LayerTree(ABC):
     """The tree as far as it is made; what files contain is for whoever makes it."""
 
     def __init__(self, root: int) -> None:
@@ -124,9 +125,9 @@ class LayerTree:
         """Close all descriptors but the root's."""
         self._directories.close()
 
+    @abstractmethod
     def create_file(self, entry: tar.Entry, fd: int, name: bytes) -> None:
         """Make the regular file ``name`` in the directory ``fd``. Raises FileExistsError."""
-        raise NotImplementedError
 
     def add(self, entry: tar.Entry) -> None:
         """Make what an entry describes. Raises InvalidLayer, StoreFull, StoreError."""
