@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -87,28 +88,20 @@ def preparing(call: Call, shown: ExitStack) -> Callable[[Preparation], None]:
 
 def _options(call: Call) -> KernelOptions:
     """Return the kernel's container as the words say. Raises InvalidInput, NotFound."""
-    from cellblock_kernel import KernelOptions  # noqa: PLC0415 - as above
-
     given = call.arguments
-    check_surroundings(call)
-    limits = Limits(given.memory, given.cpus, given.pids_limit)
-    return KernelOptions(
+    return replace(
+        surroundings(call),
         image=given.image,
-        network=given.network,
-        workspace=given.workspace,
-        memory=given.memory,
-        cpus=limits.cpus,
-        pids_limit=limits.pids,
-        timeout=given.timeout,
         volume=tuple(map(_written, given.volume)),
         env=tuple(f"{name}={value}" for name, value in environment(call).items()),
         keep=given.keep,
-        untrusted=given.untrusted,
     )
 
 
-def check_surroundings(call: Call) -> None:
-    """Raise InvalidInput for a network, workspace or time-out that a kernel cannot have."""
+def surroundings(call: Call) -> KernelOptions:
+    """Return what the words let a kernel have: limits, network, workspace. Raises InvalidInput."""
+    from cellblock_kernel import KernelOptions  # noqa: PLC0415 - as above
+
     given = call.arguments
     for flag, value, known in (
         ("--network", given.network, NETWORKS),
@@ -118,6 +111,16 @@ def check_surroundings(call: Call) -> None:
             raise InvalidInput(f"{flag} {value!r} is not known: use one of {', '.join(known)}")
     if given.timeout is not None:
         parse_seconds(given.timeout)
+    limits = Limits(given.memory, given.cpus, given.pids_limit)
+    return KernelOptions(
+        network=given.network,
+        workspace=given.workspace,
+        memory=given.memory,
+        cpus=limits.cpus,
+        pids_limit=limits.pids,
+        timeout=given.timeout,
+        untrusted=given.untrusted,
+    )
 
 
 def _written(bind: Bind) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cellblock_engine import Conflict, ImageNotFound, InvalidInput, Limits, RunRequest
+from cellblock_engine import Conflict, ImageNotFound, InvalidInput, RunRequest
 
 from ..tables import counted
 from .declaration import Argument, Call, Verb
-from .kernel import NETWORK, WORKSPACE, check_surroundings, preparing
+from .kernel import NETWORK, WORKSPACE, preparing, surroundings
 from .limits import CPUS, MEMORY, PIDS_LIMIT, TIMEOUT
 from .outcome import Acknowledged
 
@@ -93,22 +94,10 @@ def _shown(locked: Lock) -> str:
 
 def _options(call: Call) -> KernelOptions:
     """Return what the words let the notebook have. Raises InvalidInput."""
-    from cellblock_kernel import KernelOptions  # noqa: PLC0415 - as above
-
-    given = call.arguments
-    check_surroundings(call)
-    limits = Limits(given.memory, given.cpus, given.pids_limit)
-    RunRequest("", network=given.network, allow_hosts=tuple(given.allow_host))  # it checks them
-    return KernelOptions(
-        network=given.network,
-        workspace=given.workspace,
-        memory=given.memory,
-        cpus=limits.cpus,
-        pids_limit=limits.pids,
-        timeout=given.timeout,
-        untrusted=given.untrusted,
-        allow_host=tuple(given.allow_host),
-    )
+    options = surroundings(call)
+    allowed = tuple(call.arguments.allow_host)
+    RunRequest("", network=options.network, allow_hosts=allowed)  # it checks them
+    return replace(options, allow_host=allowed)
 
 
 def _beside(notebook: Path) -> Path:
