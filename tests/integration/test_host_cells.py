@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -394,7 +393,7 @@ def test_notebooks_without_anybody_watching(site, words):
     cells = [nbformat.v4.new_code_cell(cell) for cell in CELLS]
     made = nbformat.v4.new_notebook(cells=cells)
     nbformat.write(made, site.folder / "in.ipynb")
-    done = execute(site, words)
+    done = site.execute(words)
     assert done.returncode == 0, done.stderr
     ran = nbformat.read(site.folder / "out.ipynb", as_version=4).cells
     assert [cell.execution_count for cell in ran] == [1, 2, 3, 4, 5]
@@ -403,18 +402,6 @@ def test_notebooks_without_anybody_watching(site, words):
     assert ran[2].outputs[0].execution_count == 3
     made.cells[1].source = "%container limits -m nothing"
     nbformat.write(made, site.folder / "in.ipynb")
-    done = execute(site, words)
+    done = site.execute(words)
     assert done.returncode != 0
     assert "'nothing' is not a size" in done.stderr
-
-
-def execute(site, words):
-    return subprocess.run(
-        [sys.executable, "-m", *words.split()],
-        cwd=site.folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import nbformat
-import pip
 import pytest
 
 from cellblock_engine import Engine
 from support import images, kernels
 from support.kernels import install, run
 from support.layouts import LayoutWriter, small_tar
-from support.packageindex import write_wheel
+from support.packageindex import INSTALL, write_installable
 
-PIP = "!python3 shown/pip install --no-index --no-cache-dir --break-system-packages {}-1-*.whl"
+PIP = INSTALL.format("{}-1-*.whl")
 INSTALLED = """
 from importlib.util import find_spec
 print(*(name for name in ("first", "second") if find_spec(name)))
@@ -28,10 +24,7 @@ print(*(name for name in ("first", "second") if find_spec(name)))
 @pytest.fixture(scope="module")
 def site(root, tmp_path_factory, registry):
     with kernels.site(tmp_path_factory.mktemp("checkout")) as made:
-        for package in ("first", "second"):
-            write_wheel(made.folder, package)
-        # Images of distributions have no pip: this one is shown in the workspace.
-        shutil.copytree(Path(pip.__file__).parent, made.folder / "shown" / "pip")
+        write_installable(made.folder, "first", "second")
         image = registry.push(images.kernel_layout(), "ipykernel")
         for name, *flags in (("real",), ("limited", "--memory", "700m", "-e", "MARK=kept")):
             done = install("--name", name, *flags, image)
@@ -241,15 +234,7 @@ def test_notebooks_without_anybody_watching_go_on_in_it(site, commits, words):
     sources = ("x = 1", "%container checkout -y mine/work:2", INSTALLED, "print('x' in dir())")
     made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(each) for each in sources])
     nbformat.write(made, site.folder / "in.ipynb")
-    done = subprocess.run(
-        [sys.executable, "-m", *words.split()],
-        cwd=site.folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
+    done = site.execute(words)
     assert done.returncode == 0, done.stderr
     ran = nbformat.read(site.folder / "out.ipynb", as_version=4).cells
     assert [each.outputs[0].text for each in ran[2:]] == ["first second\n", "False\n"]

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import os
-import shutil
 from io import BytesIO
-from pathlib import Path
 
-import pip
 import pytest
 
 from cellblock_engine import Engine
 from support import images, kernels
 from support.kernels import install, run
-from support.packageindex import write_wheel
+from support.packageindex import INSTALL, write_installable
 
 SECRET = "hunter2-of-this-test"
-PIP = "!python3 shown/pip install --no-index --no-cache-dir --break-system-packages {}"
 
 
 @pytest.fixture(scope="module")
 def site(root, tmp_path_factory, registry):
     with kernels.site(tmp_path_factory.mktemp("provenance")) as made:
-        for package in ("first", "second"):
-            write_wheel(made.folder, package)
-        # Images of distributions have no pip: this one is shown in the workspace.
-        shutil.copytree(Path(pip.__file__).parent, made.folder / "shown" / "pip")
+        write_installable(made.folder, "first", "second")
         done = install("--name", "real", registry.push(images.kernel_layout(), "ipykernel"))
         assert done.returncode == 0, done.stderr
         yield made
@@ -40,7 +33,7 @@ def stored(engine: Engine, *names: str) -> bytes:
 
 def test_commits_tell_of_the_cells_since_the_one_before(site):
     env = {**os.environ, "JPY_SESSION_NAME": str(site.folder / "work.ipynb")}
-    install_first, install_second = PIP.format("first*.whl"), PIP.format("second*.whl")
+    install_first, install_second = INSTALL.format("first*.whl"), INSTALL.format("second*.whl")
     secret = f"# cellblock: secret\ntoken = '{SECRET}'"
     with site.kernel("real", env=env) as (km, kc):
         assert "Successfully installed first-1" in run(kc, install_first)

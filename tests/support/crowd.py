@@ -11,13 +11,13 @@ import json
 import random
 import sys
 import time
-import traceback
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from cellblock_engine import Conflict, ContainerNotFound, Engine, ImageNotFound, RunRequest
+
+from .tally import Tally
 
 NAMES = tuple(f"mine/shared{number}" for number in range(3))
 FASTER = (Conflict, ContainerNotFound, ImageNotFound)
@@ -34,8 +34,7 @@ class Member:
         self._keep = (engine.image(image).id,)
         self._random = random.Random(seed)
         self._number = 0
-        self.answers: Counter[str] = Counter()
-        self.unexpected: list[str] = []
+        self.tally = Tally(FASTER)
 
     def work(self, seconds: float) -> None:
         """Do one thing after the other."""
@@ -45,16 +44,7 @@ class Member:
         )
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            operation = self._random.choice(operations)
-            try:
-                operation()
-                answer = "done"
-            except FASTER as error:
-                answer = type(error).__name__
-            except Exception:  # noqa: BLE001 - that is what is looked for
-                answer = "unexpected"
-                self.unexpected.append(f"{operation.__name__}: {traceback.format_exc()}")
-            self.answers[f"{operation.__name__} {answer}"] += 1
+            self.tally.attempt(self._random.choice(operations))
 
     def run(self) -> None:
         """Run the image that stays."""
@@ -116,7 +106,7 @@ def main(home: str, image: str, seed: str, seconds: str) -> None:
     with Engine.open(Path(home)) as engine:
         member = Member(engine, image, int(seed))
         member.work(float(seconds))
-    print(json.dumps({"answers": member.answers, "unexpected": member.unexpected}))
+    print(json.dumps({"answers": member.tally.answers, "unexpected": member.tally.unexpected}))
 
 
 if __name__ == "__main__":

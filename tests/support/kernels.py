@@ -117,6 +117,18 @@ class Site:
             time.sleep(0.1)
         assert not left, left
 
+    def execute(self, words: str) -> subprocess.CompletedProcess[str]:
+        """Run one of Jupyter's own programs in the notebook's folder; ``words`` begin with it."""
+        return subprocess.run(
+            [sys.executable, "-m", *words.split()],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+
     def gates(self) -> list[int]:
         """Return the pids of this site's gates."""
         own = b"CELLBLOCK_HOME=" + os.fsencode(self.home)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import random
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +23,8 @@ from cellblock_engine import (
     Verdict,
 )
 
+from .tally import Tally
+
 NAMES = tuple(f"shared{number}" for number in range(6))
 # A container may be removed, and an image untagged, by somebody else at any moment.
 # So a shared one may fail to start; :meth:`Worker.run`, which nobody removes, may not.
@@ -36,8 +37,7 @@ class Worker:
     def __init__(self, engine: Engine, image: str, pulls: Sequence[str], seed: int) -> None:
         self._engine, self._image, self._pulls = engine, image, pulls
         self._random = random.Random(seed)
-        self.answers: dict[str, int] = {}
-        self.unexpected: list[str] = []
+        self.tally = Tally(EXPECTED)
 
     def work(self, count: int) -> None:
         """Do so many operations."""
@@ -57,17 +57,7 @@ class Worker:
             self.prune,
         )
         for _ in range(count):
-            operation = self._random.choice(operations)
-            try:
-                operation()
-                answer = "done"
-            except EXPECTED as error:
-                answer = type(error).__name__
-            except Exception:  # noqa: BLE001 - that is what is looked for
-                answer = "unexpected"
-                self.unexpected.append(f"{operation.__name__}: {traceback.format_exc()}")
-            key = f"{operation.__name__} {answer}"
-            self.answers[key] = self.answers.get(key, 0) + 1
+            self.tally.attempt(self._random.choice(operations))
 
     def run(self) -> None:
         """Run a command to its end and look at its output."""
@@ -149,7 +139,7 @@ def main(home: str, image: str, seed: str, count: str, *pulls: str) -> None:
     with Engine.open(Path(home)) as engine:
         worker = Worker(engine, image, pulls, int(seed))
         worker.work(int(count))
-    print(json.dumps({"answers": worker.answers, "unexpected": worker.unexpected}))
+    print(json.dumps({"answers": worker.tally.answers, "unexpected": worker.tally.unexpected}))
 
 
 if __name__ == "__main__":

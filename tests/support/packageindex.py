@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import shutil
 import ssl
 import subprocess
 import threading
@@ -13,7 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pip
+
 from support import capabilities
+
+INSTALL = "!python3 shown/pip install --no-index --no-cache-dir --break-system-packages {}"
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,13 @@ def serving(directory: Path, package: str) -> Iterator[PackageIndex]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def write_installable(folder: Path, *packages: str) -> None:
+    """Write such wheels, and a pip for an image that has none: :data:`INSTALL` installs them."""
+    for package in packages:
+        write_wheel(folder, package)
+    shutil.copytree(Path(pip.__file__).parent, folder / "shown" / "pip")
 
 
 def write_wheel(folder: Path, package: str) -> Path:
