@@ -50,8 +50,9 @@ def test_pythons_tarfile_reads_the_same(entry: tar.Entry):
     with tarfile.open(fileobj=archive, encoding="utf-8") as opened:
         (member,) = opened.getmembers()
     encoding = ("utf-8", "surrogateescape")
-    assert member.name.encode(*encoding) == entry.name.rstrip(b"/")
-    assert member.linkname.encode(*encoding) == entry.link.rstrip(b"/")
+    # tarfile leaves out a slash at the end of what a pax header says, and only there.
+    assert member.name.encode(*encoding).rstrip(b"/") == entry.name.rstrip(b"/")
+    assert member.linkname.encode(*encoding).rstrip(b"/") == entry.link.rstrip(b"/")
     assert (member.mode, member.uid, member.gid) == (entry.mode, entry.uid, entry.gid)
     assert member.mtime == pytest.approx(entry.mtime_ns / 1e9)
 
