@@ -161,13 +161,20 @@ class Images:
 
         With ``nameless`` also those that lost their last reference and a container still needs.
         """
+        return self._references.steadily(
+            lambda references: self._listed(references, nameless=nameless)
+        )
+
+    def _listed(
+        self, references: Mapping[Reference, Digest], *, nameless: bool
+    ) -> tuple[Image, ...]:
         by_id: dict[Digest, dict[Reference, Digest]] = {}
-        for reference, manifest in self._references.all().items():
+        for reference, manifest in references.items():
             by_id.setdefault(self._id(manifest), {})[reference] = manifest
         images = []
-        for references in by_id.values():
-            manifest = references[min(references)]
-            images.append(_image(*self._read(manifest), manifest, tuple(sorted(references))))
+        for names in by_id.values():
+            manifest = names[min(names)]
+            images.append(_image(*self._read(manifest), manifest, tuple(sorted(names))))
         for manifest in self._collector.manifests() if nameless else ():
             if self._blobs.has(manifest) and (image_id := self._id(manifest)) not in by_id:
                 by_id[image_id] = {}
@@ -297,7 +304,11 @@ class Images:
 
     def _resolve(self, name: str) -> tuple[Image, Reference | None]:
         """Return the image, and the reference if ``name`` is one."""
-        references = self._references.all()
+        return self._references.steadily(lambda references: self._found(name, references))
+
+    def _found(
+        self, name: str, references: dict[Reference, Digest]
+    ) -> tuple[Image, Reference | None]:
         as_id = _ID.fullmatch(name)
         if not (as_id and name.startswith("sha256:")):
             try:

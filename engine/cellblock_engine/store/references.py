@@ -6,9 +6,9 @@ The file says which manifest it is; everything else is in the blobs. It is renam
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ..errors import StoreError
 from ..layout import Layout
@@ -16,6 +16,8 @@ from ..oci.digest import Digest
 from ..oci.reference import Reference
 from ..private import make_private
 from .staging import Staging, sync_directory
+
+_T = TypeVar("_T")
 
 
 class Named(NamedTuple):
@@ -49,6 +51,20 @@ class References:
             except (ValueError, KeyError, TypeError) as error:
                 raise StoreError(f"{path} is damaged: remove it and pull again") from error
             yield Named(reference, manifest, known.get("served") is True)
+
+    def steadily(self, look: Callable[[dict[Reference, Digest]], _T]) -> _T:
+        """Return what ``look`` finds in all the references.
+
+        Others may remove an image between its reference and its manifest being read: what they
+        left is looked at then. What is missing and still named is the StoreError that it is.
+        """
+        while True:
+            references = self.all()
+            try:
+                return look(references)
+            except StoreError:
+                if self.all() == references:
+                    raise
 
     def publish(self, reference: Reference, manifest: Digest, *, served: bool = False) -> None:
         """Let a reference name a manifest, whatever it has named before. Raises StoreError."""

@@ -17,6 +17,8 @@ from cellblock_engine.layout import Layout
 from cellblock_engine.oci.digest import Digest
 from cellblock_engine.oci.reference import Reference
 from cellblock_engine.store import Store
+from cellblock_engine.store.references import References
+from cellblock_engine.store.staging import Staging
 from support import tars
 
 Extract = Callable[[Store, bytes], Digest]
@@ -317,3 +319,33 @@ def test_threads_may_list_add_and_remove(store: Store, make: Make):
         thread.join()
     assert failures == []
     assert len(store.images.list()) == 3
+
+
+def test_an_image_removed_while_references_are_read_is_not_missed(
+    layout: Layout, store: Store, make: Make
+) -> None:
+    other = Store(layout)
+    with store.referencing():
+        store.images.add(Reference.parse("stays"), make(BASE))
+        store.images.add(Reference.parse("goes"), make(BASE, ALPHA))
+
+    def look(references: dict[Reference, Digest]) -> list[str]:
+        if len(references) == 2:  # and now somebody else is faster
+            other.images.remove("goes")
+        return [str(name) for name in references if store.blobs.read(references[name], 9999)]
+
+    assert References(layout, Staging(layout.staging)).steadily(look) == [
+        "docker.io/library/stays:latest"
+    ]
+    assert store.images.resolve("stays").references == (Reference.parse("stays"),)
+
+
+def test_a_manifest_that_is_missing_and_named_is_an_error(
+    layout: Layout, store: Store, make: Make
+) -> None:
+    manifest = make(BASE)
+    with store.referencing():
+        store.images.add(Reference.parse("damaged"), manifest)
+    store.blobs.discard(manifest)
+    with pytest.raises(StoreError, match="not in the store: pull"):
+        Store(layout).images.list()
