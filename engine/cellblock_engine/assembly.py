@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import Conflict, InvalidInput, LimitNotEnforceable, Unsupported
+from .ids import id_maps
 from .image import Image
 from .layout import Layout
 from .limits import Limits
@@ -245,12 +246,14 @@ def start_spec(
     binds = tuple(
         BindSpec(os.fspath(bind.source), bind.target, bind.writable) for bind in config.binds
     )
+    maps = id_maps(layout)
     return StartSpec(
         id=config.id,
         directory=os.fspath(directory),
         name_link=os.fspath(layout.names / config.name),
         socket=os.fspath(layout.monitor_socket(config.id)),
-        id_ranges=os.fspath(layout.id_ranges) if os.geteuid() == 0 else None,
+        id_ranges=os.fspath(layout.id_ranges) if maps is None else None,
+        id_maps=maps,
         hostname=config.hostname,
         own_network=config.network == "none",
         allow_hosts=config.allow_hosts,

@@ -90,6 +90,11 @@ class Layout:
         return self.home / "format"
 
     @property
+    def ids(self) -> Path:
+        """Which ids an ordinary user's containers have (:mod:`.ids`)."""
+        return self.home / "ids.json"
+
+    @property
     def gc_lock(self) -> Path:
         """Held shared while references are made, exclusively while garbage is collected."""
         return self.home / "gc.lock"

@@ -42,6 +42,8 @@ class OrdinaryUser:
             "XDG_DATA_HOME": str(self.home / "data"),
             "XDG_RUNTIME_DIR": str(self.home / "run"),
             "PYTHONDONTWRITEBYTECODE": "1",
+            # Of whoever tests another tree than the one that is installed.
+            **{key: os.environ[key] for key in ("PYTHONPATH",) if key in os.environ},
         }
 
     def run(

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from . import landlock, mounts, netlink, seccomp, userns
+from . import idmaps, landlock, mounts, netlink, seccomp, userns
 from . import syscalls as linux
 
 _PATIENCE_S = 10
@@ -88,7 +88,7 @@ def _with_namespace(flags: int, id_ranges: bytes | None, work: Callable[[], None
         os.close(write_end)
         os.close(go_read)
         if id_ranges is None:
-            userns.map_single(pid)
+            idmaps.give(pid, idmaps.single())
         else:
             base, lock = userns.acquire_range(os.fsdecode(id_ranges), userns.allotted_slots())
             userns.map_range(pid, base)

@@ -64,13 +64,6 @@ def map_range(pid: int, base: int) -> None:
     _write(pid, "gid_map", line)
 
 
-def map_single(pid: int) -> None:
-    """Map id 0 of the process's user namespace to the caller's own; setgroups(2) is denied."""
-    _write(pid, "setgroups", "deny")
-    _write(pid, "uid_map", f"0 {os.geteuid()} 1")
-    _write(pid, "gid_map", f"0 {os.getegid()} 1")
-
-
 def bridge(uid: tuple[int, int], gid: tuple[int, int]) -> int:
     """Return a descriptor of a new user namespace that maps one user and one group.
 

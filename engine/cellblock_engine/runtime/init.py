@@ -14,7 +14,7 @@ import socket
 from collections.abc import Mapping
 from typing import NamedTuple, NoReturn
 
-from ..linux import capabilities, netlink
+from ..linux import capabilities, idmaps, netlink
 from ..linux import syscalls as linux
 from . import identity, rootfs, wire
 from .spec import PROXY_PORT, StartSpec
@@ -67,10 +67,7 @@ def run(
         stage = "ids"
         _, clones = wire.receive(sock)
         single_id = spec.id_ranges is None
-        if not single_id:
-            os.setgroups([])
-        os.setresgid(0, 0, 0)
-        os.setresuid(0, 0, 0)
+        idmaps.become_root(single_id=single_id)
         _forbid_user_namespaces()
         stage = "root file system"
         late: list[int] = []

@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from typing import NamedTuple, NoReturn
 
 from ..errors import LimitNotEnforceable
-from ..linux import cgroups, userns
+from ..linux import cgroups, idmaps, userns
 from ..linux import syscalls as linux
 from . import figures, init, rootfs, wire, workload
 from .process import StageFailed
@@ -77,7 +77,7 @@ class Sandbox:
         stack.callback(self._sock.close)
         self._own(self._init_pid, pidfd)
         if base is None:
-            userns.map_single(self._init_pid)
+            idmaps.give(self._init_pid, spec.id_maps or idmaps.single())
         else:
             userns.map_range(self._init_pid, base)
         self.namespaces = self._open_namespaces()

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..linux.cgroups import Limits
+from ..linux.idmaps import IdMaps
 from ..removal import Removal
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Changes when engine, spawner and monitor of different versions could misunderstand each other."""
 
 PROXY_PORT = 3128
@@ -80,7 +81,7 @@ class StartSpec:
 
     ``directory`` is the container's own below the store, ``name_link`` the link that reserves
     its name, ``socket`` where its monitor listens, ``id_ranges`` the lock file of subordinate id
-    ranges (None: the single id of the caller is mapped). With ``read_only`` neither overlays nor
+    ranges, or else ``id_maps`` the ids that it has. With ``read_only`` neither overlays nor
     files can be written. With ``storage_bytes`` what is written is kept in memory of that size
     instead of the uppers. ``allow_hosts`` are what it can reach by the proxy on its loopback
     (:mod:`..network.allowlist`). ``again`` says that the container was there before this start.
@@ -91,6 +92,7 @@ class StartSpec:
     name_link: str
     socket: str
     id_ranges: str | None
+    id_maps: IdMaps | None
     hostname: str
     own_network: bool
     allow_hosts: tuple[str, ...]
@@ -142,6 +144,7 @@ def load_start(plain: dict[str, Any]) -> StartSpec:
             "files": tuple(FileSpec(**file) for file in plain["files"]),
             "binds": tuple(BindSpec(**bind) for bind in plain["binds"]),
             "tmpfs": tuple(TmpfsSpec(**each) for each in plain["tmpfs"]),
+            "id_maps": None if plain["id_maps"] is None else IdMaps.of(plain["id_maps"]),
             "limits": Limits(*plain["limits"]),
             "removal": Removal(plain["removal"]),
             "process": load_process(plain["process"]),

@@ -17,7 +17,7 @@ import socket
 import sys
 from typing import Any, NamedTuple, NoReturn
 
-from ..linux import capabilities, landlock, mounts, seccomp, userns
+from ..linux import capabilities, idmaps, landlock, mounts, seccomp, userns
 from ..linux import syscalls as linux
 from . import identity, wire
 from .spec import ProcessSpec
@@ -110,7 +110,8 @@ def become(assignment: Assignment, sock: socket.socket) -> NoReturn:
         linux.unshare(linux.CLONE_NEWCGROUP)
         os.setsid()
         stage = "hardening"
-        _become_root_inside(single_id=assignment.single_id)
+        # The ids until now are the monitor's, and belong to no file there.
+        idmaps.become_root(single_id=assignment.single_id)
         process = assignment.process
         kept = capabilities.mask(frozenset(process.capabilities))
         _restrict(kept)
@@ -179,14 +180,6 @@ def refuse_imports() -> None:
             raise OSError(errno.EPERM, "an import from the container's own files was refused")
 
     sys.addaudithook(refuse)
-
-
-def _become_root_inside(*, single_id: bool) -> None:
-    """Take ids of the container: those until now are the monitor's and belong to no file there."""
-    if not single_id:
-        os.setgroups([])
-    os.setresgid(0, 0, 0)
-    os.setresuid(0, 0, 0)
 
 
 def resolve_user(user: str, *, single_id: bool) -> identity.Identity:

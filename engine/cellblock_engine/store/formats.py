@@ -30,7 +30,7 @@ running. What it writes need not be synced.
 
 ENTRIES = frozenset(
     "blobs chains containers derivations host layers names partials references staging gc.lock "
-    "format".split()
+    "format ids.json".split()
 )
 """Everything that cellblock puts directly into a store."""
 

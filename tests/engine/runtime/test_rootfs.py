@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cellblock_engine.linux import idmaps
 from cellblock_engine.linux.cgroups import Limits
 from cellblock_engine.removal import Removal
 from cellblock_engine.runtime import rootfs
@@ -24,6 +25,7 @@ def spec(*, own_network=True, id_ranges="/run/ids", read_only=False):
         name_link="/n",
         socket="/s",
         id_ranges=id_ranges,
+        id_maps=None if id_ranges else idmaps.single(),
         hostname="h",
         own_network=own_network,
         allow_hosts=(),

@@ -1,0 +1,211 @@
+"""Which ids a user's containers have outside, and user namespaces that have these.
+
+An ordinary user's containers all have the same: with subordinate ids, user 0 inside is the user,
+and the others are of the ranges that /etc/subuid and /etc/subgid give; without, there is no other.
+Root's containers have ranges of their own instead (:mod:`.userns`). user_namespaces(7), subuid(5),
+newuidmap(1).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from . import syscalls
+
+_PATH = "/usr/bin:/usr/sbin:/bin:/sbin:/usr/local/bin"
+_ALL_IDS = 2**32 - 1
+_WANTED = 65536
+
+
+class Extent(NamedTuple):
+    """``count`` ids from ``inside`` on are those from ``outside`` on, as in uid_map."""
+
+    inside: int
+    outside: int
+    count: int
+
+
+class IdMaps(NamedTuple):
+    """The users and groups of a user namespace."""
+
+    uids: tuple[Extent, ...]
+    gids: tuple[Extent, ...]
+
+    @property
+    def is_single(self) -> bool:
+        """Whether there is but one user and one group."""
+        return len(self.uids) == len(self.gids) == self.uids[0].count == self.gids[0].count == 1
+
+    @classmethod
+    def of(cls, plain: Sequence[Sequence[Sequence[int]]]) -> IdMaps:
+        """Return the maps that JSON has made lists of."""
+        uids, gids = (tuple(Extent(*extent) for extent in extents) for extents in plain)
+        return cls(uids, gids)
+
+
+def single() -> IdMaps:
+    """Return maps of the caller's own user and group to 0."""
+    return IdMaps((Extent(0, os.geteuid(), 1),), (Extent(0, os.getegid(), 1),))
+
+
+def subordinate() -> IdMaps | None:
+    """Return maps that have the caller's subordinate ids too; None if they cannot be had."""
+    if _program("newuidmap") is None or _program("newgidmap") is None:
+        return None
+    uids, gids = _granted("/etc/subuid"), _granted("/etc/subgid")
+    if not uids or not gids:
+        return None
+    return IdMaps(_extents(os.geteuid(), uids), _extents(os.getegid(), gids))
+
+
+def are_granted(maps: IdMaps) -> bool:
+    """Tell whether the caller may have these still."""
+    now = subordinate()
+    if maps.is_single or now is None:
+        return maps == single()
+    return all(
+        mine[0] == theirs[0] and set(mine[1:]) <= set(theirs[1:])
+        for mine, theirs in ((maps.uids, now.uids), (maps.gids, now.gids))
+    )
+
+
+def may_map_ranges() -> bool:
+    """Tell whether this user namespace has the ids that root gives its containers."""
+    return all(
+        any(count == _ALL_IDS for _, _, count in _own_map(name)) for name in ("uid_map", "gid_map")
+    )
+
+
+@lru_cache(maxsize=1)
+def is_single_here() -> bool:
+    """Tell whether this process's user namespace has a single user: files cannot be others'."""
+    return sum(count for _, _, count in _own_map("uid_map")) == 1
+
+
+def give(pid: int, maps: IdMaps) -> None:
+    """Give these ids to the new user namespace that ``pid`` is in. Raises OSError.
+
+    Only for single-threaded processes.
+    """
+    if maps.is_single:
+        _write(pid, "setgroups", "deny")
+        for name, extents in (("uid_map", maps.uids), ("gid_map", maps.gids)):
+            _write(pid, name, " ".join(map(str, extents[0])))
+        return
+    running = [
+        (name, _start(name, pid, extents))
+        for name, extents in (("newuidmap", maps.uids), ("newgidmap", maps.gids))
+    ]
+    failed = [name for name, child in running if os.waitpid(child, 0)[1]]
+    if failed:
+        raise OSError(errno.EPERM, "refused to map subordinate ids: see /etc/subuid", failed[0])
+
+
+def enter(maps: IdMaps) -> None:
+    """Become root of a new user namespace with these ids, for good. Raises OSError.
+
+    Only for single-threaded processes. Files of all these ids can be read, written and given to
+    one another; what the caller could do outside it can no more.
+    """
+    me = os.getpid()
+    made_read, made_write = os.pipe()
+    helper = os.fork()
+    if helper == 0:
+        status = 1
+        try:
+            os.close(made_write)
+            if os.read(made_read, 1):
+                give(me, maps)
+                status = 0
+        except OSError as error:
+            status = error.errno or 1
+        finally:
+            os._exit(status)
+    os.close(made_read)
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWUSER)
+        os.write(made_write, b"!")
+    finally:
+        os.close(made_write)
+        code = os.waitstatus_to_exitcode(os.waitpid(helper, 0)[1])
+    if code:
+        raise OSError(code, f"cannot map the ids of a container: {os.strerror(code)}")
+    become_root(single_id=maps.is_single)
+    is_single_here.cache_clear()
+
+
+def become_root(*, single_id: bool) -> None:
+    """Take the ids of root in the caller's user namespace, which has them."""
+    if not single_id:
+        os.setgroups([])  # which a namespace of one id denies
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+
+
+def _extents(own: int, granted: list[tuple[int, int]]) -> tuple[Extent, ...]:
+    extents, inside = [Extent(0, own, 1)], 1
+    for first, count in granted:
+        taken = min(count, _WANTED - inside)
+        if taken > 0:
+            extents.append(Extent(inside, first, taken))
+            inside += taken
+    return tuple(extents)
+
+
+def _granted(path: str) -> list[tuple[int, int]]:
+    """Return first id and number of each range that the file gives to the caller."""
+    user = os.geteuid()
+    names = {str(user)}
+    try:
+        names.add(pwd.getpwuid(user).pw_name)
+    except KeyError:
+        return []  # newuidmap(1) asks for the name as well
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            lines = [line.strip().split(":") for line in file]
+    except OSError:
+        return []
+    return [
+        (int(words[1]), int(words[2]))
+        for words in lines
+        if len(words) == 3 and words[0] in names and words[1].isdigit() and words[2].isdigit()
+    ]
+
+
+def _start(name: str, pid: int, extents: tuple[Extent, ...]) -> int:
+    program = _program(name)
+    if program is None:
+        raise FileNotFoundError(errno.ENOENT, "is not installed", name)
+    words = [str(number) for extent in extents for number in extent]
+    return os.posix_spawn(
+        program,
+        [name, str(pid), *words],
+        {},
+        file_actions=[(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)],
+    )
+
+
+def _program(name: str) -> str | None:
+    for folder in _PATH.split(":"):
+        path = f"{folder}/{name}"
+        if os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def _own_map(name: str) -> list[Extent]:
+    with open(f"/proc/self/{name}", encoding="ascii") as file:
+        return [Extent(*map(int, line.split())) for line in file]
+
+
+def _write(pid: int, name: str, text: str) -> None:
+    fd = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
