@@ -23,11 +23,11 @@ _WANTED = 65536
 
 
 class Extent(NamedTuple):
-    """``count`` ids from ``inside`` on are those from ``outside`` on, as in uid_map."""
+    """``size`` ids from ``inside`` on are those from ``outside`` on, as in uid_map."""
 
     inside: int
     outside: int
-    count: int
+    size: int
 
 
 class IdMaps(NamedTuple):
@@ -39,7 +39,7 @@ class IdMaps(NamedTuple):
     @property
     def is_single(self) -> bool:
         """Whether there is but one user and one group."""
-        return len(self.uids) == len(self.gids) == self.uids[0].count == self.gids[0].count == 1
+        return len(self.uids) == len(self.gids) == self.uids[0].size == self.gids[0].size == 1
 
     @classmethod
     def of(cls, plain: Sequence[Sequence[Sequence[int]]]) -> IdMaps:
