@@ -14,7 +14,7 @@ from cellblock_engine import Conflict, ImageNotFound, InvalidInput, RunRequest
 from ..tables import counted
 from .declaration import Argument, Call, Verb
 from .kernel import NETWORK, WORKSPACE, preparing, surroundings
-from .limits import CPUS, MEMORY, PIDS_LIMIT, TIMEOUT
+from .limits import CPUS, LIMITS_MODE, MEMORY, PIDS_LIMIT, TIMEOUT
 from .outcome import Acknowledged
 
 if TYPE_CHECKING:
@@ -166,6 +166,7 @@ VERBS = (
             MEMORY,
             CPUS,
             PIDS_LIMIT,
+            LIMITS_MODE,
             TIMEOUT,
             NETWORK,
             Argument(
