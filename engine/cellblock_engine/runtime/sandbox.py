@@ -132,7 +132,8 @@ class Sandbox:
         return workload.Assignment(
             process,
             self.namespaces,
-            self._spec.id_ranges is None,
+            self._spec.is_rootless,
+            self._spec.ids,
             occupied,
             self._tasks,
             stdio,
