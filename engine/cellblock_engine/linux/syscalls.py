@@ -84,6 +84,8 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 KEYCTL_JOIN_SESSION_KEYRING = 1
 SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_GET_ACTION_AVAIL = 2
+SECCOMP_RET_USER_NOTIF = 0x7FC00000
 
 LANDLOCK_CREATE_RULESET_VERSION = 1
 LANDLOCK_RULE_PATH_BENEATH = 1
@@ -157,6 +159,12 @@ def seccomp_set_mode_filter(program: bytes) -> None:
     buffer = ctypes.create_string_buffer(program, len(program))
     fprog = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
     _check(_syscall(_NR_SECCOMP, SECCOMP_SET_MODE_FILTER, 0, fprog), "seccomp")
+
+
+def seccomp_action_available(action: int) -> None:
+    """Raise OSError (EOPNOTSUPP) for what a filter cannot answer in this kernel. seccomp(2)."""
+    value = ctypes.c_uint32(action)
+    _check(_syscall(_NR_SECCOMP, SECCOMP_GET_ACTION_AVAIL, 0, ctypes.byref(value)), "seccomp")
 
 
 def landlock_abi() -> int:
