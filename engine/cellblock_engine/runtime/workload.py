@@ -17,7 +17,7 @@ import socket
 import sys
 from typing import Any, NamedTuple, NoReturn
 
-from ..linux import capabilities, idmaps, landlock, mounts, seccomp
+from ..linux import capabilities, idmaps, landlock, mounts, notifications, seccomp
 from ..linux import syscalls as linux
 from . import identity, wire
 from .spec import ProcessSpec
@@ -50,7 +50,8 @@ class Namespaces(NamedTuple):
 class Assignment(NamedTuple):
     """All a command needs, prepared while the host's files were still in reach.
 
-    ``occupied``: the root is ready, and code of the image may be inside.
+    ``occupied``: the root is ready, and code of the image may be inside. ``fake_ids_program`` is
+    empty where the kernel's own answers to changes of ids and owners are to be given.
     """
 
     process: ProcessSpec
@@ -62,6 +63,7 @@ class Assignment(NamedTuple):
     stdio: tuple[int, int, int]
     channels: tuple[int, ...]
     seccomp_program: bytes
+    fake_ids_program: bytes
 
 
 def enter_by_helper(assignment: Assignment, sock: socket.socket) -> NoReturn:
@@ -139,8 +141,8 @@ def become(assignment: Assignment, sock: socket.socket) -> NoReturn:
         # Root inside owns the host's files here, among them the interpreter that is still ours.
         if assignment.is_rootless and landlock.available():
             landlock.confine_execution()
-        # The filter comes last: it allows none of the above.
-        seccomp.install(assignment.seccomp_program)
+        # The filters come last: they allow none of the above.
+        _filter_calls(assignment, sock)
         stage = "execute"
         _execute(argv, env)
     except identity.UnknownUser as error:
@@ -149,6 +151,21 @@ def become(assignment: Assignment, sock: socket.socket) -> NoReturn:
         report(sock, stage, error)
     finally:
         os._exit(125)
+
+
+def _filter_calls(assignment: Assignment, sock: socket.socket) -> None:
+    """Put itself under the filters; who listens to that of owners is the monitor's business."""
+    if assignment.fake_ids_program:
+        try:
+            listener = notifications.install(assignment.fake_ids_program)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            # A filter around the engine has a listener: the kernel alone answers then.
+        else:
+            wire.send(sock, {"listener": True}, [listener])
+            os.close(listener)
+    seccomp.install(assignment.seccomp_program)
 
 
 def report(sock: socket.socket, stage: str, error: OSError) -> None:
