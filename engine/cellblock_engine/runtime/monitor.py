@@ -116,7 +116,9 @@ class Monitor:
 
     def _take_over(self) -> None:
         """Make ready what was there before this start; its limits may have changed since."""
-        self._spec = replace(self._spec, limits=recorded_limits(self._spec.directory))
+        self._spec = replace(
+            self._spec, limits=recorded_limits(self._spec.directory).over(self._spec.limits)
+        )
         for tree in self._spec.overlays:
             # An upper that was mounted volatile is refused while its mark is in here. What a
             # loss of power may have cut short is the user's to judge.

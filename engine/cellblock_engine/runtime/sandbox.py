@@ -166,7 +166,7 @@ class Sandbox:
             raise LimitNotEnforceable(reason)
         limits = limits.over(self.limits)
         told = figures.PLACES & self._kept.keys()
-        texts = {place: figures.figures(place, limits).encode() for place in told}
+        texts = {place: figures.figures(place, self._spec.told(limits)).encode() for place in told}
         self.group.update(limits)
         self.limits = limits
         for place, text in texts.items():
