@@ -255,14 +255,15 @@ class Engine(Inventory):
 
         return reset(self._layout, force=force)
 
-    def doctor(self) -> Diagnosis:
-        """Return what this machine offers to this user; what is stale in the store is swept.
+    def doctor(self, *, repair: bool = False) -> Diagnosis:
+        """Return what this machine offers to this user, and what is stale in the store.
 
-        Takes some tenths of a second: every rung is tried. Raises OSError, Unsupported.
+        Every rung is tried, which takes some tenths of a second. With ``repair`` what is stale is
+        swept. Raises OSError, StoreError, Unsupported.
         """
         from .doctor import diagnose  # noqa: PLC0415 - asked for seldom
 
-        return diagnose(self._layout, self._store)
+        return diagnose(self._layout, self._store, repair=repair)
 
     def _launch(
         self,

@@ -43,7 +43,6 @@ def explain(
     """
     missing = controllers.missing()
     groups = controllers.shown(group_name(spec), spec.limits)
-    single_id = spec.id_ranges is None
     mounts = (*rootfs.plan(spec, groups), *rootfs.attachments(spec))
     return Explanation(
         {
@@ -58,15 +57,20 @@ def explain(
                 *(f"{name}, by best effort: {what}" for name, what in replaced.items()),
             ),
             "capabilities of user 0": (" ".join(spec.process.capabilities) or "none",),
-            "filters": _filters(single_id=single_id),
+            "filters": _filters(spec),
             "not in force here": _absent(spec, missing),
         }
     )
 
 
 def _namespaces(spec: StartSpec) -> tuple[str, ...]:
-    if spec.id_ranges is None:
+    if spec.ids.is_single:
         ids = f"user: 0 is user {os.geteuid()} outside, there is no other id"
+    elif spec.is_rootless:
+        ids = (
+            f"user: 0 is user {os.geteuid()} outside, 1 to {spec.ids.users - 1} are subordinate "
+            "ids of that user"
+        )
     else:
         ids = "user: ids 0 to 65535 are a range outside that nobody else uses"
     network = "net: only a loopback" if spec.own_network else "net: the host's, not its own"
@@ -116,12 +120,12 @@ def _shares(limits: Limits) -> list[str]:
     return lines
 
 
-def _filters(*, single_id: bool) -> tuple[str, ...]:
+def _filters(spec: StartSpec) -> tuple[str, ...]:
     lines = [
         "no_new_privs: setuid programs and file capabilities gain nothing",
         "seccomp: an allow-list; no mounts, namespaces, io_uring, bpf, perf, keys",
     ]
-    if single_id and landlock.available():
+    if spec.is_rootless and landlock.available():
         lines.append("landlock: the engine's interpreter cannot be executed")
     return tuple(lines)
 
@@ -131,8 +135,13 @@ def _absent(spec: StartSpec, missing: Mapping[str, str]) -> tuple[str, ...]:
     for name, reason in missing.items():
         reasons.setdefault(reason, []).append(name)
     lines = [f"a limit on {', '.join(names)}: {reason}" for reason, names in reasons.items()]
-    if spec.id_ranges is None:
-        lines.append("ids of its own: only root has ranges to give; run as root")
+    if spec.is_rootless:
+        if spec.ids.is_single:
+            lines.append("ids of its own: only root has ranges to give; run as root")
+        else:
+            lines.append("ids of its own: all containers of this user have the same; run as root")
+            if spec.binds:
+                lines.append("bound folders of the caller for users other than 0: they are 0's")
         if not landlock.available():
             lines.append("landlock: this kernel has none (5.13 or newer, and switched on)")
     elif spec.binds:

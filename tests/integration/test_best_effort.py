@@ -161,6 +161,7 @@ def test_the_command_line_says_what_stands_in(user: OrdinaryUser) -> None:
     made = user.run_cellblock("create", "--limits", "best-effort", *flags, "host", "true")
     assert made.stderr.startswith(line)
     (shown,) = json.loads(user.run_cellblock("inspect", made.stdout.strip()).stdout)
+    assert user.run_cellblock("rm", made.stdout.strip()).returncode == 0
     assert set(shown["replaced_limits"]) == {"memory", "cpus"}
 
 
@@ -205,20 +206,20 @@ def test_a_cell_says_it_and_gets_a_memory_error(user: OrdinaryUser) -> None:
 KERNEL = """
 import nbformat, pathlib
 from nbclient import NotebookClient
-folder = pathlib.Path.home() / "notebooks"
+folder = pathlib.Path.home() / "weak notebooks"
 folder.mkdir()
 greedy = "try:\\n    b'x' * (2 << 30)\\nexcept MemoryError:\\n    print('caught')"
 cells = [nbformat.v4.new_code_cell(each) for each in (greedy, "%container limits")]
 notebook = nbformat.v4.new_notebook(cells=cells)
 where = {"metadata": {"path": str(folder)}}
-NotebookClient(notebook, kernel_name="boxed", resources=where, timeout=60).execute()
+NotebookClient(notebook, kernel_name="weaker", resources=where, timeout=60).execute()
 for cell in notebook.cells:
     print(*[each.get("text", "") for each in cell.outputs])
 """
 
 
 def test_a_notebook_kernel(user: OrdinaryUser) -> None:
-    flags = ("--user", "--name", "boxed", "--limits=best-effort", "-m", "2g")
+    flags = ("--user", "--name", "weaker", "--limits=best-effort", "-m", "2g")
     done = user.run_cellblock("kernel", "install", "host", *flags)
     assert "limits by best effort" in done.stderr, done.stderr
     assert "limits=best-effort" in user.run_cellblock("kernel", "list").stdout

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..linux.cgroups import Limits
-from ..linux.idmaps import IdMaps
+from ..linux.idmaps import IdMaps, Inside, single
+from ..linux.userns import RANGE_SIZE
 from ..removal import Removal
 
 PROTOCOL = 5
@@ -122,6 +123,18 @@ class StartSpec:
     removal: Removal
     again: bool
     process: ProcessSpec
+
+    @property
+    def is_rootless(self) -> bool:
+        """Whether an ordinary user starts it: init does what else only the host's root could."""
+        return self.id_ranges is None
+
+    @property
+    def ids(self) -> Inside:
+        """How many users and groups there are in it."""
+        if self.id_ranges is not None:
+            return Inside(RANGE_SIZE, RANGE_SIZE)
+        return (self.id_maps or single()).inside
 
     def told(self, limits: Limits) -> Limits:
         """Return what programs are to be told: these limits, and what stands in for others."""

@@ -17,7 +17,7 @@ import socket
 import sys
 from typing import Any, NamedTuple, NoReturn
 
-from ..linux import capabilities, idmaps, landlock, mounts, seccomp, userns
+from ..linux import capabilities, idmaps, landlock, mounts, notifications, seccomp
 from ..linux import syscalls as linux
 from . import identity, wire
 from .spec import ProcessSpec, StandIns
@@ -50,17 +50,20 @@ class Namespaces(NamedTuple):
 class Assignment(NamedTuple):
     """All a command needs, prepared while the host's files were still in reach.
 
-    ``occupied``: the root is ready, and code of the image may be inside.
+    ``occupied``: the root is ready, and code of the image may be inside. ``fake_ids_program`` is
+    empty where the kernel's own answers to changes of ids and owners are to be given.
     """
 
     process: ProcessSpec
     namespaces: Namespaces
-    single_id: bool
+    is_rootless: bool
+    ids: idmaps.Inside
     occupied: bool
     cgroup_tasks: tuple[int, ...]
     stdio: tuple[int, int, int]
     channels: tuple[int, ...]
     seccomp_program: bytes
+    fake_ids_program: bytes
 
 
 def enter_by_helper(assignment: Assignment, sock: socket.socket) -> NoReturn:
@@ -104,14 +107,14 @@ def become(assignment: Assignment, sock: socket.socket) -> NoReturn:
             os.write(fd, b"0")
         stage = "namespaces"
         if not assignment.occupied:
-            if not assignment.single_id:
+            if not assignment.is_rootless:
                 linux.setns(assignment.namespaces.user, linux.CLONE_NEWUSER)
             _join(assignment.namespaces)
         linux.unshare(linux.CLONE_NEWCGROUP)
         os.setsid()
         stage = "hardening"
         # The ids until now are the monitor's, and belong to no file there.
-        idmaps.become_root(single_id=assignment.single_id)
+        idmaps.become_root(single_id=assignment.ids.is_single)
         process = assignment.process
         kept = capabilities.mask(frozenset(process.capabilities))
         _restrict(kept)
@@ -121,14 +124,14 @@ def become(assignment: Assignment, sock: socket.socket) -> NoReturn:
         if not assignment.occupied:
             _join_mounts(assignment.namespaces)
         stage = "user"
-        who = resolve_user(process.user, single_id=assignment.single_id)
+        who = resolve_user(process.user, assignment.ids)
         stage = "working directory"
         workdir = _open_workdir(os.fsencode(process.cwd))
         argv, env = _words(process, who.home)
         stage = "standard streams"
         sock, workdir = _arrange_descriptors(assignment, sock, workdir)
         stage = "user"
-        _take_ids(who, single_id=assignment.single_id)
+        _take_ids(who, assignment.ids)
         stage = "working directory"
         _change_directory(workdir)
         stage = "ulimits"
@@ -136,10 +139,10 @@ def become(assignment: Assignment, sock: socket.socket) -> NoReturn:
         stage = "hardening"
         _hold_capabilities(0 if who.uid else kept)
         # Root inside owns the host's files here, among them the interpreter that is still ours.
-        if assignment.single_id and landlock.available():
+        if assignment.is_rootless and landlock.available():
             landlock.confine_execution()
-        # The filter comes last: it allows none of the above.
-        seccomp.install(assignment.seccomp_program)
+        # The filters come last: they allow none of the above.
+        _filter_calls(assignment, sock)
         stage = "execute"
         _execute(argv, env, process.stand_ins.memory_bytes)
     except identity.UnknownUser as error:
@@ -148,6 +151,21 @@ def become(assignment: Assignment, sock: socket.socket) -> NoReturn:
         report(sock, stage, error)
     finally:
         os._exit(125)
+
+
+def _filter_calls(assignment: Assignment, sock: socket.socket) -> None:
+    """Put itself under the filters; who listens to that of owners is the monitor's business."""
+    if assignment.fake_ids_program:
+        try:
+            listener = notifications.install(assignment.fake_ids_program)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            # A filter around the engine has a listener: the kernel alone answers then.
+        else:
+            wire.send(sock, {"listener": True}, [listener])
+            os.close(listener)
+    seccomp.install(assignment.seccomp_program)
 
 
 def report(sock: socket.socket, stage: str, error: OSError) -> None:
@@ -182,14 +200,15 @@ def refuse_imports() -> None:
     sys.addaudithook(refuse)
 
 
-def resolve_user(user: str, *, single_id: bool) -> identity.Identity:
+def resolve_user(user: str, ids: idmaps.Inside) -> identity.Identity:
     """Return who ``user`` is in the present root. Raises UnknownUser, OSError."""
     who = identity.resolve(os.fsencode(user))
-    if single_id and (who.uid or who.gid):
+    if ids.is_single and (who.uid or who.gid):
         raise identity.UnknownUser("only user 0 is mapped here (no subordinate ids)")
-    if max(who.uid, who.gid) >= userns.RANGE_SIZE:
-        raise identity.UnknownUser(f"ids end at {userns.RANGE_SIZE - 1} in a container")
-    return who._replace(groups=[gid for gid in who.groups if gid < userns.RANGE_SIZE])
+    for kind, number, count in (("users", who.uid, ids.users), ("groups", who.gid, ids.groups)):
+        if number >= count:
+            raise identity.UnknownUser(f"{kind} end at {count - 1} in this container")
+    return who._replace(groups=[gid for gid in who.groups if gid < ids.groups])
 
 
 def _restrict(kept: int) -> None:
@@ -237,8 +256,8 @@ def _lower(kind: int, most: int) -> None:
     resource.setrlimit(kind, (lowest, lowest))
 
 
-def _take_ids(who: identity.Identity, *, single_id: bool) -> None:
-    if not single_id:
+def _take_ids(who: identity.Identity, ids: idmaps.Inside) -> None:
+    if not ids.is_single:
         os.setgroups(who.groups)
     os.setresgid(who.gid, who.gid, who.gid)
     os.setresuid(who.uid, who.uid, who.uid)
