@@ -40,12 +40,13 @@ except BlockingIOError:
 """
 
 
-@pytest.fixture(name="user")
-def _user(ordinary_user: OrdinaryUser) -> OrdinaryUser:
-    missing = json.loads(ordinary_user.run_python(GROUPS).stdout)
+@pytest.fixture(name="user", params=["ordinary_user", "subordinate_user"])
+def _user(request: pytest.FixtureRequest) -> OrdinaryUser:
+    user: OrdinaryUser = request.getfixturevalue(request.param)
+    missing = json.loads(user.run_python(GROUPS).stdout)
     if not {"memory", "pids", "cpus", "cpuset-cpus", "cpu-shares"} <= set(missing):
         pytest.skip("needs a user without control groups: this one has some delegated")
-    return ordinary_user
+    return user
 
 
 def answer(user: OrdinaryUser, code: str) -> object:
