@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cellblock_engine import InvalidInput, LimitNotEnforceable, Limits, RunRequest
+from cellblock_engine import InvalidInput, LimitNotEnforceable, Limits, OutOfMemory, RunRequest
 from cellblock_engine.linux import cgroups
 from support import capabilities
 
@@ -167,3 +167,13 @@ def test_limits_on_disks_come_back_from_a_containers_config(engine):
     assert engine.start(container.id).wait().exit_code == 0
     with pytest.raises(InvalidInput, match="device-read-bps cannot be changed"):
         container.update(limits)
+
+
+@pytest.mark.usefixtures("root")
+def test_best_effort_replaces_nothing_that_can_be_enforced(engine):
+    limits = Limits(memory="64m", mode="best-effort")
+    if reason := cgroups.discover(os.getpid()).missing().get("memory"):
+        pytest.skip(reason)
+    assert engine.replaced_limits(limits) == {}
+    ended = engine.run("host", ["python3", "-c", "b'x' * (100 << 20)"], limits=limits)
+    assert isinstance(ended.verdict, OutOfMemory)
