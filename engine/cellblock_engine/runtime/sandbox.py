@@ -42,6 +42,8 @@ class Surroundings(NamedTuple):
     command_line: init.CommandLine
     allotted_slots: frozenset[int]
     seccomp_program: bytes
+    undelegated: str
+    """Why systemd gave it no groups, if it did not."""
 
 
 class Sandbox:
@@ -90,8 +92,8 @@ class Sandbox:
         group_stack.callback(self._remove_group)
         if self._groups:
             self._send_clones(base)
-        self._tasks = self.group.tasks_fds()
-        for fd in self._tasks:
+        self._entrance = self.group.entrance()
+        for fd in self._entrance.fds:
             stack.callback(os.close, fd)
 
     def wait_ready(self, words: int | None = None) -> None:
@@ -134,7 +136,7 @@ class Sandbox:
             self.namespaces,
             self._spec.id_ranges is None,
             occupied,
-            self._tasks,
+            self._entrance,
             stdio,
             channels,
             self._around.seccomp_program,
