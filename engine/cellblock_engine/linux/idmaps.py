@@ -30,6 +30,18 @@ class Extent(NamedTuple):
     size: int
 
 
+class Inside(NamedTuple):
+    """How many users and groups a user namespace has, from 0 on."""
+
+    users: int
+    groups: int
+
+    @property
+    def is_single(self) -> bool:
+        """Whether there is but one user and one group."""
+        return self == (1, 1)
+
+
 class IdMaps(NamedTuple):
     """The users and groups of a user namespace."""
 
@@ -40,6 +52,12 @@ class IdMaps(NamedTuple):
     def is_single(self) -> bool:
         """Whether there is but one user and one group."""
         return len(self.uids) == len(self.gids) == self.uids[0].size == self.gids[0].size == 1
+
+    @property
+    def inside(self) -> Inside:
+        """How many there are, as a process in it counts them from 0."""
+        users, groups = (sum(extent.size for extent in extents) for extents in self)
+        return Inside(users, groups)
 
     @classmethod
     def of(cls, plain: Sequence[Sequence[Sequence[int]]]) -> IdMaps:
