@@ -227,12 +227,25 @@ class Sandbox:
             self._around.command_line.overwrite(f"cellblock-broker {self._spec.id[:12]}".encode())
             from ..network import broker  # noqa: PLC0415 - nobody else has use for it
 
-            # A user of the container's range, who is nobody on the host.
-            identity = None if self._base is None else self._base + _NOBODY
+            identity = self._nobody()
             hosts, program = self._spec.allow_hosts, self._around.seccomp_program
             broker.run(broker.Post(listener, words, hosts, identity, program, monitor))
         finally:
             os._exit(1)
+
+    def _nobody(self) -> int | None:
+        """Return a user of the container's, who is nobody on the host, as this process sees it.
+
+        For an ordinary user such ids are there only where the container's are, so the broker
+        goes there. That gives it nothing: its files and its network stay the host's, of which
+        it keeps no more than anybody may read.
+        """
+        if self._base is not None:
+            return self._base + _NOBODY
+        if self._spec.ids.is_single:
+            return None
+        linux.setns(self.namespaces.user, linux.CLONE_NEWUSER)
+        return min(_NOBODY, *(count - 1 for count in self._spec.ids))
 
     def _open_namespaces(self) -> workload.Namespaces:
         """Open them while init is still dumpable: later an ordinary user may not."""
