@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .linux import landlock
-from .linux.cgroups import Controllers
+from .linux.cgroups import Controllers, Limits
 from .runtime import rootfs
 from .runtime.sandbox import DEFAULT_PIDS, group_name
 from .runtime.spec import StartSpec
 from .units import format_bytes
+
+_DISK_RATES = ("device_read_bps", "device_write_bps", "device_read_iops", "device_write_iops")
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,13 @@ class Explanation:
         return tuple(found)
 
 
-def explain(spec: StartSpec, image: str, controllers: Controllers) -> Explanation:
-    """Return the plan of a start for whom these ``controllers`` are."""
+def explain(
+    spec: StartSpec, image: str, controllers: Controllers, replaced: Mapping[str, str]
+) -> Explanation:
+    """Return the plan of a start for whom these ``controllers`` are.
+
+    ``replaced`` says what stands in for limits that they cannot enforce.
+    """
     missing = controllers.missing()
     groups = controllers.shown(group_name(spec), spec.limits)
     mounts = (*rootfs.plan(spec, groups), *rootfs.attachments(spec))
@@ -45,7 +52,10 @@ def explain(spec: StartSpec, image: str, controllers: Controllers) -> Explanatio
             ),
             "namespaces": _namespaces(spec),
             "mounts": tuple(operation.describe() for operation in mounts),
-            "limits": _limits(spec, missing),
+            "limits": (
+                *_limits(spec, missing),
+                *(f"{name}, by best effort: {what}" for name, what in replaced.items()),
+            ),
             "capabilities of user 0": (" ".join(spec.process.capabilities) or "none",),
             "filters": _filters(spec),
             "not in force here": _absent(spec, missing),
@@ -86,12 +96,28 @@ def _limits(spec: StartSpec, missing: Mapping[str, str]) -> tuple[str, ...]:
         lines.append(f"processes and threads: {limits.pids}")
     elif "pids" not in missing:
         lines.append(f"processes and threads: {DEFAULT_PIDS} (by default)")
+    lines += _shares(limits)
     if spec.storage_bytes is not None:
         lines.append(f"written to the image's tree: {format_bytes(spec.storage_bytes)}")
     if spec.timeout_s is not None:
         lines.append(f"time: {spec.timeout_s:g} s")
     lines += [f"ulimit {name}: {soft}:{hard}" for name, soft, hard in spec.process.ulimits]
     return tuple(lines)
+
+
+def _shares(limits: Limits) -> list[str]:
+    """Return what it gets where others want the same, and how fast it may use disks."""
+    lines = []
+    if limits.cpu_shares is not None:
+        lines.append(f"share of the processors: {limits.cpu_shares} (1024 is usual)")
+    if limits.memory_reservation_bytes is not None:
+        lines.append(f"memory left to it: {format_bytes(limits.memory_reservation_bytes)}")
+    if limits.blkio_weight is not None:
+        lines.append(f"share of disks: {limits.blkio_weight}")
+    for name in _DISK_RATES:
+        rates = getattr(limits, name) or {}
+        lines += [f"{name.replace('_', '-')}: {disk} {rate}" for disk, rate in rates.items()]
+    return lines
 
 
 def _filters(spec: StartSpec) -> tuple[str, ...]:

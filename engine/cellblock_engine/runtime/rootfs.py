@@ -80,8 +80,9 @@ def plan(spec: StartSpec, groups: Mapping[str, str]) -> tuple[Operation, ...]:
     operations.append(Files(spec.files))
     operations += [Mask(path) for path in MASKED]
     operations += [ReadOnly(path) for path in READ_ONLY]
-    if told := figures.places(spec.limits, has_sys=spec.own_network):
-        operations.append(Figures(told, spec.limits))
+    limits = spec.told(spec.limits)
+    if told := figures.places(limits, has_sys=spec.own_network):
+        operations.append(Figures(told, limits))
     if groups and spec.own_network:
         operations.append(Groups(tuple(groups.items())))
     return tuple(operations)

@@ -27,6 +27,7 @@ DEFAULT_PIDS = 4096
 _PATIENCE_S = 30.0
 _LOOK_AGAIN_S = 0.02
 _NOBODY = 65534
+_FAKED = frozenset({"CHOWN", "SETGID", "SETUID"})  # who may not, is not told that it did
 _NAMESPACES = (
     linux.CLONE_NEWUSER
     | linux.CLONE_NEWNS
@@ -42,6 +43,7 @@ class Surroundings(NamedTuple):
     command_line: init.CommandLine
     allotted_slots: frozenset[int]
     seccomp_program: bytes
+    fake_ids_program: bytes
 
 
 class Sandbox:
@@ -139,7 +141,20 @@ class Sandbox:
             stdio,
             channels,
             self._around.seccomp_program,
+            self._around.fake_ids_program if self._is_faked(process) else b"",
         )
+
+    def _is_faked(self, process: ProcessSpec) -> bool:
+        """Tell whether changes of ids and owners are answered as if there were more than one."""
+        return self._spec.ids.is_single and _FAKED.issubset(process.capabilities)
+
+    def start_recorder(self, line: socket.socket) -> None:
+        """Start who answers changes of owners, for the listeners that come on ``line``."""
+        monitor = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._be_recorder(line, monitor)
+        self._own(pid, os.pidfd_open(pid))
 
     def update(self, limits: cgroups.Limits) -> None:
         """Limit it so from now on where a limit is set: all of them or none.
@@ -150,7 +165,7 @@ class Sandbox:
             raise LimitNotEnforceable(reason)
         limits = limits.over(self.limits)
         told = figures.PLACES & self._kept.keys()
-        texts = {place: figures.figures(place, limits).encode() for place in told}
+        texts = {place: figures.figures(place, self._spec.told(limits)).encode() for place in told}
         self.group.update(limits)
         self.limits = limits
         for place, text in texts.items():
@@ -246,6 +261,17 @@ class Sandbox:
             return None
         linux.setns(self.namespaces.user, linux.CLONE_NEWUSER)
         return min(_NOBODY, *(count - 1 for count in self._spec.ids))
+
+    def _be_recorder(self, line: socket.socket, monitor: int) -> NoReturn:
+        try:
+            name = f"cellblock-recorder {self._spec.id[:12]}"
+            self._around.command_line.overwrite(name.encode())
+            from . import recorder  # noqa: PLC0415 - most containers do without
+
+            namespaces = self.namespaces
+            recorder.run(recorder.Post(line, namespaces.user, namespaces.mnt, monitor))
+        finally:
+            os._exit(1)
 
     def _open_namespaces(self) -> workload.Namespaces:
         """Open them while init is still dumpable: later an ordinary user may not."""

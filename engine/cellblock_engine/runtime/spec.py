@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..linux.cgroups import Limits
 from ..linux.idmaps import IdMaps, Inside, single
@@ -60,6 +60,17 @@ class FileSpec:
     text: str
 
 
+class StandIns(NamedTuple):
+    """What a process is held to by itself, where no control group does it; None, () is nothing."""
+
+    memory_bytes: int | None = None
+    pids: int | None = None
+    processors: tuple[int, ...] = ()
+
+
+_HELD_TO_NOTHING = StandIns()
+
+
 @dataclass(frozen=True)
 class ProcessSpec:
     """A command. ``user`` is ``[name|uid][:group|gid]``, resolved against the container's files.
@@ -74,6 +85,7 @@ class ProcessSpec:
     channels: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
     ulimits: tuple[tuple[str, int, int], ...] = ()
+    stand_ins: StandIns = _HELD_TO_NOTHING
 
 
 @dataclass(frozen=True)
@@ -124,6 +136,15 @@ class StartSpec:
             return Inside(RANGE_SIZE, RANGE_SIZE)
         return (self.id_maps or single()).inside
 
+    def told(self, limits: Limits) -> Limits:
+        """Return what programs are to be told: these limits, and what stands in for others."""
+        memory_bytes, _, processors = self.process.stand_ins
+        if memory_bytes is not None:
+            limits = limits._replace(memory_bytes=memory_bytes)
+        if processors:
+            limits = limits._replace(cpuset_cpus=",".join(map(str, processors)))
+        return limits
+
 
 def dump(spec: StartSpec | ProcessSpec) -> dict[str, Any]:
     """Return the spec as plain JSON values."""
@@ -141,8 +162,13 @@ def load_process(plain: dict[str, Any]) -> ProcessSpec:
             "channels": tuple(plain["channels"]),
             "capabilities": tuple(plain["capabilities"]),
             "ulimits": tuple((name, soft, hard) for name, soft, hard in plain["ulimits"]),
+            "stand_ins": _load_stand_ins(*plain["stand_ins"]),
         }
     )
+
+
+def _load_stand_ins(memory_bytes: int | None, pids: int | None, processors: list[int]) -> StandIns:
+    return StandIns(memory_bytes, pids, tuple(processors))
 
 
 def load_start(plain: dict[str, Any]) -> StartSpec:
