@@ -95,6 +95,8 @@ def _filters(*, single_id: bool) -> tuple[str, ...]:
         "no_new_privs: setuid programs and file capabilities gain nothing",
         "seccomp: an allow-list; no mounts, namespaces, io_uring, bpf, perf, keys",
     ]
+    if single_id:
+        lines.append("seccomp: to other ids and owners is answered as done; owners are recorded")
     if single_id and landlock.available():
         lines.append("landlock: the engine's interpreter cannot be executed")
     return tuple(lines)
