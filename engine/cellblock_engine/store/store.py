@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .. import ids
 from ..layout import Layout
 from ..log import Log
 from .blobs import Blobs
@@ -46,6 +47,7 @@ class Store:
         when a garbage collection does not end.
         """
         make_home(self._layout)
+        ids.note(self._layout, self.staging)
         with locked(self._layout.gc_lock, Kind.SHARED, timeout_s=_WAIT_S, what="the image store"):
             yield
 
