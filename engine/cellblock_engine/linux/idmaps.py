@@ -84,7 +84,12 @@ def may_map_ranges() -> bool:
 @lru_cache(maxsize=1)
 def is_single_here() -> bool:
     """Tell whether this process's user namespace has a single user: files cannot be others'."""
-    return sum(count for _, _, count in _own_map("uid_map")) == 1
+    return count_here("uid_map") == 1
+
+
+def count_here(name: str) -> int:
+    """Return how many ids the ``uid_map`` or ``gid_map`` of this process's namespace has."""
+    return sum(count for _, _, count in _own_map(name))
 
 
 def give(pid: int, maps: IdMaps) -> None:
