@@ -66,7 +66,7 @@ clean: ## remove what the other commands made in this tree
 
 programs: # what the tests talk to
 	@scripts/install-programs mmdebstrap=mmdebstrap umoci=umoci skopeo=skopeo \
-	    docker-registry=docker-registry dockerd=docker.io htpasswd=apache2-utils strace=strace
+	    docker-registry=docker-registry dockerd=docker.io htpasswd=apache2-utils strace=strace newuidmap=uidmap
 
 venv: $(READY)
 

@@ -17,6 +17,7 @@ import pytest
 from support import alone, attacks, capabilities, docker, images, registry
 from support.ordinary import OrdinaryUser
 from support.ordinary import ordinary_user as make_ordinary_user
+from support.ordinary import subordinate_user as make_subordinate_user
 
 if TYPE_CHECKING:
     from cellblock_engine import Engine
@@ -174,6 +175,14 @@ def ordinary_user() -> Iterator[OrdinaryUser]:
     """A user without privileges who has cellblock installed."""
     capabilities.need_user_namespaces()
     with make_ordinary_user() as user:
+        yield user
+
+
+@pytest.fixture(scope="session")
+def subordinate_user() -> Iterator[OrdinaryUser]:
+    """A user without privileges who has subordinate ids."""
+    capabilities.need_user_namespaces()
+    with make_subordinate_user() as user:
         yield user
 
 

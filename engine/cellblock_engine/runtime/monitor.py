@@ -30,6 +30,7 @@ from .logs import LogWriter
 from .loop import Loop, Timer
 from .pause import Pause
 from .process import Process, StageFailed
+from .recording import Recording
 from .sandbox import Sandbox, Surroundings, group_name
 from .spec import StartSpec, load_start
 from .streams import OUTWARD, Relay, pipe_for_container
@@ -79,7 +80,8 @@ class Monitor:
             caller = identity(client_pid)
         self._notes = state.Notes(lock, controllers.places(group_name(spec)), caller)
         self.sandbox = Sandbox(spec, controllers, around, self._stack)
-        self._commands = Commands(self._loop, self.sandbox)
+        self._recording = Recording(self._loop, self.sandbox, self._stack)
+        self._commands = Commands(self._loop, self.sandbox, self._recording)
         self._pause = Pause(self._loop, self.sandbox.group)
         # While init builds the root.
         self._listen()
@@ -103,6 +105,7 @@ class Monitor:
             self.sandbox.wait_ready(words)
         self._first.release()
         self._first.confirm()
+        self._recording.take(self._first.take_listener())
         self._state = replace(
             self._state, status="running", pid=self._first.pid, started_at=time.time()
         )
@@ -113,7 +116,9 @@ class Monitor:
 
     def _take_over(self) -> None:
         """Make ready what was there before this start; its limits may have changed since."""
-        self._spec = replace(self._spec, limits=recorded_limits(self._spec.directory))
+        self._spec = replace(
+            self._spec, limits=recorded_limits(self._spec.directory).over(self._spec.limits)
+        )
         for tree in self._spec.overlays:
             # An upper that was mounted volatile is refused while its mark is in here. What a
             # loss of power may have cut short is the user's to judge.

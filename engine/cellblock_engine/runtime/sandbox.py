@@ -27,6 +27,7 @@ DEFAULT_PIDS = 4096
 _PATIENCE_S = 30.0
 _LOOK_AGAIN_S = 0.02
 _NOBODY = 65534
+_FAKED = frozenset({"CHOWN", "SETGID", "SETUID"})  # who may not, is not told that it did
 _NAMESPACES = (
     linux.CLONE_NEWUSER
     | linux.CLONE_NEWNS
@@ -42,6 +43,7 @@ class Surroundings(NamedTuple):
     command_line: init.CommandLine
     allotted_slots: frozenset[int]
     seccomp_program: bytes
+    fake_ids_program: bytes
 
 
 class Sandbox:
@@ -61,6 +63,7 @@ class Sandbox:
         Raises StageFailed, LimitNotEnforceable, OSError.
         """
         self._spec, self._around, self._stack = spec, around, stack
+        self._is_single = spec.id_ranges is None and (spec.id_maps or idmaps.single()).is_single
         self._controllers = controllers
         self.is_gone = False
         self._kept: dict[str, int] = {}
@@ -132,13 +135,27 @@ class Sandbox:
         return workload.Assignment(
             process,
             self.namespaces,
-            self._spec.id_ranges is None,
+            self._spec.is_rootless,
+            self._spec.ids,
             occupied,
             self._tasks,
             stdio,
             channels,
             self._around.seccomp_program,
+            self._around.fake_ids_program if self._is_faked(process) else b"",
         )
+
+    def _is_faked(self, process: ProcessSpec) -> bool:
+        """Tell whether changes of ids and owners are answered as if there were more than one."""
+        return self._is_single and _FAKED.issubset(process.capabilities)
+
+    def start_recorder(self, line: socket.socket) -> None:
+        """Start who answers changes of owners, for the listeners that come on ``line``."""
+        monitor = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._be_recorder(line, monitor)
+        self._own(pid, os.pidfd_open(pid))
 
     def update(self, limits: cgroups.Limits) -> None:
         """Limit it so from now on where a limit is set: all of them or none.
@@ -149,7 +166,7 @@ class Sandbox:
             raise LimitNotEnforceable(reason)
         limits = limits.over(self.limits)
         told = figures.PLACES & self._kept.keys()
-        texts = {place: figures.figures(place, limits).encode() for place in told}
+        texts = {place: figures.figures(place, self._spec.told(limits)).encode() for place in told}
         self.group.update(limits)
         self.limits = limits
         for place, text in texts.items():
@@ -230,6 +247,17 @@ class Sandbox:
             identity = None if self._base is None else self._base + _NOBODY
             hosts, program = self._spec.allow_hosts, self._around.seccomp_program
             broker.run(broker.Post(listener, words, hosts, identity, program, monitor))
+        finally:
+            os._exit(1)
+
+    def _be_recorder(self, line: socket.socket, monitor: int) -> NoReturn:
+        try:
+            name = f"cellblock-recorder {self._spec.id[:12]}"
+            self._around.command_line.overwrite(name.encode())
+            from . import recorder  # noqa: PLC0415 - most containers do without
+
+            namespaces = self.namespaces
+            recorder.run(recorder.Post(line, namespaces.user, namespaces.mnt, monitor))
         finally:
             os._exit(1)
 

@@ -20,7 +20,7 @@ import time
 from contextlib import suppress
 from typing import NoReturn
 
-from ..linux import seccomp, userns
+from ..linux import fake_ids, seccomp, userns
 from ..linux import syscalls as linux
 from . import init, monitor
 from .sandbox import Surroundings
@@ -45,7 +45,10 @@ class Spawner:
         self._monitors: set[int] = set()
         self._spare: tuple[int, socket.socket] | None = None
         self._around = Surroundings(
-            init.CommandLine.own(), userns.allotted_slots(), seccomp.host_filter()
+            init.CommandLine.own(),
+            userns.allotted_slots(),
+            seccomp.host_filter(),
+            fake_ids.host_filter(),
         )
         linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
         _forget_caller()

@@ -36,7 +36,7 @@ def sweep(containers: str, names: str, run: str) -> bool:
                 done &= settle(directory, socket)
     for name in _entries(names):
         link = f"{names}/{name}"
-        if _is_abandoned(link) and not os.path.exists(f"{containers}/{os.readlink(link)}"):
+        if is_abandoned(link) and not os.path.exists(f"{containers}/{os.readlink(link)}"):
             _unlink(link)
     return done
 
@@ -50,11 +50,16 @@ def settle(directory: str, socket: str | None) -> bool:
         return False
     if socket is not None:
         _unlink(socket)
-    aside = directory.rpartition("/")[2].startswith(".")
-    never_ran = not state.is_recorded(directory) and _is_abandoned(directory)
-    if aside or never_ran or _is_throw_away(directory):
+    if is_remains(directory):
         remove_tree(directory)
     return True
+
+
+def is_remains(directory: str) -> bool:
+    """Tell whether a container without a monitor is one that nobody is to see again."""
+    aside = directory.rpartition("/")[2].startswith(".")
+    never_ran = not state.is_recorded(directory) and is_abandoned(directory)
+    return aside or never_ran or _is_throw_away(directory)
 
 
 def _is_throw_away(directory: str) -> bool:
@@ -73,7 +78,8 @@ def _is_throw_away(directory: str) -> bool:
     return removal is Removal.AT_END and state.read(directory).status == "exited"
 
 
-def _is_abandoned(path: str) -> bool:
+def is_abandoned(path: str) -> bool:
+    """Tell whether what is there is too old for its maker to be still at it."""
     try:
         age_s = time.time() - os.lstat(path).st_ctime
     except FileNotFoundError:

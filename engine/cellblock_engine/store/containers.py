@@ -10,10 +10,10 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Conflict, ContainerNotFound, StoreError
 from ..layout import Layout
@@ -44,7 +44,9 @@ class ContainerConfig:
 
     ``layers`` are diffIDs (empty for the host image); garbage collection keeps them, and what the
     image's ``manifest`` names, which a commit builds on. ``trees`` are
-    the targets of its overlays, in the order of their uppers. ``unknown`` are the settings that a
+    the targets of its overlays, in the order of their uppers. ``replaced_limits`` are the names of
+    limits that no control group enforces (:mod:`..enforcement`); ``device_rates`` are by the names
+    of those limits and by disks' paths. ``unknown`` are the settings that a
     newer version wrote and this one cannot follow.
     """
 
@@ -77,6 +79,11 @@ class ContainerConfig:
     interactive: bool = False
     memory_swap_bytes: int | None = None
     cpuset_cpus: str | None = None
+    cpu_shares: int | None = None
+    memory_reservation_bytes: int | None = None
+    blkio_weight: int | None = None
+    device_rates: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    replaced_limits: tuple[str, ...] = ()
     storage_bytes: int | None = None
     allow_hosts: tuple[str, ...] = ()
     manifest: str | None = None
@@ -85,8 +92,17 @@ class ContainerConfig:
     @property
     def limits(self) -> Limits:
         """What it may use at most."""
+        rates: Mapping[str, Any] = self.device_rates
         return Limits(
-            self.memory_bytes, self.cpus, self.pids, self.memory_swap_bytes, self.cpuset_cpus
+            self.memory_bytes,
+            self.cpus,
+            self.pids,
+            self.memory_swap_bytes,
+            self.cpuset_cpus,
+            self.cpu_shares,
+            self.memory_reservation_bytes,
+            self.blkio_weight,
+            **rates,
         )
 
 
@@ -242,7 +258,7 @@ class Containers:
             )
             rich["tmpfs"] = tuple(Tmpfs(**each) for each in plain.get("tmpfs", ()))
             rich["ulimits"] = tuple(Ulimit(**each) for each in plain.get("ulimits", ()))
-            for key in {"capabilities", "trees", "allow_hosts"} & plain.keys():
+            for key in {"capabilities", "trees", "allow_hosts", "replaced_limits"} & plain.keys():
                 rich[key] = tuple(plain[key])
             rich["removal"] = recorded_removal(plain)
             known = plain.keys() & ContainerConfig.__dataclass_fields__

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from ..errors import CellblockError, InvalidLayer, StoreError
 from ..linux import idmaps
+from ..linux.owners import ATTRIBUTE
 from . import owners, tar
 from .directories import MAX_PATH_BYTES, WHITEOUT, Attributes, Directories, is_opaque, is_whiteout
 from .room import raise_if_full
@@ -32,7 +33,7 @@ OPAQUE_MARKER = b".wh..wh..opq"
 _UNUSUAL = re.compile(rb"(?:^|/)\.{0,2}(?:/|\Z)|\0")  # empty, dots only, or with a NUL byte
 _MAX_XATTR_BYTES = 2**16  # XATTR_SIZE_MAX
 _KEPT_XATTRS = (b"security.capability", b"system.posix_acl_access", b"system.posix_acl_default")
-_OWNER = owners.ATTRIBUTE.encode()
+_OWNER = ATTRIBUTE.encode()
 _MAX_TIME_NS = 2**63 - 1  # the year 2262; the file system clamps further
 
 
@@ -98,9 +99,11 @@ def _refused(error: OSError, name: bytes) -> CellblockError:
     return StoreError(f"cannot unpack {shown} of the layer: {error.strerror}")
 
 
-def _disowned(error: OSError, name: bytes, owner: tuple[int, int]) -> Exception:
-    """Return what is to be told of a file that cannot be given to its owner."""
-    return owners.unmapped(name, owner) if error.errno == errno.EINVAL else error
+def _disowned(error: OSError, name: bytes, meant: Attributes | tar.Entry) -> Exception:
+    """Return what is to be told of a file that cannot be given to whom it is meant for."""
+    if error.errno != errno.EINVAL:  # EINVAL: chown(2), of ids that the user namespace lacks
+        return error
+    return owners.unmapped(name, meant.uid, meant.gid)
 
 
 def _normal(name: bytes) -> bytes:
@@ -217,12 +220,11 @@ class LayerTree(ABC):
             os.symlink(entry.link, name, dir_fd=fd)
         elif not self._create_node(entry, fd, name):
             return
-        owner = entry.uid, entry.gid
-        if owner != self._owner and not self._records_owners:
+        if (entry.uid, entry.gid) != self._owner and not self._records_owners:
             try:
-                os.chown(name, *owner, dir_fd=fd, follow_symlinks=False)
+                os.chown(name, entry.uid, entry.gid, dir_fd=fd, follow_symlinks=False)
             except OSError as error:
-                raise _disowned(error, entry.name, owner) from error
+                raise _disowned(error, entry.name, entry) from error
         if entry.kind != tar.SYMLINK:
             os.chmod(name, entry.mode, dir_fd=fd)  # chown(2) clears set-id bits, the umask others
         os.utime(name, ns=_times(entry.mtime_ns), dir_fd=fd, follow_symlinks=False)
@@ -243,15 +245,13 @@ class LayerTree(ABC):
 
     def apply(self, fd: int, attributes: Attributes | tar.Entry, name: bytes) -> None:
         """Set owner, mode, attributes and time, in the order in which they survive each other."""
-        owner = attributes.uid, attributes.gid
         if self._records_owners:
-            if owner != owners.ROOT:
-                owners.record(fd, owner)
-        elif owner != self._owner:
+            owners.record(fd, attributes.uid, attributes.gid)
+        elif (attributes.uid, attributes.gid) != self._owner:
             try:
-                os.fchown(fd, *owner)  # clears set-id bits and capabilities
+                os.fchown(fd, attributes.uid, attributes.gid)  # clears set-id bits, capabilities
             except OSError as error:
-                raise _disowned(error, name, owner) from error
+                raise _disowned(error, name, attributes) from error
         for key, value in attributes.xattrs.items():  # while an ordinary owner may still write
             self._set_xattr(fd, key, value)
         os.fchmod(fd, attributes.mode)
