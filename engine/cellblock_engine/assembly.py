@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import enforcement
-from .errors import Conflict, InvalidInput, Unsupported
+from .errors import Conflict, InvalidInput
 from .ids import id_maps
 from .image import Image
 from .layout import Layout
@@ -75,11 +75,6 @@ def find_base(layout: Layout, store: Store, name: str) -> Base:
             *(Tree(tree.target, tree.lowers) for tree in host.overlays),
         )
         return Base(None, host.config, trees)
-    if os.geteuid() != 0:
-        raise Unsupported(
-            f"image {name!r} cannot run as user {os.geteuid()} yet: pulled images need root; the "
-            "image 'host' works for every user"
-        )
     image = store.images.resolve(name)
     return Base(image, image.config, (Tree("/", store.layers.chain(image.layers)),))
 
