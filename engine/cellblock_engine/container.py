@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from . import assembly
+from . import assembly, enforcement
 from .errors import Conflict, ContainerNotFound, InvalidInput, TimedOut, Verdict
 from .inspection import ContainerInfo, describe, moment
 from .layout import Layout
@@ -114,18 +114,20 @@ class Container:
         has then. Raises LimitNotEnforceable, also for memory in use that the kernel cannot take
         back; InvalidInput, Conflict, ContainerNotFound, StoreFull.
         """
-        if limits.cpuset_cpus is not None:
-            raise InvalidInput("cpuset-cpus cannot be changed: make the container anew with it")
+        fixed = {"cpuset-cpus": limits.cpuset_cpus, "blkio-weight": limits.blkio_weight}
+        for name in (*limits.device_rates, *(name for name, value in fixed.items() if value)):
+            what = name.replace("_", "-")
+            raise InvalidInput(f"{what} cannot be changed: make the container anew with it")
         if not limits:
             raise InvalidInput("nothing to change: give a limit on memory, cpus or pids")
-        assembly.refuse_missing_processors(limits)
-        request = {"op": "update", "limits": assembly.kernel_limits(limits)}
+        enforcement.refuse_missing_processors(limits)
+        request = {"op": "update", "limits": enforcement.kernel_limits(limits)}
         deadline = time.monotonic() + _LAST_WORDS_S
         while time.monotonic() < deadline:
             present = self._containers.current(self._config).limits
-            assembly.changed_limits(present, limits)  # refuses what cannot be meant
+            wanted = enforcement.changed_limits(present, limits)  # refuses what cannot be meant
             answer = self._ask(request, "cannot be updated")
-            changed = Limits(*answer["limits"]) if answer else self._updated_at_rest(limits)
+            changed = wanted if answer else self._updated_at_rest(limits)
             if changed is not None:
                 self._config = self._containers.current(self._config)
                 return changed
@@ -353,9 +355,10 @@ class Container:
         except FileNotFoundError:
             raise self._not_running("cannot be updated") from None
         try:
-            changed = assembly.changed_limits(self._containers.current(self._config).limits, limits)
-            assembly.refuse_unenforceable(changed)
-            with amended(directory, assembly.kernel_limits(changed)):
+            present = self._containers.current(self._config)
+            changed = enforcement.changed_limits(present.limits, limits)
+            enforcement.refuse_unenforceable(changed, present.replaced_limits)
+            with amended(directory, enforcement.kernel_limits(limits)):
                 return changed
         finally:
             os.close(lock)

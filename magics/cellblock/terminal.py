@@ -44,8 +44,10 @@ def render(outcome: Outcome) -> int:
     match outcome:
         case Listing(table, "json"):
             _say(json_text(table.rows))
+            return outcome.exit_status
         case Listing(table, style):
             _say(text(table, View(utc_now(), wide=style == "wide")))
+            return outcome.exit_status
         case Identifiers(values):
             _say(*values)
         case Started(container_id):

@@ -11,6 +11,7 @@ import pytest
 
 from cellblock.frames import frame
 from cellblock.tables import View, text, utc_now
+from cellblock.terminal import render
 from cellblock.verbs import VERBS
 from cellblock.verbs.containers import last_lines
 from cellblock.verbs.declaration import Call
@@ -18,8 +19,10 @@ from cellblock.verbs.group import find
 from cellblock.verbs.outcome import Acknowledged, Foreground, Identifiers, Listing, Started
 from cellblock.verbs.run import exec_request, run_request
 from cellblock_engine import (
+    Check,
     Conflict,
     ContainerNotFound,
+    Diagnosis,
     ExecRequest,
     ImageNotFound,
     ImportRequest,
@@ -383,13 +386,23 @@ def test_last_lines_counts_lines_not_records(fake, count, kept):
     assert [record.data for record in last_lines(records, count)] == kept
 
 
-def test_doctor_has_a_row_for_each_rung_and_one_for_what_was_stale(fake):
+def test_doctor_has_a_row_for_each_rung_and_for_what_is_wrong_in_the_store(fake):
     listing = do(fake, "doctor")
     assert isinstance(listing, Listing)
-    assert [row.status for row in listing.table.rows] == ["ok", "missing", "swept"]
-    assert listing.table.rows[-1].found == "socket of 0123456789ab"
+    assert [row.status for row in listing.table.rows] == ["ok", "missing", "stale", "ok"]
+    assert listing.table.rows[2].found == "socket of 0123456789ab"
+    assert listing.table.rows[2].remedy == "doctor --repair"
     assert list(frame(listing.table).columns) == ["name", "status", "found", "lost", "remedy"]
     assert do(fake, "doctor --json").style == "json"
+    assert do(fake, "doctor --repair").table.rows[2].status == "swept"
+
+
+@pytest.mark.parametrize(("name", "status"), [("limit --cpus", 0), ("overlay", 1)])
+def test_doctor_fails_where_containers_cannot_run(fake, monkeypatch, name, status):
+    checks = (Check("kernel", "ok", "6.18"), Check(name, "missing", "not there", "it", "get it"))
+    monkeypatch.setattr(fake, "doctor", lambda *, repair: Diagnosis(checks))
+    assert do(fake, "doctor").exit_status == status
+    assert render(do(fake, "doctor")) == status
 
 
 @pytest.mark.parametrize("answer", ["", "n", "yess"])

@@ -467,12 +467,13 @@ class FakeEngine:
     def explain(self, request: RunRequest) -> Explanation:
         return Explanation({"command": request.argv, "limits": ()})
 
-    def doctor(self) -> Diagnosis:
+    def doctor(self, *, repair: bool = False) -> Diagnosis:
         checks = (
             Check("kernel", "ok", "6.18"),
             Check("limit --cpus", "missing", "no cpu controller", "--cpus is refused", "mount it"),
         )
-        return Diagnosis(checks, ("socket of 0123456789ab",))
+        stale = ("socket of 0123456789ab",)
+        return Diagnosis(checks, swept=stale) if repair else Diagnosis(checks, stale=stale)
 
     def info(self) -> EngineInfo:
         return EngineInfo(

@@ -30,6 +30,18 @@ class Extent(NamedTuple):
     size: int
 
 
+class Inside(NamedTuple):
+    """How many users and groups a user namespace has, from 0 on."""
+
+    users: int
+    groups: int
+
+    @property
+    def is_single(self) -> bool:
+        """Whether there is but one user and one group."""
+        return self == (1, 1)
+
+
 class IdMaps(NamedTuple):
     """The users and groups of a user namespace."""
 
@@ -40,6 +52,12 @@ class IdMaps(NamedTuple):
     def is_single(self) -> bool:
         """Whether there is but one user and one group."""
         return len(self.uids) == len(self.gids) == self.uids[0].size == self.gids[0].size == 1
+
+    @property
+    def inside(self) -> Inside:
+        """How many there are, as a process in it counts them from 0."""
+        users, groups = (sum(extent.size for extent in extents) for extents in self)
+        return Inside(users, groups)
 
     @classmethod
     def of(cls, plain: Sequence[Sequence[Sequence[int]]]) -> IdMaps:
@@ -55,9 +73,9 @@ def single() -> IdMaps:
 
 def subordinate() -> IdMaps | None:
     """Return maps that have the caller's subordinate ids too; None if they cannot be had."""
-    if _program("newuidmap") is None or _program("newgidmap") is None:
+    if program("newuidmap") is None or program("newgidmap") is None:
         return None
-    uids, gids = _granted("/etc/subuid"), _granted("/etc/subgid")
+    uids, gids = granted("/etc/subuid"), granted("/etc/subgid")
     if not uids or not gids:
         return None
     return IdMaps(_extents(os.geteuid(), uids), _extents(os.getegid(), gids))
@@ -81,10 +99,29 @@ def may_map_ranges() -> bool:
     )
 
 
+def own_ids() -> int:
+    """Return how many users this process's user namespace has; 2**32 - 1 in the machine's own."""
+    return sum(count for _, _, count in _own_map("uid_map"))
+
+
+def own_map() -> bytes:
+    """Return the users of this process's user namespace, as proc_pid_uid_map(5) tells them."""
+    with open("/proc/self/uid_map", "rb") as file:
+        return file.read()
+
+
+def outside(user: int) -> int:
+    """Return which user of the surrounding user namespace this one is; itself, if it is none."""
+    for first, there, count in _own_map("uid_map"):
+        if first <= user < first + count:
+            return there + user - first
+    return user
+
+
 @lru_cache(maxsize=1)
 def is_single_here() -> bool:
     """Tell whether this process's user namespace has a single user: files cannot be others'."""
-    return sum(count for _, _, count in _own_map("uid_map")) == 1
+    return own_ids() == 1
 
 
 def give(pid: int, maps: IdMaps) -> None:
@@ -157,8 +194,8 @@ def _extents(own: int, granted: list[tuple[int, int]]) -> tuple[Extent, ...]:
     return tuple(extents)
 
 
-def _granted(path: str) -> list[tuple[int, int]]:
-    """Return first id and number of each range that the file gives to the caller."""
+def granted(path: str) -> list[tuple[int, int]]:
+    """Return first id and number of each range that subuid(5) or subgid(5) gives to the caller."""
     user = os.geteuid()
     names = {str(user)}
     try:
@@ -178,19 +215,20 @@ def _granted(path: str) -> list[tuple[int, int]]:
 
 
 def _start(name: str, pid: int, extents: tuple[Extent, ...]) -> int:
-    program = _program(name)
-    if program is None:
+    path = program(name)
+    if path is None:
         raise FileNotFoundError(errno.ENOENT, "is not installed", name)
     words = [str(number) for extent in extents for number in extent]
     return os.posix_spawn(
-        program,
+        path,
         [name, str(pid), *words],
         {},
         file_actions=[(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)],
     )
 
 
-def _program(name: str) -> str | None:
+def program(name: str) -> str | None:
+    """Return the path of a program that maps ids, None where it is not installed."""
     for folder in _PATH.split(":"):
         path = f"{folder}/{name}"
         if os.access(path, os.X_OK):

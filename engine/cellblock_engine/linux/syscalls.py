@@ -85,6 +85,8 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 KEYCTL_JOIN_SESSION_KEYRING = 1
 SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_GET_ACTION_AVAIL = 2
+SECCOMP_RET_USER_NOTIF = 0x7FC00000
 SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
 SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 5
 
@@ -163,6 +165,12 @@ def seccomp_set_mode_filter(program: bytes, flags: int = 0) -> int:
     buffer = ctypes.create_string_buffer(program, len(program))
     fprog = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
     return _check(_syscall(_NR_SECCOMP, SECCOMP_SET_MODE_FILTER, flags, fprog), "seccomp")
+
+
+def seccomp_action_available(action: int) -> None:
+    """Raise OSError (EOPNOTSUPP) for what a filter cannot answer in this kernel. seccomp(2)."""
+    value = ctypes.c_uint32(action)
+    _check(_syscall(_NR_SECCOMP, SECCOMP_GET_ACTION_AVAIL, 0, ctypes.byref(value)), "seccomp")
 
 
 def landlock_abi() -> int:

@@ -41,7 +41,7 @@ class Process:
         self._sock = ours
         self._listener: int | None = None
         with theirs:
-            by_helper = assignment.single_id or assignment.occupied
+            by_helper = assignment.is_rootless or assignment.occupied
             start = _start_by_helper if by_helper else _start_directly
             self.pid, self.pidfd = start(assignment, ours, theirs)
 

@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Listing:
-    """A table; ``wide`` shows identifiers and commands in full."""
+    """A table; ``wide`` shows identifiers and commands in full.
+
+    ``exit_status`` is the command's, where the table tells of something that is not well.
+    """
 
     table: Table
     style: Literal["text", "wide", "json"]
+    exit_status: int = 0
 
 
 @dataclass(frozen=True)

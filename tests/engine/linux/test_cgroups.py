@@ -388,6 +388,17 @@ def test_a_hybrid_layout_gives_the_v1_controllers_and_leaves_v2_alone(tmp_path):
         "pids": "the pids controller of cgroup v1 is not mounted",
         "cpuset-cpus": "the cpuset controller of cgroup v1 is not mounted",
         "memory-swap": "this kernel does not count swap (boot it with swapaccount=1)",
+        "memory-reservation": "this kernel has no memory.soft_limit_in_bytes",
+        **dict.fromkeys(
+            (
+                "blkio-weight",
+                "device-read-bps",
+                "device-write-bps",
+                "device-read-iops",
+                "device-write-iops",
+            ),
+            "the blkio controller of cgroup v1 is not mounted",
+        ),
     }
     group = controllers.create("g", cgroups.Limits())
     assert group.paths == (

@@ -6,7 +6,7 @@ why others are not; the answer makes groups. cgroups(7).
 
 from __future__ import annotations
 
-from .group import Controllers, Counters, Group, Limits, Usage
+from .group import Controllers, Counters, Group, Limits, Usage, refusal
 from .hierarchy import discover
 from .v1 import remove_stale
 
@@ -17,5 +17,6 @@ __all__ = [
     "Limits",
     "Usage",
     "discover",
+    "refusal",
     "remove_stale",
 ]

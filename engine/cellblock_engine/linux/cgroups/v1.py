@@ -11,22 +11,38 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 from typing import NamedTuple
 
 from ...errors import LimitNotEnforceable, Unsupported
 from ...units import format_bytes
 from ..alarm import interrupted
-from .group import Counters, Limits, Usage, refusal
+from . import disks
+from .group import LIMITED_BY, Counters, Limits, Usage, refusal
 
-CONTROLLERS = frozenset({"cpu", "cpuacct", "cpuset", "freezer", "memory", "pids"})
-_LIMITED_BY = {"memory": "memory", "cpus": "cpu", "pids": "pids", "cpuset-cpus": "cpuset"}
+CONTROLLERS = frozenset({"blkio", "cpu", "cpuacct", "cpuset", "freezer", "memory", "pids"})
+_NEEDED_FILES = {
+    "memory-swap": ("memory", "memory.memsw.limit_in_bytes"),
+    "memory-reservation": ("memory", "memory.soft_limit_in_bytes"),
+    "blkio-weight": ("blkio", disks.V1_BFQ),
+    **{name.replace("_", "-"): ("blkio", file) for name, file in disks.V1_THROTTLES.items()},
+}
+_ABSENT = {"memory-swap": "this kernel does not count swap (boot it with swapaccount=1)"}
 _MEMORY = "memory.limit_in_bytes"
 _WITH_SWAP = "memory.memsw.limit_in_bytes"
 _CPU_PERIOD_US = 100_000
 _CPU_QUOTA_MIN_US = 1_000  # the kernel's min_cfs_quota_period
-_NOT_TAKEN = (errno.EINVAL, errno.EBUSY, errno.ERANGE, errno.EPERM, errno.EACCES, errno.EROFS)
+_NOT_TAKEN = (
+    errno.ENODEV,
+    errno.EINVAL,
+    errno.EBUSY,
+    errno.ERANGE,
+    errno.EPERM,
+    errno.EACCES,
+    errno.EROFS,
+)
+_HINTS = {errno.EINVAL: "a group above it may allow less", errno.ENODEV: "it is no whole disk"}
 _IN_USE = (errno.EBUSY, errno.ETIMEDOUT)
 # Memory with swap is charged first, and since 6.15 the kernel does not count what that refuses
 # (mm/memcontrol.c sets track_failcnt for memory alone): the slack lets memory's own limit refuse.
@@ -49,14 +65,15 @@ class V1Controllers:
         """As the protocol says."""
         reasons = {
             limit: self._missing[controller]
-            for limit, controller in _LIMITED_BY.items()
+            for limit, controller in LIMITED_BY.items()
             if controller in self._missing
         }
-        memory = self._directories.get("memory")
-        if memory is None:
-            reasons["memory-swap"] = self._missing.get("memory", "there is no memory controller")
-        elif not os.path.exists(f"{memory}/{_WITH_SWAP}"):
-            reasons["memory-swap"] = "this kernel does not count swap (boot it with swapaccount=1)"
+        for limit, (controller, file) in _NEEDED_FILES.items():
+            directory = self._directories.get(controller)
+            if directory is not None and not os.path.exists(f"{directory}/{file}"):
+                reasons[limit] = _ABSENT.get(limit, f"this kernel has no {file}")
+        if "blkio-weight" not in reasons and not disks.weighed():
+            reasons["blkio-weight"] = "no disk of this machine is scheduled by BFQ"
         return reasons
 
     def refused(self, limits: Limits) -> str | None:
@@ -81,7 +98,7 @@ class V1Controllers:
         if reason := self.refused(limits):
             raise LimitNotEnforceable(reason)
         # Entering a cpuset group moves memory and takes time: only where one was asked for.
-        unused = () if limits.cpuset_cpus is not None else ("cpuset",)
+        unused = {"cpuset", "blkio"} - set(limits.named().values())
         group = self._group(name, unused)
         made: list[str] = []
         try:
@@ -95,7 +112,7 @@ class V1Controllers:
             raise
         return group
 
-    def _group(self, name: str, unused: tuple[str, ...] = ()) -> V1Group:
+    def _group(self, name: str, unused: Collection[str] = ()) -> V1Group:
         return V1Group(
             {c: f"{parent}/{name}" for c, parent in self._directories.items() if c not in unused}
         )
@@ -121,6 +138,8 @@ class V1Group:
             self._set(*setting)
         if limits.cpuset_cpus is not None:
             self._limit_processors(limits.cpuset_cpus)
+        for name, text in disks.v1_settings(limits):
+            self._set("blkio", name, text)
 
     def update(self, limits: Limits) -> None:
         """As the protocol says."""
@@ -143,8 +162,13 @@ class V1Group:
             quota_us = max(_CPU_QUOTA_MIN_US, round(limits.cpus * _CPU_PERIOD_US))
             settings.append(_Setting("cpu", "cpu.cfs_period_us", _CPU_PERIOD_US))
             settings.append(_Setting("cpu", "cpu.cfs_quota_us", quota_us))
+        if limits.cpu_shares is not None:
+            settings.append(_Setting("cpu", "cpu.shares", limits.cpu_shares))
         if limits.pids is not None:
             settings.append(_Setting("pids", "pids.max", limits.pids))
+        if limits.memory_reservation_bytes is not None:
+            reserved = limits.memory_reservation_bytes
+            settings.append(_Setting("memory", "memory.soft_limit_in_bytes", reserved))
         return settings
 
     def _memory_settings(self, memory_bytes: int, limits: Limits) -> list[_Setting]:
@@ -268,9 +292,7 @@ class V1Group:
             if error.errno not in _NOT_TAKEN:
                 raise
             reason = f"the kernel refused {value} for {path}: {error.strerror}"
-            hint = (
-                "a group above it may allow less" if error.errno == errno.EINVAL else "run as root"
-            )
+            hint = _HINTS.get(error.errno or 0, "run as root")
             raise LimitNotEnforceable(f"{reason}; {hint}") from error
         finally:
             os.close(fd)
