@@ -228,7 +228,10 @@ class Containers:
         except PermissionError:
             if self._inside is None or self._inside.is_here:
                 raise
-            self._inside.run(_made_like, directory, model)
+            if model.is_relative_to(self._layout.home):
+                self._inside.run(_made_like, directory, model)
+            else:  # a tree of the host, whose owners no container of this user's has
+                directory.chmod(stat.S_IMODE(model.stat().st_mode))
 
     def _by_prefix(self, prefix: str) -> str | None:
         if len(prefix) < _SHORTEST_PREFIX or not set(prefix) <= set("0123456789abcdef"):
