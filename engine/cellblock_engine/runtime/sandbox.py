@@ -84,8 +84,9 @@ class Sandbox:
             userns.map_range(self._init_pid, base)
         self.namespaces = self._open_namespaces()
         self.limits = spec.limits
-        if spec.limits.pids is None and "pids" not in controllers.missing():
-            self.limits = spec.limits._replace(pids=DEFAULT_PIDS)
+        by_default = cgroups.Limits(pids=DEFAULT_PIDS)
+        if spec.limits.pids is None and controllers.refused(by_default) is None:
+            self.limits = spec.limits.over(by_default)
         if not self._groups:
             self._send_clones(base)  # init builds the root while the group is made
         self.group = controllers.create(group_name(spec), self.limits)

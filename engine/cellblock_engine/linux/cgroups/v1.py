@@ -23,10 +23,10 @@ from .group import LIMITED_BY, Counters, Limits, Usage, refusal
 
 CONTROLLERS = frozenset({"blkio", "cpu", "cpuacct", "cpuset", "freezer", "memory", "pids"})
 _NEEDED_FILES = {
-    "memory-swap": ("memory", "memory.memsw.limit_in_bytes"),
-    "memory-reservation": ("memory", "memory.soft_limit_in_bytes"),
-    "blkio-weight": ("blkio", disks.V1_BFQ),
-    **{name.replace("_", "-"): ("blkio", file) for name, file in disks.V1_THROTTLES.items()},
+    "memory-swap": "memory.memsw.limit_in_bytes",
+    "memory-reservation": "memory.soft_limit_in_bytes",
+    "blkio-weight": disks.V1_BFQ,
+    **{name.replace("_", "-"): file for name, file in disks.V1_THROTTLES.items()},
 }
 _ABSENT = {"memory-swap": "this kernel does not count swap (boot it with swapaccount=1)"}
 _MEMORY = "memory.limit_in_bytes"
@@ -63,22 +63,27 @@ class V1Controllers:
 
     def missing(self) -> dict[str, str]:
         """As the protocol says."""
-        reasons = {
-            limit: self._missing[controller]
-            for limit, controller in LIMITED_BY.items()
-            if controller in self._missing
-        }
-        for limit, (controller, file) in _NEEDED_FILES.items():
-            directory = self._directories.get(controller)
-            if directory is not None and not os.path.exists(f"{directory}/{file}"):
-                reasons[limit] = _ABSENT.get(limit, f"this kernel has no {file}")
-        if "blkio-weight" not in reasons and not disks.weighed():
-            reasons["blkio-weight"] = "no disk of this machine is scheduled by BFQ"
-        return reasons
+        return self._reasons(LIMITED_BY)
 
     def refused(self, limits: Limits) -> str | None:
         """As the protocol says."""
-        return refusal(limits, self.missing())
+        return refusal(limits, self._reasons(limits.named()))
+
+    def _reasons(self, names: Iterable[str]) -> dict[str, str]:
+        reasons = {name: self._reason(name) for name in names}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
+
+    def _reason(self, limit: str) -> str | None:
+        """Return why a limit cannot be enforced, None if it can."""
+        controller = LIMITED_BY[limit]
+        if controller in self._missing:
+            return self._missing[controller]
+        file = _NEEDED_FILES.get(limit)
+        if file is not None and not os.path.exists(f"{self._directories.get(controller)}/{file}"):
+            return _ABSENT.get(limit, f"this kernel has no {file}")
+        if limit == "blkio-weight" and not disks.weighed():
+            return "no disk of this machine is scheduled by BFQ"
+        return None
 
     def places(self, name: str) -> tuple[str, ...]:
         """As the protocol says."""
