@@ -191,6 +191,18 @@ def subordinate_user() -> Iterator[OrdinaryUser]:
         yield user
 
 
+@pytest.fixture(scope="session", params=["single id", "subordinate ids"])
+def rootless_user(request: pytest.FixtureRequest) -> OrdinaryUser:
+    """A user without privileges: one who has no subordinate ids, and one who has."""
+    if request.param == "subordinate ids":
+        user: OrdinaryUser = request.getfixturevalue("subordinate_user")
+        return user
+    user = request.getfixturevalue("ordinary_user")
+    if user.has_subordinate_ids:
+        pytest.skip("needs a user without subordinate ids")
+    return user
+
+
 def _remove_all(engine: Engine) -> None:
     from cellblock_engine import ContainerNotFound
 

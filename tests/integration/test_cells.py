@@ -546,8 +546,8 @@ with Engine.open() as engine:
 """
 
 
-def test_a_cell_as_an_ordinary_user(ordinary_user: OrdinaryUser) -> None:
-    done = ordinary_user.run_python(AS_ORDINARY_USER)
+def test_a_cell_as_an_ordinary_user(rootless_user: OrdinaryUser) -> None:
+    done = rootless_user.run_python(AS_ORDINARY_USER)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "Stream(name='stdout', text='0\\n')",

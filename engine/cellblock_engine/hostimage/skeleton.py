@@ -277,7 +277,7 @@ def _whiteout(mask: Path, tree: Path, relative: Path) -> None:
         if not made.is_dir():
             status = (tree / above).stat()
             made.mkdir()
-            if os.geteuid() == 0:
+            if os.geteuid() == 0 and not is_single_here():
                 os.chown(made, status.st_uid, status.st_gid)
             made.chmod(stat.S_IMODE(status.st_mode))
     # A character device 0/0 (Documentation/filesystems/overlayfs.rst); anybody may make it.

@@ -1,6 +1,6 @@
 """The script that becomes the spawner; see :mod:`.spawner`. Imports nothing before it has a path.
 
-Run as ``python -I -S spawn.py ENGINE_PARENT CONTAINERS NAMES LOCK INODE LISTENER_FD``.
+Run as ``python -I -S spawn.py ENGINE_PARENT CONTAINERS NAMES IDS LOCK INODE LISTENER_FD``.
 """
 
 import os
@@ -14,4 +14,4 @@ sys.path.append(sys.argv[1])
 
 from cellblock_engine.runtime.spawner import Spawner
 
-Spawner(*sys.argv[2:5], inode=int(sys.argv[5]), listener_fd=int(sys.argv[6])).serve()
+Spawner(*sys.argv[2:6], inode=int(sys.argv[6]), listener_fd=int(sys.argv[7])).serve()
