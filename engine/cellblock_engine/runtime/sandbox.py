@@ -44,6 +44,8 @@ class Surroundings(NamedTuple):
     allotted_slots: frozenset[int]
     seccomp_program: bytes
     fake_ids_program: bytes
+    undelegated: str
+    """Why systemd gave it no groups, if it did not."""
 
 
 class Sandbox:
@@ -93,8 +95,8 @@ class Sandbox:
         group_stack.callback(self._remove_group)
         if self._groups:
             self._send_clones(base)
-        self._tasks = self.group.tasks_fds()
-        for fd in self._tasks:
+        self._entrance = self.group.entrance()
+        for fd in self._entrance.fds:
             stack.callback(os.close, fd)
 
     def wait_ready(self, words: int | None = None) -> None:
@@ -138,7 +140,7 @@ class Sandbox:
             self._spec.is_rootless,
             self._spec.ids,
             occupied,
-            self._tasks,
+            self._entrance,
             stdio,
             channels,
             self._around.seccomp_program,

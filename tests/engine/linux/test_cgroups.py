@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cellblock_engine.errors import LimitNotEnforceable, Unsupported
-from cellblock_engine.linux import cgroups
+from cellblock_engine.linux import cgroups, syscalls
 from cellblock_engine.linux.cgroups import disks, hierarchy
 from cellblock_engine.linux.cgroups.v1 import V1Controllers
 
@@ -29,11 +29,13 @@ HYBRID = """\
 40 31 0:37 / {base}/systemd rw,relatime - cgroup cgroup rw,xattr,name=systemd
 41 31 0:38 / {base}/unified rw,relatime - cgroup2 cgroup2 rw
 """
-PURE_V2 = "31 23 0:28 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
+WITHOUT_V2 = "31 23 0:28 / {base} rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
 
 
 def need(limits):
     controllers = cgroups.discover(os.getpid())
+    if not isinstance(controllers, V1Controllers):
+        pytest.skip("needs the controllers of cgroup v1")
     if reason := controllers.refused(limits):
         pytest.skip(f"needs cgroup v1 controllers to write to: {reason}")
     return controllers
@@ -57,16 +59,16 @@ def _make():
 
 def run_in(group, function):
     """Run ``function`` in a forked child that has entered the group; return its wait status."""
-    fds = group.tasks_fds()
-    pid = os.fork()
+    entrance = group.entrance()
+    pid, pidfd = syscalls.clone3(0, cgroup=entrance.directory)
     if pid == 0:
         try:
-            for fd in fds:
+            for fd in entrance.tasks:
                 os.write(fd, b"0")
             function()
         finally:
             os._exit(0)
-    for fd in fds:
+    for fd in (pidfd, *entrance.fds):
         os.close(fd)
     return pid
 
@@ -496,10 +498,13 @@ def test_an_ordinary_user_is_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize(
     ("mountinfo", "reason"),
-    [(PURE_V2, "this machine has cgroup v2 only"), ("", "no cgroup controllers are mounted")],
+    [(WITHOUT_V2, "cgroup v2 has no controllers"), ("", "no cgroup controllers are mounted")],
 )
-def test_without_v1_every_limit_is_refused_by_name_and_a_run_without_goes_on(mountinfo, reason):
-    controllers = hierarchy.controllers(hierarchy.parse_mounts(mountinfo), {"": "/user.slice"})
+def test_without_controllers_every_limit_is_refused_by_name_and_a_run_without_goes_on(
+    mountinfo, reason, tmp_path
+):
+    mounts = hierarchy.parse_mounts(mountinfo.format(base=tmp_path))
+    controllers = hierarchy.controllers(mounts, {"": "/user.slice"})
     for limits in (
         cgroups.Limits(memory_bytes=MEBIBYTE),
         cgroups.Limits(cpus=1),
@@ -515,7 +520,7 @@ def test_without_v1_every_limit_is_refused_by_name_and_a_run_without_goes_on(mou
     assert "on memory and pids: " in both
     assert "\n" not in both
     group = controllers.create("g", cgroups.Limits())
-    assert (group.paths, group.tasks_fds()) == ((), ())
+    assert (group.paths, group.entrance().fds) == ((), ())
     assert not group.counters().own_oom
     assert group.usage() == cgroups.Usage()
     with pytest.raises(LimitNotEnforceable, match=reason):
