@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import enforcement
-from .errors import Conflict, InvalidInput, Unsupported
+from .errors import Conflict, InvalidInput
 from .ids import id_maps
 from .image import Image
 from .layout import Layout
@@ -40,6 +40,10 @@ from .volumes import Bind, existing, refused
 _KERNEL_TREES = ("/proc", "/sys", "/dev")
 _HOST_RESOLVER = Path("/etc/resolv.conf")
 _HOST_HOSTS = Path("/etc/hosts")
+# Where there is one id, apt cannot become the user _apt to fetch, and gives up.
+_APT_SETTINGS = FileSpec(
+    "/etc/apt/apt.conf.d/99cellblock", 'APT::Sandbox::User "root";\n', optional=True
+)
 _LOCALHOST = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
 
@@ -71,11 +75,6 @@ def find_base(layout: Layout, store: Store, name: str) -> Base:
             *(Tree(tree.target, tree.lowers) for tree in host.overlays),
         )
         return Base(None, host.config, trees)
-    if os.geteuid() != 0:
-        raise Unsupported(
-            f"image {name!r} cannot run as user {os.geteuid()} yet: pulled images need root; the "
-            "image 'host' works for every user"
-        )
     image = store.images.resolve(name)
     return Base(image, image.config, (Tree("/", store.layers.chain(image.layers)),))
 
@@ -202,6 +201,7 @@ def mount_places(config: ContainerConfig) -> frozenset[bytes]:
     places = (
         *_KERNEL_TREES,
         *(f"/etc/{name}" for name in network_files(config)),
+        _APT_SETTINGS.target,
         *(bind.target for bind in config.binds),
         *(tmpfs.target for tmpfs in config.tmpfs),
     )
@@ -224,6 +224,8 @@ def start_spec(
         BindSpec(os.fspath(bind.source), bind.target, bind.writable) for bind in config.binds
     )
     maps = id_maps(layout)
+    if maps is not None and maps.is_single:
+        files = (*files, _APT_SETTINGS)
     return StartSpec(
         id=config.id,
         directory=os.fspath(directory),

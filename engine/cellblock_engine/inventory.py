@@ -18,6 +18,7 @@ from .image import RemovedImage, parse_name
 from .inspection import ContainerInfo, describe
 from .library import Library
 from .store.containers import ContainerConfig, Containers
+from .verbs import among_files, pieces_among_files
 
 if TYPE_CHECKING:
     from .commit import Commit
@@ -34,8 +35,7 @@ class Inventory(Library):
 
     @cached_property
     def _containers(self) -> Containers:
-        _ = self._store  # and with it the store's format
-        return Containers(self._layout)
+        return Containers(self._layout, self._store.inside)  # and with it the store's format
 
     def containers(self) -> tuple[ContainerInfo, ...]:
         """Return all containers, running or not, the newest first."""
@@ -52,6 +52,7 @@ class Inventory(Library):
         """
         return self._held(self._containers.find(name))
 
+    @among_files
     def diff(self, name: str, *, since_commit: bool = False) -> tuple[Change, ...]:
         """Return what a container added, changed and deleted of its image so far, by path.
 
@@ -65,6 +66,7 @@ class Inventory(Library):
             since = self._committed_layers(config) if since_commit else None
             return container_changes(config, trees, directory, since=since)
 
+    @among_files
     def container_packages(self, name: str) -> tuple[Package, ...]:
         """Return the packages that are installed in a container now, running or not.
 
@@ -76,6 +78,7 @@ class Inventory(Library):
         with self._files_of(name) as (config, trees, directory):
             return container_packages(config, trees, directory)
 
+    @among_files
     def commit(
         self,
         name: str,
@@ -111,14 +114,19 @@ class Inventory(Library):
         one of the host image, or with a limit on storage, Conflict for a file that changes while
         it is read, InvalidInput, StoreError and its kinds, OSError for a stream.
         """
-        from .archive.exporting import export  # noqa: PLC0415 - seldom used
-        from .archive.target import write  # noqa: PLC0415 - as this
+        from .archive.target import write  # noqa: PLC0415 - seldom used
         from .stored import require_stored  # noqa: PLC0415 - as this
 
+        require_stored(self._containers.find(name), "be exported")
+        write(self._exported(name), target)
+
+    @pieces_among_files
+    def _exported(self, name: str) -> Iterator[bytes]:
+        from .archive.exporting import export  # noqa: PLC0415 - seldom used
+
         config = self._containers.find(name)
-        require_stored(config, "be exported")
         trees = assembly.find_trees(self._layout, self._store, config)
-        write(export(self._store, self._held(config), trees), target)
+        return export(self._store, self._held(config), trees)
 
     def remove_image(self, name: str, *, force: bool = False) -> RemovedImage:
         """Remove a reference, and what nothing else needs of it.
@@ -129,6 +137,7 @@ class Inventory(Library):
         running = {str(info.image_id) for info in self.containers() if info.status == "running"}
         return self._store.images.remove(name, force=force, running=running)
 
+    @among_files
     def disk_usage(self, *, keep: Collection[Digest] = ()) -> tuple[DiskUsage, ...]:
         """Return what images, containers, layers and blobs take on disk, and what could go.
 
@@ -138,6 +147,7 @@ class Inventory(Library):
 
         return disk_usage(self._layout, self._store, keep)
 
+    @among_files
     def prune(
         self,
         *,

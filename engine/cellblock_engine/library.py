@@ -18,6 +18,7 @@ from .request import HOST_IMAGE
 from .settings import Settings
 from .store import Store
 from .store.formats import migrate
+from .verbs import among_files
 
 if TYPE_CHECKING:
     from .comparison import Change
@@ -33,9 +34,13 @@ if TYPE_CHECKING:
 class Library:
     """What an engine does with images alone, whatever is run of them."""
 
-    def __init__(self, layout: Layout, settings: Settings | None = None) -> None:
+    def __init__(
+        self, layout: Layout, settings: Settings | None = None, *, store: Store | None = None
+    ) -> None:
+        """Work on the store of a layout; one that is open already is named by whoever has it."""
         self._layout = layout
         self._settings = settings
+        self._given_store = store
 
     @property
     def settings(self) -> Settings:
@@ -51,8 +56,10 @@ class Library:
 
     @cached_property
     def _store(self) -> Store:
+        if self._given_store is not None:
+            return self._given_store
         migrate(self._layout)
-        return Store(self._layout)
+        return Store(self._layout, wants_single=lambda: self.settings.single_id)
 
     def pull(
         self, reference: str, *, platform: str | None = None, progress: Progress | None = None
@@ -301,6 +308,7 @@ class Library:
         with self._store.referencing():
             return read_provenance(self._store.images.document(self._of_layers(name)))[::-1]
 
+    @among_files
     def diff_images(self, one: str, other: str) -> tuple[Change, ...]:
         """Return what is added, changed and deleted from one image to the other, by path.
 
@@ -312,6 +320,7 @@ class Library:
         with self._store.referencing():
             return image_changes(self._store, self._of_layers(one), self._of_layers(other))
 
+    @among_files
     def packages(self, name: str) -> tuple[Package, ...]:
         """Return the packages that are installed in an image, by kind and name.
 
@@ -324,6 +333,7 @@ class Library:
         with self._store.referencing():
             return tuple(packages(self._store.layers.chain(self._of_layers(name).layers)))
 
+    @among_files
     def package_changes(self, one: str, other: str) -> tuple[PackageChange, ...]:
         """Return the packages that were added, removed and changed from one image to the other.
 

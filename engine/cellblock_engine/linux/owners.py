@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 ATTRIBUTE = "user.cellblock.owner"
 LARGEST_ID = 65535
-"""As in containers whose ids are a range."""
+"""As in containers whose ids are a range; a layer may name more."""
+_LARGEST = 2**32 - 2  # (uid_t)-1 means none: chown(2)
 
 
 class Owner(NamedTuple):
@@ -36,4 +37,4 @@ ROOT = Owner(0, 0)
 
 
 def _is_id(text: bytes) -> bool:
-    return text.isdigit() and len(text) <= len(str(LARGEST_ID)) and int(text) <= LARGEST_ID
+    return text.isdigit() and len(text) <= len(str(_LARGEST)) and int(text) <= _LARGEST

@@ -58,10 +58,14 @@ class TmpfsSpec:
 
 @dataclass(frozen=True)
 class FileSpec:
-    """A small file of the container's own at ``target``, kept in memory."""
+    """A small file of the container's own at ``target``, kept in memory.
+
+    An ``optional`` one is there only where its directory is, and cannot be written.
+    """
 
     target: str
     text: str
+    optional: bool = False
 
 
 class StandIns(NamedTuple):

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Conflict, ContainerNotFound, StoreError
 from ..layout import Layout
@@ -23,9 +23,14 @@ from ..private import make_private
 from ..privileges import Ulimit
 from ..removal import Removal, recorded_removal
 from ..volumes import DEFAULT_SHM_BYTES, Bind, Tmpfs
+from . import owners
+from .inside import Inside
 from .names import random_name
 from .room import raise_if_full
 from .trees import put_aside, remove_tree
+
+if TYPE_CHECKING:
+    from .store import Store
 
 _CONFIG = "config.json"
 _SHORTEST_PREFIX = 1
@@ -103,10 +108,11 @@ class ContainerConfig:
 
 
 class Containers:
-    """The containers of one store."""
+    """The containers of one store; who does not change them needs no way ``inside``."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, inside: Inside | None = None) -> None:
         self._layout = layout
+        self._inside = inside
 
     def reserve(self, name: str | None) -> tuple[str, str]:
         """Return a new id and the name that now belongs to it. Raises Conflict.
@@ -150,7 +156,7 @@ class Containers:
                 tree = upper(directory, number)
                 tree.mkdir(mode=0o755)
                 (tree / "work").mkdir(mode=0o700)
-                _make_like(tree / "fs", top)
+                self._make_like(tree / "fs", top)
             draft = directory / f".{_CONFIG}"
             plain = {name: value for name, value in vars(config).items() if name != "unknown"}
             with draft.open("w", encoding="utf-8") as file:
@@ -211,7 +217,22 @@ class Containers:
                 link.unlink()
         except FileNotFoundError:
             pass
-        remove_tree(put_aside(os.fspath(self.directory(config.id))))
+        aside = put_aside(os.fspath(self.directory(config.id)))
+        if self._inside is None:
+            remove_tree(aside)
+        else:
+            self._inside.remove(aside)
+
+    def _make_like(self, directory: Path, model: Path) -> None:
+        try:
+            _make_like(directory, model)
+        except PermissionError:
+            if self._inside is None or self._inside.is_here:
+                raise
+            if model.is_relative_to(self._layout.home):
+                self._inside.run(_made_like, directory, model)
+            else:  # a tree of the host, whose owners no container of this user's has
+                directory.chmod(stat.S_IMODE(model.stat().st_mode))
 
     def _by_prefix(self, prefix: str) -> str | None:
         if len(prefix) < _SHORTEST_PREFIX or not set(prefix) <= set("0123456789abcdef"):
@@ -271,9 +292,11 @@ def _plain(value: object) -> object:
     return os.fspath(value) if isinstance(value, Path) else vars(value)
 
 
+def _made_like(_: Store, directory: Path, model: Path) -> None:
+    _make_like(directory, model)
+
+
 def _make_like(directory: Path, model: Path) -> None:
-    directory.mkdir()
-    status = model.stat()
-    if os.geteuid() == 0:
-        os.chown(directory, status.st_uid, status.st_gid)
-    directory.chmod(stat.S_IMODE(status.st_mode))
+    directory.mkdir(exist_ok=True)
+    owners.copy(os.fspath(model), os.fspath(directory))
+    directory.chmod(stat.S_IMODE(model.stat().st_mode))

@@ -23,12 +23,14 @@ from ..oci.manifest import LAYER_TYPES
 from ..private import make_private
 from . import chains
 from .chains import LayerRecord
+from .inside import Inside
 from .room import raise_if_full
 from .staging import Staging, sync_directory
 from .unpacking import Caps, Unpackers
 
 if TYPE_CHECKING:
     from .copying import LayerCopy
+    from .store import Store
 
 _MAX_CACHED = 4096
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -37,11 +39,14 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class Layers:
     """The layers of a store. Thread-safe; several processes may work on one store."""
 
-    def __init__(self, layout: Layout, staging: Staging, caps: Caps | None = None) -> None:
+    def __init__(
+        self, layout: Layout, staging: Staging, inside: Inside, caps: Caps | None = None
+    ) -> None:
         self._layout = layout
         self._staging = staging
+        self._inside = inside
         self._caps = caps or Caps()
-        self._unpackers = Unpackers()
+        self._unpackers = Unpackers(inside.maps)
         self._sizes: dict[Digest, int] = {}  # many images share a layer, and none changes
 
     def has(self, diffid: Digest) -> bool:
@@ -151,6 +156,9 @@ class Layers:
         At the end it raises InvalidLayer where that is not so, as for layers of other tools; also
         StoreError for a layer that is not there, and what :func:`.pack.pack` raises.
         """
+        if not self._inside.is_here:
+            yield from self._inside.pieces(_archive, diffid)
+            return
         from .pack import pack  # noqa: PLC0415 - starts read layers, and pack none
 
         hashed = hashlib.sha256()
@@ -175,7 +183,7 @@ class Layers:
         root has the mode and owner of the merged root. Raises InvalidLayer, StoreError.
         """
         diffids = _last_of_each(diffids)
-        record = self._chain_record(diffids)
+        record = self.chain_record(diffids)
         paths = [self.path(diffid) for diffid in diffids[record.first :]]
         if record.fixed:
             paths.append(self._chain_directory(diffids) / "fs")
@@ -185,9 +193,12 @@ class Layers:
         """Move the layer out of the store; for the garbage collector alone."""
         self._directory(diffid).rename(directory / diffid.hex)
 
-    def _chain_record(self, diffids: Sequence[Digest]) -> chains.ChainRecord:
+    def chain_record(self, diffids: Sequence[Digest]) -> chains.ChainRecord:
+        """Return what is known of a stack that has each layer once, found out on first use."""
         directory = self._chain_directory(diffids)
         record = chains.read(directory)
+        if record is None and not self._inside.is_here:
+            record = self._inside.run(_chain_record, diffids)
         if record is None:
             layers = [(self.path(diffid), self.record(diffid)) for diffid in diffids]
             with self._staging.directory() as staging:
@@ -201,6 +212,14 @@ class Layers:
 
     def _directory(self, diffid: Digest) -> Path:
         return self._layout.layers / diffid.hex
+
+
+def _archive(store: Store, diffid: Digest) -> Iterator[bytes]:
+    return store.layers.archive(diffid)
+
+
+def _chain_record(store: Store, diffids: Sequence[Digest]) -> chains.ChainRecord:
+    return store.layers.chain_record(diffids)
 
 
 def _last_of_each(diffids: Sequence[Digest]) -> tuple[Digest, ...]:

@@ -25,8 +25,7 @@ CONTROLLERS = frozenset({"cpu", "cpuset", "io", "memory", "pids"})
 SHOWN_AT = "."
 """The one hierarchy is not in a directory of its own below /sys/fs/cgroup."""
 
-_OF_V1 = {"blkio": "io"}
-_LIMITED_BY = {limit: _OF_V1.get(name, name) for limit, name in LIMITED_BY.items()}
+_CALLED = {"blkio": "io"}  # which controllers have other names than on v1
 _SWAP = "memory.swap.max"
 _NEEDED_FILES = {
     "memory-swap": _SWAP,
@@ -45,7 +44,7 @@ def missing_limits(reasons: Mapping[str, str]) -> dict[str, str]:
     """Return limit name -> reason, for controllers that are missing for these reasons."""
     return {
         limit: reasons[controller]
-        for limit, controller in _LIMITED_BY.items()
+        for limit, controller in _controllers(LIMITED_BY).items()
         if controller in reasons
     }
 
@@ -86,7 +85,7 @@ class V2Controllers:
             raise ValueError(f"{name!r} is no name of a group")
         if reason := self.refused(limits):
             raise LimitNotEnforceable(reason)
-        self._enable(frozenset(_LIMITED_BY[name] for name in limits.named()))
+        self._enable(frozenset(_controllers(limits.named()).values()))
         path = f"{self._base}/{name}"
         os.mkdir(path, 0o755)
         group = V2Group(path)
@@ -304,14 +303,22 @@ def available(directory: str) -> frozenset[str]:
     return CONTROLLERS & _words(directory, "cgroup.controllers")
 
 
-def _words(directory: str, name: str) -> frozenset[str]:
-    return frozenset((files.text(directory, name) or "").split())
+def _controllers(limits: Mapping[str, str]) -> dict[str, str]:
+    """Return limit name -> the controller that enforces it here."""
+    return {limit: _CALLED.get(controller, controller) for limit, controller in limits.items()}
 
 
 def _weight(shares: int) -> int:
-    """Return the weight of these shares as the kernel has it (kernel/sched): 1024 are 100."""
+    """Return cpu.weight for cpu.shares of v1, as the kernel has them: 1024 are 100.
+
+    Shares then mean as much beside groups that ask for none. kernel/sched/core.c.
+    """
     least, most = _CPU_WEIGHTS
     return max(least, min(most, round(shares * 100 / 1024)))
+
+
+def _words(directory: str, name: str) -> frozenset[str]:
+    return frozenset((files.text(directory, name) or "").split())
 
 
 def _swap(limits: Limits, memory_bytes: int) -> int | str:
