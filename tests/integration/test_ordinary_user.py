@@ -222,6 +222,23 @@ def test_binds_memory_and_a_read_only_root(rootless_user: OrdinaryUser) -> None:
     assert done.stdout == "0 b'minex\\n' b'' True\n", done.stderr
 
 
+WRITTEN = """
+from cellblock_engine import Engine, Removal, RunRequest
+script = "stat -c %u:%g / /usr; head -c 2000000 /dev/zero > /srv/x; stat -c %s /srv/x"
+for limit in (None, 1000000):
+    request = RunRequest(argv=("sh", "-c", script), storage_bytes=limit, removal=Removal.AT_END)
+    with Engine.open() as engine, engine.spawn(request) as attached:
+        print(attached.communicate(None, most_bytes=1000)[0].split())
+"""
+
+
+def test_what_is_written_to_disk_or_memory_is_roots_inside(rootless_user: OrdinaryUser) -> None:
+    done = rootless_user.run_python(WRITTEN)
+    on_disk, in_memory = done.stdout.splitlines()
+    assert on_disk == "[b'0:0', b'0:0', b'2000000']", done.stderr
+    assert in_memory == "[b'0:0', b'0:0', b'1003520']", done.stderr  # whole pages
+
+
 EXPLAINED = """
 from cellblock_engine import Engine, RunRequest
 with Engine.open() as engine:
