@@ -20,6 +20,7 @@ from pathlib import Path
 
 from ..layout import Layout
 from ..linux import syscalls
+from ..linux.idmaps import is_single_here
 from ..private import make_private
 from ..store.room import raise_if_full
 from ..store.staging import Staging

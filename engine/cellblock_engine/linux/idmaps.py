@@ -59,6 +59,13 @@ class IdMaps(NamedTuple):
         users, groups = (sum(extent.size for extent in extents) for extents in self)
         return Inside(users, groups)
 
+    def has(self, uid: int, gid: int) -> bool:
+        """Tell whether this user and group of the surroundings are among them."""
+        return all(
+            any(first <= number < first + size for _, first, size in extents)
+            for number, extents in ((uid, self.uids), (gid, self.gids))
+        )
+
     @classmethod
     def of(cls, plain: Sequence[Sequence[Sequence[int]]]) -> IdMaps:
         """Return the maps that JSON has made lists of."""

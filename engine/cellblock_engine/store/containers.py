@@ -217,18 +217,27 @@ class Containers:
         except FileNotFoundError:
             pass
         aside = put_aside(os.fspath(self.directory(config.id)))
+        self.remove_tree(aside)
+
+    def remove_tree(self, path: str) -> None:
+        """Remove what containers have left, whoever of them owns it. Raises OSError."""
         if self._inside is None:
-            remove_tree(aside)
+            remove_tree(path)
         else:
-            self._inside.remove(aside)
+            self._inside.remove(path)
 
     def _make_like(self, directory: Path, model: Path) -> None:
         try:
             _make_like(directory, model)
         except PermissionError:
-            if self._inside is None or self._inside.is_here:
+            maps = None if self._inside is None else self._inside.maps()
+            if self._inside is None or maps is None:
                 raise
-            self._inside.run(_made_like, directory, model)
+            status = model.stat()
+            if maps.has(status.st_uid, status.st_gid):
+                self._inside.run(_made_like, directory, model)
+            else:  # one of the host's own, which no container of this user can own
+                directory.chmod(stat.S_IMODE(status.st_mode))
 
     def _by_prefix(self, prefix: str) -> str | None:
         if len(prefix) < _SHORTEST_PREFIX or not set(prefix) <= set("0123456789abcdef"):
