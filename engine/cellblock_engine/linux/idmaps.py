@@ -20,6 +20,7 @@ from . import syscalls
 _PATH = "/usr/bin:/usr/sbin:/bin:/sbin:/usr/local/bin"
 _ALL_IDS = 2**32 - 1
 _WANTED = 65536
+_CAP_SYS_ADMIN = 21
 
 
 class Extent(NamedTuple):
@@ -59,13 +60,6 @@ class IdMaps(NamedTuple):
         users, groups = (sum(extent.size for extent in extents) for extents in self)
         return Inside(users, groups)
 
-    def has(self, uid: int, gid: int) -> bool:
-        """Tell whether this user and group of the surroundings are among them."""
-        return all(
-            any(first <= number < first + size for _, first, size in extents)
-            for number, extents in ((uid, self.uids), (gid, self.gids))
-        )
-
     @classmethod
     def of(cls, plain: Sequence[Sequence[Sequence[int]]]) -> IdMaps:
         """Return the maps that JSON has made lists of."""
@@ -100,10 +94,14 @@ def are_granted(maps: IdMaps) -> bool:
 
 
 def may_map_ranges() -> bool:
-    """Tell whether this user namespace has the ids that root gives its containers."""
+    """Tell whether this process can give containers ranges of ids, as root of a machine does.
+
+    Root of a container has all ids often, but not the right to map files to them (CAP_SYS_ADMIN in
+    the machine's own user namespace; mount_setattr(2)).
+    """
     return all(
         any(count == _ALL_IDS for _, _, count in _own_map(name)) for name in ("uid_map", "gid_map")
-    )
+    ) and bool(_effective_capabilities() >> _CAP_SYS_ADMIN & 1)
 
 
 def own_ids() -> int:
@@ -241,6 +239,11 @@ def program(name: str) -> str | None:
         if os.access(path, os.X_OK):
             return path
     return None
+
+
+def _effective_capabilities() -> int:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        return int(file.read().partition("CapEff:")[2].split(None, 1)[0], 16)
 
 
 def _own_map(name: str) -> list[Extent]:

@@ -91,7 +91,7 @@ class ContainerConfig:
 
     @property
     def limits(self) -> Limits:
-        """What it may use at most."""
+        """What it may use at most; best effort where that is what some are."""
         rates: Mapping[str, Any] = self.device_rates
         return Limits(
             self.memory_bytes,
@@ -103,6 +103,7 @@ class ContainerConfig:
             self.memory_reservation_bytes,
             self.blkio_weight,
             **rates,
+            mode="best-effort" if self.replaced_limits else None,
         )
 
 
@@ -233,11 +234,10 @@ class Containers:
             maps = None if self._inside is None else self._inside.maps()
             if self._inside is None or maps is None:
                 raise
-            status = model.stat()
-            if maps.has(status.st_uid, status.st_gid):
+            if model.is_relative_to(self._layout.home):
                 self._inside.run(_made_like, directory, model)
-            else:  # one of the host's own, which no container of this user can own
-                directory.chmod(stat.S_IMODE(status.st_mode))
+            else:  # a tree of the host, whose owners no container of this user's has
+                directory.chmod(stat.S_IMODE(model.stat().st_mode))
 
     def _by_prefix(self, prefix: str) -> str | None:
         if len(prefix) < _SHORTEST_PREFIX or not set(prefix) <= set("0123456789abcdef"):
