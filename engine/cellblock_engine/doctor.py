@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,7 +24,7 @@ from .errors import LimitNotEnforceable, Unsupported
 from .layout import Layout
 from .linux import cgroups, probes
 from .private import make_runtime_directory
-from .runtime import state, sweep
+from .runtime import delegation, state, sweep
 from .store import Store
 from .store.formats import make_home
 from .store.staging import Staging
@@ -204,8 +204,27 @@ def _idmapped_mounts(answer: str | None, *, root: bool) -> Check:
 
 
 def _limits() -> Iterator[Check]:
-    """Make a group with each limit, below the groups of this process, and remove it."""
-    controllers = cgroups.discover(os.getpid())
+    """Make a group with each limit where those of containers would be, and remove it."""
+    found = cgroups.discover(os.getpid())
+    try:
+        with ExitStack() as given:
+            tried = found
+            if isinstance(found, cgroups.Delegable):
+                tried = given.enter_context(delegation.trial(found))
+            problems = dict(_problems(tried))
+    except (delegation.Undelegated, LimitNotEnforceable, OSError) as error:
+        problems = dict.fromkeys(_TRIAL_LIMITS, str(error))
+    for name, problem in problems.items():
+        title = f"limit {_FLAGS[name]}"
+        if problem is None:
+            yield Check(title, "ok", f"is enforced, by {found.version}")
+        else:
+            remedy = _AS_ROOT if os.geteuid() else "mount control groups' controllers, writable"
+            yield Check(title, "missing", problem, f"{_FLAGS[name]} is refused", remedy)
+
+
+def _problems(controllers: cgroups.Controllers) -> Iterator[tuple[str, str | None]]:
+    """Return what becomes of each limit, None if it is enforced."""
     missing = controllers.missing()
     for name, limits in _TRIAL_LIMITS.items():
         problem = missing.get(name)
@@ -215,13 +234,7 @@ def _limits() -> Iterator[Check]:
                 group.remove()
             except (LimitNotEnforceable, OSError) as error:
                 problem = str(error)
-        title = f"limit {_FLAGS[name]}"
-        if problem is None:
-            yield Check(title, "ok", "is enforced, by cgroup v1")
-        else:
-            lost = f"{_FLAGS[name]} is refused"
-            remedy = _AS_ROOT if os.geteuid() else "mount the cgroup v1 controllers, writable"
-            yield Check(title, "missing", problem, lost, remedy)
+        yield name, problem
 
 
 def _landlock(answer: str | None, *, root: bool) -> Check:
