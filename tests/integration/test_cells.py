@@ -559,5 +559,6 @@ def test_a_cell_as_an_ordinary_user(rootless_user: OrdinaryUser) -> None:
 
 
 def test_a_cell_that_fills_its_storage_says_so(notebook: Notebook) -> None:
+    capabilities.need_attributes_in_memory()
     outputs = notebook.cell("open('/big', 'wb').write(bytes(8 << 20))", "--rm --storage-limit 4m")
     assert outputs.reply["ename"] == "DiskFull"

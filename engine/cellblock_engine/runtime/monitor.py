@@ -74,7 +74,7 @@ class Monitor:
             self._take_over()
         spec = self._spec
         # Before it is made: a monitor killed in between would leave a group nobody knows of.
-        controllers = cgroups.discover(client_pid)
+        controllers = cgroups.granted(client_pid, around.undelegated)
         caller = None
         if spec.foreground and spec.removal is Removal.IF_ABANDONED:
             caller = identity(client_pid)

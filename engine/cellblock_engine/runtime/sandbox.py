@@ -44,6 +44,8 @@ class Surroundings(NamedTuple):
     allotted_slots: frozenset[int]
     seccomp_program: bytes
     fake_ids_program: bytes
+    undelegated: str
+    """Why systemd gave it no groups, if it did not."""
 
 
 class Sandbox:
@@ -84,16 +86,17 @@ class Sandbox:
             userns.map_range(self._init_pid, base)
         self.namespaces = self._open_namespaces()
         self.limits = spec.limits
-        if spec.limits.pids is None and "pids" not in controllers.missing():
-            self.limits = spec.limits._replace(pids=DEFAULT_PIDS)
+        by_default = cgroups.Limits(pids=DEFAULT_PIDS)
+        if spec.limits.pids is None and controllers.refused(by_default) is None:
+            self.limits = spec.limits.over(by_default)
         if not self._groups:
             self._send_clones(base)  # init builds the root while the group is made
         self.group = controllers.create(group_name(spec), self.limits)
         group_stack.callback(self._remove_group)
         if self._groups:
             self._send_clones(base)
-        self._tasks = self.group.tasks_fds()
-        for fd in self._tasks:
+        self._entrance = self.group.entrance()
+        for fd in self._entrance.fds:
             stack.callback(os.close, fd)
 
     def wait_ready(self, words: int | None = None) -> None:
@@ -137,7 +140,7 @@ class Sandbox:
             self._spec.is_rootless,
             self._spec.ids,
             occupied,
-            self._tasks,
+            self._entrance,
             stdio,
             channels,
             self._around.seccomp_program,

@@ -20,11 +20,13 @@ import time
 from contextlib import suppress
 from typing import NoReturn
 
-from ..linux import fake_ids, seccomp, userns
+from ..errors import LimitNotEnforceable
+from ..linux import cgroups, fake_ids, seccomp, userns
 from ..linux import syscalls as linux
 from . import init, monitor
 from .remains import remove_noted
 from .sandbox import Surroundings
+from .spec import DELEGATED
 from .sweep import sweep
 
 _IDLE_S = 60.0
@@ -35,7 +37,15 @@ class Spawner:
     """Accepts, forks, reaps, sweeps."""
 
     def __init__(
-        self, containers: str, names: str, ids: str, lock: str, *, inode: int, listener_fd: int
+        self,
+        containers: str,
+        names: str,
+        ids: str,
+        lock: str,
+        *,
+        inode: int,
+        listener_fd: int,
+        told: str,
     ) -> None:
         self._listener = socket.socket(fileno=listener_fd)
         self._listener.settimeout(0)
@@ -51,6 +61,7 @@ class Spawner:
             userns.allotted_slots(),
             seccomp.host_filter(),
             fake_ids.host_filter(),
+            _undelegated(told),
         )
         linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
         _forget_caller()
@@ -171,6 +182,17 @@ class Spawner:
         with suppress(ChildProcessError):
             while True:
                 os.wait()
+
+
+def _undelegated(told: str) -> str:
+    """Take the scope that systemd gave; return why there is none, or none was asked for."""
+    if told != DELEGATED:
+        return told or "the spawner was started where systemd gives no groups"
+    try:
+        cgroups.enter_leaf()
+    except (OSError, LimitNotEnforceable) as error:
+        return f"the scope that systemd gave cannot be used: {error}"
+    return "systemd has taken back the scope of the spawner"
 
 
 def _forget_caller() -> None:

@@ -22,6 +22,10 @@ PROXY_PORT = 3128
 """Where on its loopback a container that may reach hosts finds the way to them."""
 
 
+DELEGATED = "delegated"
+"""What a spawner is told that systemd gave a scope for its containers' groups."""
+
+
 @dataclass(frozen=True)
 class OverlaySpec:
     """A copy-on-write tree at ``target``: ``lowers`` bottom first, ``upper`` holding fs and work.

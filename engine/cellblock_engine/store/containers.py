@@ -91,7 +91,7 @@ class ContainerConfig:
 
     @property
     def limits(self) -> Limits:
-        """What it may use at most."""
+        """What it may use at most; best effort where that is what some are."""
         rates: Mapping[str, Any] = self.device_rates
         return Limits(
             self.memory_bytes,
@@ -103,6 +103,7 @@ class ContainerConfig:
             self.memory_reservation_bytes,
             self.blkio_weight,
             **rates,
+            mode="best-effort" if self.replaced_limits else None,
         )
 
 
@@ -217,18 +218,26 @@ class Containers:
         except FileNotFoundError:
             pass
         aside = put_aside(os.fspath(self.directory(config.id)))
+        self.remove_tree(aside)
+
+    def remove_tree(self, path: str) -> None:
+        """Remove what containers have left, whoever of them owns it. Raises OSError."""
         if self._inside is None:
-            remove_tree(aside)
+            remove_tree(path)
         else:
-            self._inside.remove(aside)
+            self._inside.remove(path)
 
     def _make_like(self, directory: Path, model: Path) -> None:
         try:
             _make_like(directory, model)
         except PermissionError:
-            if self._inside is None or self._inside.is_here:
+            maps = None if self._inside is None else self._inside.maps()
+            if self._inside is None or maps is None:
                 raise
-            self._inside.run(_made_like, directory, model)
+            if model.is_relative_to(self._layout.home):
+                self._inside.run(_made_like, directory, model)
+            else:  # a tree of the host, whose owners no container of this user's has
+                directory.chmod(stat.S_IMODE(model.stat().st_mode))
 
     def _by_prefix(self, prefix: str) -> str | None:
         if len(prefix) < _SHORTEST_PREFIX or not set(prefix) <= set("0123456789abcdef"):

@@ -12,7 +12,14 @@ from cellblock_engine import Conflict, ContainerNotFound, Limits, format_bytes
 from ..tables import Column, Table
 from .common import CONTAINERS, JSON, NO_TRUNC, each, style
 from .declaration import Argument, Call, Verb
-from .limits import CPUS, MEMORY, MEMORY_SWAP, PIDS_LIMIT
+from .limits import (
+    CPU_SHARES,
+    CPUS,
+    MEMORY,
+    MEMORY_RESERVATION,
+    MEMORY_SWAP,
+    PIDS_LIMIT,
+)
 from .outcome import Acknowledged, Listing
 
 if TYPE_CHECKING:
@@ -23,7 +30,10 @@ _BETWEEN_READINGS_S = 0.2
 
 @dataclass(frozen=True)
 class UsageRow:
-    """What a container uses, and may; ``cpus`` are processors, on average between two readings."""
+    """What a container uses, and may; ``cpus`` are processors, on average between two readings.
+
+    The stalls are since its start.
+    """
 
     container_id: str
     name: str
@@ -35,6 +45,9 @@ class UsageRow:
     cpu_seconds: float | None
     pids: int | None
     pids_limit: int | None
+    memory_stalled_seconds: float | None = None
+    cpu_stalled_seconds: float | None = None
+    io_stalled_seconds: float | None = None
 
 
 def usage_row(container: Container, earlier: Stats, now: Stats) -> UsageRow:
@@ -51,6 +64,9 @@ def usage_row(container: Container, earlier: Stats, now: Stats) -> UsageRow:
         cpu_seconds=now.cpu_seconds,
         pids=now.pids,
         pids_limit=now.pids_limit,
+        memory_stalled_seconds=now.memory_stalled_s,
+        cpu_stalled_seconds=now.cpu_stalled_s,
+        io_stalled_seconds=now.io_stalled_s,
     )
 
 
@@ -99,7 +115,14 @@ def stats(call: Call) -> Listing:
 def update(call: Call) -> Acknowledged:
     """Change limits of containers."""
     given = call.arguments
-    limits = Limits(given.memory, given.cpus, given.pids_limit, given.memory_swap)
+    limits = Limits(
+        given.memory,
+        given.cpus,
+        given.pids_limit,
+        given.memory_swap,
+        cpu_shares=given.cpu_shares,
+        memory_reservation=given.memory_reservation,
+    )
 
     def act(name: str) -> list[str]:
         call.engine.container(name).update(limits)
@@ -128,7 +151,15 @@ VERBS = (
     Verb(
         "update",
         "Change limits of containers, also while they run",
-        (MEMORY, MEMORY_SWAP, CPUS, PIDS_LIMIT, CONTAINERS),
+        (
+            MEMORY,
+            MEMORY_SWAP,
+            MEMORY_RESERVATION,
+            CPUS,
+            CPU_SHARES,
+            PIDS_LIMIT,
+            CONTAINERS,
+        ),
         update,
     ),
 )
