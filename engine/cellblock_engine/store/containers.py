@@ -182,7 +182,7 @@ class Containers:
         except FileNotFoundError:
             return
         for identifier in identifiers:
-            config = None if identifier.startswith(".") else self._read(identifier)
+            config = None if identifier.startswith(".") else self.read(identifier)
             if config is not None:
                 yield config
 
@@ -197,14 +197,14 @@ class Containers:
                 identifier = os.fspath((self._layout.names / name).readlink())
             except OSError:
                 identifier = self._by_prefix(name)
-        config = self._read(identifier) if identifier else None
+        config = self.read(identifier) if identifier else None
         if config is None:
             raise ContainerNotFound(f"no container {name!r}: see the names there are with ps -a")
         return config
 
     def current(self, config: ContainerConfig) -> ContainerConfig:
         """Return a container as its config says now; as it was, if it is gone."""
-        return self._read(config.id) or config
+        return self.read(config.id) or config
 
     def remove(self, config: ContainerConfig) -> None:
         """Take the directory and the name away; nothing if that was done. Raises OSError.
@@ -251,9 +251,12 @@ class Containers:
             raise Conflict(f"several containers' ids start with {prefix!r}: give more of it")
         return found[0] if found else None
 
-    def _read(self, identifier: str) -> ContainerConfig | None:
+    def read(self, identifier: str) -> ContainerConfig | None:
+        """Return the container of this whole id, None where it is none. Raises StoreError."""
         try:
-            text = (self.directory(identifier) / _CONFIG).read_text(encoding="utf-8")
+            text = (self.directory(identifier) / _CONFIG).read_text(
+                encoding="utf-8", errors="replace"
+            )
         except (FileNotFoundError, NotADirectoryError):
             return None
         if is_blank(text):

@@ -103,10 +103,27 @@ class Layers:
         do the same layer at once, the first to end keeps its work. Raises InvalidLayer when the
         archive is refused or has another diffID, StoreFull, StoreError; nothing then stays.
         """
-        if media_type not in LAYER_TYPES:
+        if media_type not in LAYER_TYPES:  # said also of a layer that is there
             raise InvalidLayer(f"a layer of the type {media_type[:80]!r} is not supported")
         if self.has(diffid):
             return
+        with self.unpacked(blob, media_type, diffid, progress) as staging:
+            _publish(staging, self._directory(diffid))
+
+    @contextmanager
+    def unpacked(
+        self,
+        blob: Path,
+        media_type: str,
+        diffid: Digest,
+        progress: Callable[[int], None] | None = None,
+    ) -> Iterator[Path]:
+        """Give a directory with what a layer's blob unpacks to, which is not the layer yet.
+
+        Raises as :meth:`extract` does.
+        """
+        if media_type not in LAYER_TYPES:
+            raise InvalidLayer(f"a layer of the type {media_type[:80]!r} is not supported")
         with self._staging.directory() as staging:
             with self._unpackers.one() as unpacker:
                 try:
@@ -118,6 +135,19 @@ class Layers:
                     f"layer {diffid.short} unpacks to sha256:{found[:12]}..., not to what the "
                     "image's config promises: the image is damaged"
                 )
+            yield staging
+
+    def renew(self, blob: Path, media_type: str, diffid: Digest) -> None:
+        """Put what the blob unpacks to in the place of the layer. Raises as :meth:`extract`.
+
+        For a layer that is damaged and that nothing runs on.
+        """
+        with (
+            self.unpacked(blob, media_type, diffid) as staging,
+            self._staging.directory() as grave,
+        ):
+            if self.has(diffid):
+                self.move(diffid, grave)
             _publish(staging, self._directory(diffid))
 
     @contextmanager
