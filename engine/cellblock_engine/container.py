@@ -344,7 +344,9 @@ class Container:
                 state.make_lock(directory)
             with state.held_off(directory) as standing:
                 # What a monitor left that was killed is known nowhere else.
-                if standing != "live" and settle(directory, socket_path):
+                if standing != "live" and settle(
+                    directory, socket_path, self._containers.remove_tree
+                ):
                     yield
                     return
             if standing == "live" and state.read(directory).status == "running":

@@ -17,7 +17,7 @@ from .layout import Layout
 from .log import Log
 from .runtime import launcher, state, wire
 from .runtime.attached import await_exit
-from .runtime.sweep import settle
+from .runtime.sweep import Remove, settle
 from .store import formats
 from .store.beneath import disk_bytes
 from .store.locks import Kind, locked
@@ -40,8 +40,8 @@ class Reset:
     left: tuple[str, ...] = ()
 
 
-def reset(layout: Layout, *, force: bool) -> Reset:
-    """Remove the store; running containers are ended first if ``force``.
+def reset(layout: Layout, remove: Remove, *, force: bool) -> Reset:
+    """Remove the store by ``remove``; running containers are ended first if ``force``.
 
     Killed in the middle, it can be asked again. Raises StoreError for a directory that does not
     look like a store, Conflict for running containers and while the store is in use, OSError.
@@ -58,7 +58,7 @@ def reset(layout: Layout, *, force: bool) -> Reset:
             )
         containers = [name for name in _entries(layout.containers) if not name.startswith(".")]
         launcher.dismiss_all(layout)
-        _end(layout)
+        _end(layout, remove)
         removed = Reset(
             len(containers),
             len(_entries(layout.references)),
@@ -66,12 +66,13 @@ def reset(layout: Layout, *, force: bool) -> Reset:
             sum(disk_bytes(layout.home / name) for name in formats.ENTRIES),
             formats.foreign(layout),
         )
-        # The mark and the lock go last: until then it is a store, and nobody else's.
-        for name in sorted(formats.ENTRIES - {layout.format.name, layout.gc_lock.name}):
-            remove_tree(layout.home / name)
-        remove_tree(layout.run)
-        remove_tree(layout.format)
-        remove_tree(layout.gc_lock)
+        # The mark and the lock go last: until then it is a store, and nobody else's; and the
+        # ids before them, as whoever has files in it.
+        last = (layout.ids, layout.format, layout.gc_lock)
+        for name in sorted(formats.ENTRIES - {path.name for path in last}):
+            remove(os.fspath(layout.home / name))
+        for path in (layout.run, *last):
+            remove_tree(path)
     with suppress(OSError):  # it has other files, or is a mount point or a link
         layout.home.rmdir()
     _log.info("reset the store %s, %d bytes", layout.home, removed.freed_bytes)
@@ -108,7 +109,7 @@ def _names(layout: Layout, running: list[Path]) -> list[str]:
     return [called.get(path.name, path.name[:12]) for path in running]
 
 
-def _end(layout: Layout) -> None:
+def _end(layout: Layout, remove: Remove) -> None:
     """End all containers, and undo what killed monitors have left. Raises Conflict."""
     deadline = time.monotonic() + _ENDING_S
     while running := _running(layout):
@@ -121,7 +122,7 @@ def _end(layout: Layout) -> None:
         time.sleep(_LOOK_AGAIN_S)
     for name in _entries(layout.containers):
         directory, socket = layout.containers / name, layout.monitor_socket(name)
-        while not settle(os.fspath(directory), os.fspath(socket)):
+        while not settle(os.fspath(directory), os.fspath(socket), remove):
             if time.monotonic() > deadline:
                 raise Conflict(f"processes of container {name[:12]} do not end: try again")
             time.sleep(_LOOK_AGAIN_S)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from support import capabilities
 from support.ordinary import OrdinaryUser
 
 PORTRAIT = """
@@ -34,6 +35,8 @@ LIMITED = """
 import sys
 from cellblock_engine import Engine, Limits, errors
 with Engine.open() as engine:
+    if not any({named!r} in name for name in engine.info().missing_limits):
+        sys.exit("enforced")
     try:
         engine.run("host", ["true"], limits=Limits({limit}))
     except errors.LimitNotEnforceable as error:
@@ -84,7 +87,9 @@ def test_host_image(rootless_user: OrdinaryUser) -> None:
     ("limit", "named"), [("memory='64m'", "memory"), ("pids=64", "pids"), ("cpus=1", "cpu")]
 )
 def test_limits_are_refused_by_name(rootless_user: OrdinaryUser, limit: str, named: str) -> None:
-    done = rootless_user.run_python(LIMITED.format(limit=limit))
+    done = rootless_user.run_python(LIMITED.format(limit=limit, named=named))
+    if done.stderr == "enforced\n":
+        pytest.skip(f"needs a user who has no control groups for {named}")
     assert done.returncode == 0, done.stderr
     assert named in done.stdout
     assert len(done.stdout.strip().splitlines()) == 1
@@ -233,6 +238,7 @@ for limit in (None, 1000000):
 
 
 def test_what_is_written_to_disk_or_memory_is_roots_inside(rootless_user: OrdinaryUser) -> None:
+    capabilities.need_attributes_in_memory()
     done = rootless_user.run_python(WRITTEN)
     on_disk, in_memory = done.stdout.splitlines()
     assert on_disk == "[b'0:0', b'0:0', b'2000000']", done.stderr

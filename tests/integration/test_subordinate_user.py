@@ -152,3 +152,47 @@ def test_who_lets_connections_out_is_nobody_on_the_host(subordinate_user: Ordina
     assert len(set(ids)) == 1
     assert ids[0] not in (0, subordinate_user.uid)
     assert (capabilities, after) == (0, "None")
+
+
+ASKED = """
+import os, sys
+from cellblock_engine import Engine
+engine = Engine.open()
+argv = (sys.executable, "-c", {program!r})
+left = []
+for verb in ("rm", "prune", "reset"):
+    engine.run("host", argv, name=verb, remove=False)
+    there = len(os.listdir(engine.home / "containers"))
+    match verb:
+        case "rm":
+            engine.container(verb).remove()
+        case "prune":
+            engine.prune(images="used")
+        case "reset":
+            engine.reset()
+    folder = engine.home / "containers"
+    left.append((there, len(os.listdir(folder)) if folder.exists() else 0))
+print(left, engine.home.exists())
+"""
+
+
+def test_a_container_of_others_files_is_removed_when_asked(subordinate_user: OrdinaryUser) -> None:
+    done = subordinate_user.run_python(ASKED.format(program=OTHERS))
+    assert done.stdout == "[(1, 0), (1, 0), (1, 0)] False\n", done.stderr
+
+
+def test_without_new_privileges_a_store_of_many_ids_is_refused_by_name(
+    subordinate_user: OrdinaryUser,
+) -> None:
+    homes = {
+        name: {"CELLBLOCK_HOME": str(subordinate_user.home / name)} for name in ("many", "one")
+    }
+    command = [subordinate_user.python, "-m", "cellblock", "run", "--rm", "host", "id", "-u"]
+    barred = ["setpriv", "--no-new-privs", *command]
+    assert subordinate_user.run(command, env=homes["many"]).stdout == "0\n"
+    done = subordinate_user.run(barred, env=homes["many"])
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "which newuidmap cannot give to a process with no_new_privs" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    done = subordinate_user.run(barred, env=homes["one"])
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr

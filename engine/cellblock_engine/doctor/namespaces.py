@@ -142,6 +142,9 @@ def _single() -> Check:
     without = [path for path in files if not idmaps.granted(path)]
     if absent:
         why, remedy = f"{' and '.join(absent)} not installed", "apt-get install uidmap"
+    elif idmaps.is_barred():
+        why = "no_new_privs is set, with which newuidmap gives none"
+        remedy = "start without NoNewPrivileges (systemd) or with allowPrivilegeEscalation (pods)"
     elif name is None:
         why = f"user {user} has no name, by which subordinate ids are given"
         remedy = "run as a user of /etc/passwd"

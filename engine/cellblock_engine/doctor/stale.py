@@ -28,11 +28,12 @@ def swept(layout: Layout, store: Store) -> tuple[str, ...]:
     before = found(layout)
     store.sweep()
     for identifier in _names(layout.containers):
-        _settle(layout, identifier)
+        _settle(layout, store, identifier)
     for name in _names(layout.run):
         if _is_orphan(layout, layout.run / name):
             (layout.run / name).unlink(missing_ok=True)
-    sweep.sweep(os.fspath(layout.containers), os.fspath(layout.names), os.fspath(layout.run))
+    containers, names, run = map(os.fspath, (layout.containers, layout.names, layout.run))
+    sweep.sweep(containers, names, run, store.inside.remove)
     left = frozenset(found(layout))
     return tuple(line for line in before if line not in left)
 
@@ -70,14 +71,14 @@ def _remains(layout: Layout, identifier: str) -> Iterator[str]:
         yield f"remains of container {short}"
 
 
-def _settle(layout: Layout, identifier: str) -> None:
+def _settle(layout: Layout, store: Store, identifier: str) -> None:
     directory = os.fspath(layout.containers / identifier)
     deadline = time.monotonic() + _ENDING_S
     with state.held_off(directory) as standing, suppress(OSError):  # what stays is found again
         if standing == "live":
             return
         path = os.fspath(layout.monitor_socket(identifier)) if standing == "dead" else None
-        while not sweep.settle(directory, path):
+        while not sweep.settle(directory, path, store.inside.remove):
             if time.monotonic() > deadline:
                 break
             time.sleep(_LOOK_AGAIN_S)

@@ -74,12 +74,17 @@ def single() -> IdMaps:
 
 def subordinate() -> IdMaps | None:
     """Return maps that have the caller's subordinate ids too; None if they cannot be had."""
-    if program("newuidmap") is None or program("newgidmap") is None:
+    if is_barred() or program("newuidmap") is None or program("newgidmap") is None:
         return None
     uids, gids = granted("/etc/subuid"), granted("/etc/subgid")
     if not uids or not gids:
         return None
     return IdMaps(_extents(os.geteuid(), uids), _extents(os.getegid(), gids))
+
+
+def is_barred() -> bool:
+    """Tell whether newuidmap has no privilege if this process executes it (no_new_privs)."""
+    return bool(syscalls.prctl(syscalls.PR_GET_NO_NEW_PRIVS))
 
 
 def are_granted(maps: IdMaps) -> bool:

@@ -218,16 +218,21 @@ class Containers:
         except FileNotFoundError:
             pass
         aside = put_aside(os.fspath(self.directory(config.id)))
+        self.remove_tree(aside)
+
+    def remove_tree(self, path: str) -> None:
+        """Remove what containers have left, whoever of them owns it. Raises OSError."""
         if self._inside is None:
-            remove_tree(aside)
+            remove_tree(path)
         else:
-            self._inside.remove(aside)
+            self._inside.remove(path)
 
     def _make_like(self, directory: Path, model: Path) -> None:
         try:
             _make_like(directory, model)
         except PermissionError:
-            if self._inside is None or self._inside.is_here:
+            maps = None if self._inside is None else self._inside.maps()
+            if self._inside is None or maps is None:
                 raise
             if model.is_relative_to(self._layout.home):
                 self._inside.run(_made_like, directory, model)

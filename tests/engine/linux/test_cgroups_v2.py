@@ -163,6 +163,10 @@ def test_counters_are_its_own(group, directory) -> None:
 
 def test_usage_is_without_pages_that_nobody_used_lately(group, directory) -> None:
     assert group.usage() == cgroups.Usage(39 * MEBIBYTE, 50 * MEBIBYTE, 1_500_000, 3, 4)
+    for number, name in enumerate(("memory", "cpu", "io")):
+        line = f"avg10=0.00 avg60=0.00 avg300=1.50 total={number}"
+        (directory / f"{name}.pressure").write_text(f"some {line}7\nfull {line}\n")
+    assert group.usage()[-3:] == (7, 17, 27)
     for path in directory.iterdir():
         path.unlink()
     assert group.usage() == cgroups.Usage()

@@ -118,6 +118,10 @@ class Usage(NamedTuple):
     pids: int | None = None
     pids_refused: int = 0
     """How often a fork or clone was refused by a pids limit, since it was made."""
+    memory_stalled_us: int | None = None
+    """How long some of it waited for memory since it was made; so for processors, and for disks."""
+    cpu_stalled_us: int | None = None
+    io_stalled_us: int | None = None
 
 
 class Entrance(NamedTuple):

@@ -31,9 +31,10 @@ def discover(pid: int) -> Controllers:
     New groups go below those that ``pid`` is in, but on cgroup v2 as :mod:`.unified` says. Raises
     OSError (ENOENT, ESRCH when it is gone).
     """
-    mounts = _mounts()
-    systemd = None if _has_v1(mounts) else unified.manager()
-    return controllers(mounts, _membership(pid), _membership(os.getpid()), systemd)
+    mounts, membership = _mounts(), _membership(pid)
+    if _has_v1(mounts):
+        return controllers(mounts, membership)
+    return controllers(mounts, membership, _membership(os.getpid()), unified.manager())
 
 
 def granted(pid: int, undelegated: str) -> Controllers:

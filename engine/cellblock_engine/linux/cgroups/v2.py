@@ -243,6 +243,9 @@ class V2Group:
             cpu_usage_ns=self._cpu_usage_ns(),
             pids=self._number("pids.current"),
             pids_refused=self._entry("pids.events", "max") or 0,
+            memory_stalled_us=self._stalled_us("memory.pressure"),
+            cpu_stalled_us=self._stalled_us("cpu.pressure"),
+            io_stalled_us=self._stalled_us("io.pressure"),
         )
 
     def freeze(self, timeout_s: float) -> None:
@@ -271,6 +274,17 @@ class V2Group:
     def _cpu_usage_ns(self) -> int | None:
         usage_us = self._entry("cpu.stat", "usage_usec")
         return None if usage_us is None else usage_us * 1000
+
+    def _stalled_us(self, name: str) -> int | None:
+        """Return how long something stood waiting. Documentation/accounting/psi.rst."""
+        try:
+            some = (self._text(name) or "").partition("\n")[0]
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:  # booted without
+                raise
+            return None
+        _, found, total = some.rpartition("total=")
+        return int(total) if found else None
 
     def _set(self, name: str, value: int | str) -> None:
         files.write(f"{self._path}/{name}", value)
