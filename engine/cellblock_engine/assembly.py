@@ -40,6 +40,10 @@ from .volumes import Bind, existing, refused
 _KERNEL_TREES = ("/proc", "/sys", "/dev")
 _HOST_RESOLVER = Path("/etc/resolv.conf")
 _HOST_HOSTS = Path("/etc/hosts")
+# Where there is one id, apt cannot become the user _apt to fetch, and gives up.
+_APT_SETTINGS = FileSpec(
+    "/etc/apt/apt.conf.d/99cellblock", 'APT::Sandbox::User "root";\n', optional=True
+)
 _LOCALHOST = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
 
@@ -197,6 +201,7 @@ def mount_places(config: ContainerConfig) -> frozenset[bytes]:
     places = (
         *_KERNEL_TREES,
         *(f"/etc/{name}" for name in network_files(config)),
+        _APT_SETTINGS.target,
         *(bind.target for bind in config.binds),
         *(tmpfs.target for tmpfs in config.tmpfs),
     )
@@ -219,6 +224,8 @@ def start_spec(
         BindSpec(os.fspath(bind.source), bind.target, bind.writable) for bind in config.binds
     )
     maps = id_maps(layout)
+    if maps is not None and maps.is_single:
+        files = (*files, _APT_SETTINGS)
     return StartSpec(
         id=config.id,
         directory=os.fspath(directory),

@@ -126,6 +126,7 @@ class Container:
         while time.monotonic() < deadline:
             present = self._containers.current(self._config).limits
             wanted = enforcement.changed_limits(present, limits)  # refuses what cannot be meant
+            self._refuse_replaced(limits)
             answer = self._ask(request, "cannot be updated")
             changed = wanted if answer else self._updated_at_rest(limits)
             if changed is not None:
@@ -133,6 +134,17 @@ class Container:
                 return changed
             time.sleep(_LOOK_AGAIN_S)  # its start, or its end, is not complete
         raise self._restless()
+
+    def _refuse_replaced(self, limits: Limits) -> None:
+        """Raise Conflict for limits that each process was given at its start."""
+        replaced = self._containers.current(self._config).replaced_limits
+        asked = enforcement.kernel_limits(limits).named()
+        names = [name for name in asked if name in replaced]
+        if names and self.runs():
+            raise Conflict(
+                f"container {self.name} is limited in {' and '.join(names)} by best effort, which "
+                "cannot change while it runs: stop it first"
+            )
 
     def wait(self, timeout_s: float | None = None) -> Exit:
         """Return how its command ended, once it has. Raises TimeoutError, Conflict."""

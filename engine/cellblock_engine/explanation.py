@@ -125,13 +125,18 @@ def _filters(spec: StartSpec) -> tuple[str, ...]:
         "no_new_privs: setuid programs and file capabilities gain nothing",
         "seccomp: an allow-list; no mounts, namespaces, io_uring, bpf, perf, keys",
     ]
+    if spec.ids.is_single:
+        lines.append("seccomp: to other ids and owners is answered as done; owners are recorded")
     if spec.is_rootless and landlock.available():
         lines.append("landlock: the engine's interpreter cannot be executed")
     return tuple(lines)
 
 
 def _absent(spec: StartSpec, missing: Mapping[str, str]) -> tuple[str, ...]:
-    lines = [f"a limit on {name}: {reason}" for name, reason in missing.items()]
+    reasons: dict[str, list[str]] = {}
+    for name, reason in missing.items():
+        reasons.setdefault(reason, []).append(name)
+    lines = [f"a limit on {', '.join(names)}: {reason}" for reason, names in reasons.items()]
     if spec.is_rootless:
         if spec.ids.is_single:
             lines.append("ids of its own: only root has ranges to give; run as root")
@@ -145,7 +150,7 @@ def _absent(spec: StartSpec, missing: Mapping[str, str]) -> tuple[str, ...]:
         lines.append("ids of other users on bound folders: only the caller's own are mapped")
     if not spec.own_network:
         lines.append("a network of its own: --network host was asked for")
-    if spec.limits.memory_bytes is None:
+    if spec.told(spec.limits).memory_bytes is None:
         lines.append("a limit of its own on memory: none was asked for (--memory)")
     if spec.storage_bytes is None and not spec.read_only:
         lines.append("a limit on what is written: none was asked for (--storage-limit)")

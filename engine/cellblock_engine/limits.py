@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from .errors import InvalidInput
 
 Mode = Literal["enforce", "best-effort"]
-MODES: tuple[str, ...] = get_args(Mode)
+LIMITS_MODES: tuple[str, ...] = get_args(Mode)
 
 _UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE)
@@ -46,6 +46,12 @@ def parse_seconds(text: str | float, what: str = "timeout") -> float:
             f"{what} {text!r} is not a duration: write a number above 0 and ms, s, m or h"
         )
     return float(match[1]) * _SECONDS[match[2].lower()]
+
+
+def best_effort_line(replaced: Mapping[str, str]) -> str:
+    """Return in one line what stands in for limits, by their names."""
+    words = "; ".join(f"{name}: {what}" for name, what in replaced.items())
+    return f"limits by best effort, as no control group can enforce them here: {words}"
 
 
 @dataclass(frozen=True)
@@ -83,8 +89,10 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Read the units and refuse what no kernel could enforce."""
-        if self.mode is not None and self.mode not in MODES:
-            raise InvalidInput(f"limits {self.mode!r} is not known: use {' or '.join(MODES)}")
+        if self.mode is not None and self.mode not in LIMITS_MODES:
+            raise InvalidInput(
+                f"limits {self.mode!r} is not known: use {' or '.join(LIMITS_MODES)}"
+            )
         if self.memory is not None:
             object.__setattr__(self, "memory", parse_bytes(self.memory, "memory limit"))
         if self.memory_bytes is not None and self.memory_bytes < SMALLEST_MEMORY_BYTES:

@@ -157,6 +157,10 @@ def _pids(value: object) -> int | None:
     return Limits(pids=value).pids
 
 
+def _mode(value: object) -> str | None:
+    return Limits(mode=_text(value)).mode
+
+
 def _timeout(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise InvalidInput('wants a time, as "2m"')
@@ -239,6 +243,7 @@ _KEYS = {
     "run.pids-limit": _Key(
         "CELLBLOCK_RUN_PIDS_LIMIT", _pids, lambda text: _number(int, _pids, text)
     ),
+    "run.limits": _Key("CELLBLOCK_RUN_LIMITS", _mode, _mode),
     "run.timeout": _Key("CELLBLOCK_RUN_TIMEOUT", _timeout, _timeout),
     "kernel.volumes": _Key("CELLBLOCK_KERNEL_VOLUMES", _texts, _texts_in),
     "kernel.env": _Key("CELLBLOCK_KERNEL_ENV", _texts, _texts_in),
@@ -314,6 +319,7 @@ def _settings(values: Mapping[str, Any]) -> Settings:
                 memory=values.get("run.memory"),
                 cpus=values.get("run.cpus"),
                 pids=values.get("run.pids-limit"),
+                mode=values.get("run.limits"),
             ),
             timeout_s=values.get("run.timeout"),
         ),

@@ -25,22 +25,29 @@ RUNGS = [
     "surroundings",
     "first process",
     "clock",
+    "store",
     "runtime directory",
     "user namespaces",
     "ids",
     "namespaces",
     "proc",
-    "store",
     "overlay",
     "many layers",
     "memory layers",
     "idmapped mounts",
     "control groups",
     "limit --memory",
-    "limit --memory-swap",
     "limit --cpus",
-    "limit --cpuset-cpus",
     "limit --pids-limit",
+    "limit --memory-swap",
+    "limit --cpuset-cpus",
+    "limit --cpu-shares",
+    "limit --memory-reservation",
+    "limit --blkio-weight",
+    "limit --device-read-bps",
+    "limit --device-write-bps",
+    "limit --device-read-iops",
+    "limit --device-write-iops",
     "seccomp",
     "seccomp notification",
     "landlock",
@@ -146,6 +153,16 @@ def test_what_is_around_is_told(
         (tmp_path / name).write_text(text)
     around = replace(surroundings.look(tmp_path, environment), ids=None)
     assert surroundings.surroundings(around).found == found
+
+
+def test_a_store_that_cannot_be_made(ordinary_user: OrdinaryUser) -> None:
+    argv = [ordinary_user.python, "-m", "cellblock", "doctor", "--json"]
+    done = ordinary_user.run(argv, env={"CELLBLOCK_HOME": "/usr/store"})
+    assert (done.returncode, done.stderr) == (1, "")
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert rows["store"]["found"] == "/usr/store: Permission denied"
+    assert "CELLBLOCK_HOME" in rows["store"]["remedy"]
+    assert rows["user namespaces"]["status"] == "ok"
 
 
 def test_a_clock_that_is_behind() -> None:

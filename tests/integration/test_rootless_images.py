@@ -198,7 +198,7 @@ def test_an_owner_beyond_the_ids_of_the_user(user: OrdinaryUser) -> None:
     source.write_bytes(tars.archive(tars.file(b"file", b"", uid=1_000_700_000)))
     source.chmod(0o644)
     done = user.run_cellblock("import", str(source), "beyond:1")
-    if user.mounts is None:
+    if not user.has_subordinate_ids:
         assert done.returncode == 0, done.stderr
         said(user, "create", "--name", "beyond", "beyond:1", "/none")
         flat = user.home / "beyond-flat.tar"
@@ -225,3 +225,46 @@ def test_all_goes_in_the_end(user: OrdinaryUser, image: str) -> None:
     for folder in ("layers", "chains", "containers", "blobs/sha256", "staging"):
         assert list((store / folder).iterdir()) == [], folder
     assert rows(user, "images") == []
+
+
+KILLED = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from cellblock_engine import Engine
+from cellblock_engine.layout import Layout
+
+def kill(staging=Layout.default().staging):
+    while not any(staging.glob("*/fs/srv/own")):
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+threading.Thread(target=kill, daemon=True).start()
+with Engine.open() as engine:
+    engine.commit("killed", "killed:1")
+"""
+LARGE = """
+import os
+os.mkdir("/srv/own")
+for number in range(300):
+    with open(f"/srv/own/{number}", "wb") as file:
+        file.write(os.urandom(100000))
+    os.chown(f"/srv/own/{number}", 5, 6)
+os.chown("/srv/own", 5, 6)
+"""
+
+
+def test_a_commit_that_was_killed_leaves_nothing(user: OrdinaryUser, image: str) -> None:
+    said(user, "run", "--name", "killed", image, "python3", "-c", LARGE)
+    done = user.run_python(KILLED)
+    assert done.returncode in (-9, 137)
+    said(user, "commit", "killed", "killed:2")  # which sweeps
+    assert list((user.home / "data" / "cellblock" / "staging").iterdir()) == []
+    assert said(user, "run", "--rm", "killed:2", "ls", "/srv/own").count("\n") == 300
+    said(user, "rm", "killed")
+    said(user, "rmi", "killed:2")
+
+
+def test_a_store_is_reset_whoever_its_files_belong_to(user: OrdinaryUser, image: str) -> None:
+    said(user, "create", image)
+    assert "Deleted containers: 1" in said(user, "system", "reset", "-f")
+    assert not (user.home / "data" / "cellblock").exists()

@@ -464,6 +464,9 @@ class FakeEngine:
             attached.verdict = TimedOut(limit_s=1)
         return attached
 
+    def replaced_limits(self, limits: Limits) -> dict[str, str]:
+        return {} if limits.memory is None else {"memory": "less"}
+
     def explain(self, request: RunRequest) -> Explanation:
         return Explanation({"command": request.argv, "limits": ()})
 

@@ -44,6 +44,7 @@ class OrdinaryUser:
     home: Path
     python: Path
     mounts: int | None = None
+    has_subordinate_ids: bool = False
 
     @property
     def environment(self) -> dict[str, str]:
@@ -87,7 +88,15 @@ class OrdinaryUser:
             return words
         place = f"/proc/{os.getpid()}/fd/{self.mounts}"
         user = [f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups"]
-        return ["nsenter", f"--mount={place}", "--wdns=.", "setpriv", *user, "--", *words]
+        return [
+            "nsenter",
+            f"--mount={place}",
+            f"--wdns={self.home}",
+            "setpriv",
+            *user,
+            "--",
+            *words,
+        ]
 
     @property
     def identity(self) -> dict[str, object]:
@@ -111,7 +120,8 @@ def ordinary_user() -> Iterator[OrdinaryUser]:
     """
     uid = UID if os.geteuid() == 0 else os.geteuid()
     with _home(uid) as (home, python):
-        yield OrdinaryUser(uid, home, python)
+        has_some = os.geteuid() != 0 and idmaps.subordinate() is not None
+        yield OrdinaryUser(uid, home, python, has_subordinate_ids=has_some)
 
 
 @contextmanager
@@ -126,13 +136,13 @@ def subordinate_user() -> Iterator[OrdinaryUser]:
         if idmaps.subordinate() is None:
             pytest.skip("needs subordinate ids (/etc/subuid, /etc/subgid)")
         with _home(os.geteuid()) as (home, python):
-            yield OrdinaryUser(os.geteuid(), home, python)
+            yield OrdinaryUser(os.geteuid(), home, python, has_subordinate_ids=True)
         return
     capabilities.need_capability(capabilities.CAP_SYS_ADMIN, "CAP_SYS_ADMIN")
     for name in ("nsenter", "setpriv"):
         capabilities.need_program(name)
     with _home(SUBORDINATE_UID) as (home, python), _own_accounts() as mounts:
-        yield OrdinaryUser(SUBORDINATE_UID, home, python, mounts)
+        yield OrdinaryUser(SUBORDINATE_UID, home, python, mounts, has_subordinate_ids=True)
 
 
 @contextmanager

@@ -6,15 +6,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ..errors import Unsupported
 from ..layout import Layout
 from ..linux import probes
 from ..linux.idmaps import IdMaps
 from ..private import make_private
-from ..store.formats import make_home
 from ..store.staging import Staging
 
 _PATIENCE_S = 60.0
@@ -23,19 +24,18 @@ Answers = Mapping[str, str | None]
 """By attempt, what went wrong; None is yes."""
 
 
-def ask(layout: Layout, maps: IdMaps | None, *, has_run: bool) -> Answers:
+def ask(layout: Layout, maps: IdMaps | None, *, has_store: bool, has_run: bool) -> Answers:
     """Return what the kernel answered to each attempt, for containers of these ids.
 
-    Makes the store's directory, if need be: what a file system can do is tried in it. Without
-    ``has_run``, the directory of sockets, no range of root's is locked. Raises OSError,
-    StoreError, Unsupported.
+    What a file system can do is tried in the store, which is there; without ``has_store``, in
+    a temporary directory. Without ``has_run``, the directory of sockets, no range of root's is
+    locked. Raises OSError, Unsupported.
     """
-    make_home(layout)
     ranges = ""
     if maps is None and has_run:
         make_private(layout.run.parent)
         ranges = os.fspath(layout.id_ranges)
-    with Staging(layout.staging).directory() as directory:
+    with Staging(layout.staging).directory() if has_store else _temporary() as directory:
         parent = os.fspath(Path(__file__).parents[2])
         program = f"import sys; sys.path.append({parent!r}); import runpy; runpy.run_module("
         program += f"{probes.__name__!r}, run_name='__main__', alter_sys=False)"
@@ -59,3 +59,9 @@ def ask(layout: Layout, maps: IdMaps | None, *, has_run: bool) -> Answers:
         raise Unsupported(f"this machine could not be examined: {last}")
     answers: dict[str, str | None] = json.loads(done.stdout)
     return answers
+
+
+@contextmanager
+def _temporary() -> Iterator[Path]:
+    with TemporaryDirectory(prefix="cellblock-doctor-") as name:
+        yield Path(name)

@@ -16,6 +16,7 @@ VITAL = frozenset(
         "ids",
         "namespaces",
         "proc",
+        "store",
         "overlay",
         "seccomp",
         "runtime directory",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import LimitNotEnforceable
 from ..linux import cgroups
+from ..linux.cgroups.group import LIMITED_BY
 from ..linux.cgroups.hierarchy import CgroupMount, parse_membership, parse_mounts
 from .check import Check
 from .surroundings import Surroundings
@@ -18,8 +19,17 @@ _TRIALS: Mapping[str, cgroups.Limits] = {
     "cpus": cgroups.Limits(cpus=0.5),
     "cpuset-cpus": cgroups.Limits(cpuset_cpus=str(min(os.sched_getaffinity(0)))),
     "pids": cgroups.Limits(pids=64),
+    "cpu-shares": cgroups.Limits(cpu_shares=512),
+    "memory-reservation": cgroups.Limits(memory_reservation_bytes=32 << 20),
 }
+"""Those on disks are not tried, as they need one."""
+
 _FLAGS = {"pids": "pids-limit"}
+_OF_ITS_OWN = {
+    "BFQ": "as root: echo bfq > /sys/block/DISK/queue/scheduler",
+    "swapaccount": "boot the kernel with swapaccount=1",
+}
+"""How to get what control groups alone do not give, by what the refusal says."""
 
 
 def all_rungs(around: Surroundings) -> Iterator[Check]:
@@ -33,14 +43,15 @@ def all_rungs(around: Surroundings) -> Iterator[Check]:
     yield _groups(version, membership, remedy)
     controllers = cgroups.discover(os.getpid())
     missing = controllers.missing()
-    for name in (*_TRIALS, *(name for name in missing if name not in _TRIALS)):
-        problem = missing.get(name) or _tried(controllers, name)
+    for name in LIMITED_BY:
+        problem = missing.get(name) or (_tried(controllers, name) if name in _TRIALS else None)
         flag = f"--{_FLAGS.get(name, name)}"
         if problem is None:
             yield Check(f"limit {flag}", "ok", f"is enforced, by cgroup {version}")
         else:
             lost = f"{flag} is refused"
-            yield Check(f"limit {flag}", "missing", problem, lost, remedy)
+            own = next((way for sign, way in _OF_ITS_OWN.items() if sign in problem), remedy)
+            yield Check(f"limit {flag}", "missing", problem, lost, own)
 
 
 def _tried(controllers: cgroups.Controllers, name: str) -> str | None:

@@ -10,6 +10,8 @@ from ..errors import StartFailed
 from ..layout import Layout
 from ..private import make_runtime_directory
 from ..runtime import state
+from ..store.formats import make_home
+from ..store.staging import Staging
 from .answers import Answers
 from .check import CANNOT_RUN, Check, tried
 
@@ -38,9 +40,11 @@ def runtime_directory(layout: Layout) -> Check:
     return Check(name, "ok", os.fspath(layout.run))
 
 
-def all_rungs(answers: Answers, layout: Layout, *, root: bool) -> Iterator[Check]:
-    """Yield the rungs of the store. ``root`` gives containers ranges of ids of its own."""
-    yield store(layout)
+def all_rungs(answers: Answers, *, root: bool) -> Iterator[Check]:
+    """Yield the rungs of what the store's file system can do.
+
+    ``root``: containers have ranges of ids of their own.
+    """
     yield tried(
         "overlay",
         answers["overlay"],
@@ -77,7 +81,17 @@ def all_rungs(answers: Answers, layout: Layout, *, root: bool) -> Iterator[Check
 
 
 def store(layout: Layout) -> Check:
-    """Return the rung of the store: where it is, and whether it is this machine's alone."""
+    """Return the rung of the store, made if need be: where, and whether only this machine's.
+
+    Raises StoreError for a directory that is none.
+    """
+    try:
+        make_home(layout)
+        with Staging(layout.staging).directory():
+            pass
+    except OSError as error:
+        found = f"{error.filename or layout.home}: {error.strerror or error}"
+        return Check("store", "missing", found, CANNOT_RUN, "name another place by CELLBLOCK_HOME")
     kind = file_system(layout.home)
     found = f"{layout.home}, on {kind}"
     elsewhere = [

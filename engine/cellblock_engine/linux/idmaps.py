@@ -20,6 +20,7 @@ from . import syscalls
 _PATH = "/usr/bin:/usr/sbin:/bin:/sbin:/usr/local/bin"
 _ALL_IDS = 2**32 - 1
 _WANTED = 65536
+_CAP_SYS_ADMIN = 21
 
 
 class Extent(NamedTuple):
@@ -93,15 +94,33 @@ def are_granted(maps: IdMaps) -> bool:
 
 
 def may_map_ranges() -> bool:
-    """Tell whether this user namespace has the ids that root gives its containers."""
+    """Tell whether this process can give containers ranges of ids, as root of a machine does.
+
+    Root of a container has all ids often, but not the right to map files to them (CAP_SYS_ADMIN in
+    the machine's own user namespace; mount_setattr(2)).
+    """
     return all(
         any(count == _ALL_IDS for _, _, count in _own_map(name)) for name in ("uid_map", "gid_map")
-    )
+    ) and bool(_effective_capabilities() >> _CAP_SYS_ADMIN & 1)
 
 
 def own_ids() -> int:
     """Return how many users this process's user namespace has; 2**32 - 1 in the machine's own."""
     return sum(count for _, _, count in _own_map("uid_map"))
+
+
+def own_map() -> bytes:
+    """Return the users of this process's user namespace, as proc_pid_uid_map(5) tells them."""
+    with open("/proc/self/uid_map", "rb") as file:
+        return file.read()
+
+
+def outside(user: int) -> int:
+    """Return which user of the surrounding user namespace this one is; itself, if it is none."""
+    for first, there, count in _own_map("uid_map"):
+        if first <= user < first + count:
+            return there + user - first
+    return user
 
 
 @lru_cache(maxsize=1)
@@ -220,6 +239,11 @@ def program(name: str) -> str | None:
         if os.access(path, os.X_OK):
             return path
     return None
+
+
+def _effective_capabilities() -> int:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        return int(file.read().partition("CapEff:")[2].split(None, 1)[0], 16)
 
 
 def _own_map(name: str) -> list[Extent]:

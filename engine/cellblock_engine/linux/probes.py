@@ -112,8 +112,8 @@ def _with_namespace(flags: int, ids: bytes | idmaps.IdMaps, work: Callable[[], N
             idmaps.give(pid, ids)
         os.close(go_write)
         go_write = -1
-        _await(pid, read_end)
-        read_end = -1
+        answer, read_end = read_end, -1
+        _await(pid, answer)
     finally:
         for fd in (lock, pidfd, go_write, read_end):
             if fd >= 0:
@@ -182,9 +182,11 @@ def _attributes_in_memory() -> None:
 
 def _kernel_trees() -> None:
     linux.mount(None, b"/", None, linux.MS_REC | linux.MS_PRIVATE, None)
-    for kind in (b"proc", b"sysfs"):
+    # Where the machine's own are mounted with less than that, the kernel gives no more.
+    quiet = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATTR_NOEXEC
+    for kind, attributes in ((b"proc", quiet), (b"sysfs", quiet | linux.MOUNT_ATTR_RDONLY)):
         try:
-            os.close(mounts.new_filesystem(kind, ()))
+            os.close(mounts.new_filesystem(kind, (), attributes))
         except OSError as error:
             raise OSError(error.errno, error.strerror, kind) from error
 

@@ -44,6 +44,7 @@ CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 CLONE_PIDFD = 0x00001000
 CLONE_PARENT = 0x00008000
+CLONE_INTO_CGROUP = 0x200000000
 _SIGCHLD = 17
 
 CLOSE_RANGE_MAX = 0xFFFFFFFF
@@ -107,17 +108,20 @@ def _check(result: int, what: str | bytes | None = None) -> int:
     return result
 
 
-def clone3(flags: int) -> tuple[int, int]:
+def clone3(flags: int, *, cgroup: int | None = None) -> tuple[int, int]:
     """Fork with new namespaces. Returns ``(pid, pidfd)`` in the parent, ``(0, -1)`` in the child.
 
     Only for single-threaded processes: no atfork hook runs. With CLONE_PARENT the child becomes
-    its creator's sibling, and ends with its creator's exit signal. clone3(2).
+    its creator's sibling, and ends with its creator's exit signal. ``cgroup`` is a descriptor of
+    the directory of a group (v2) that the child is born into, else it has its creator's. clone3(2).
     """
     pidfd = ctypes.c_int(-1)
     exit_signal = 0 if flags & CLONE_PARENT else _SIGCHLD
-    arguments = struct.pack(
-        "8Q", flags | CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, exit_signal, 0, 0, 0
-    )
+    words = [flags | CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, exit_signal, 0, 0, 0]
+    if cgroup is not None:
+        words[0] |= CLONE_INTO_CGROUP
+        words += [0, 0, cgroup]
+    arguments = struct.pack(f"{len(words)}Q", *words)
     pid = _check(_syscall(_NR_CLONE3, arguments, ctypes.c_size_t(len(arguments))), "clone3")
     return pid, (pidfd.value if pid else -1)
 

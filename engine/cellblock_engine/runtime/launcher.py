@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ..layout import Layout
+from ..linux import cgroups
 from ..private import make_runtime_directory
 from . import wire
-from .spec import PROTOCOL, StartSpec, dump
+from .spec import DELEGATED, PROTOCOL, StartSpec, dump
 
 _SCRIPT = Path(__file__).with_name("spawn.py")
 _ENGINE_PARENT = Path(__file__).parents[2]
 _PATIENCE_S = 40.0
 _MOST_LOG_BYTES = 1 << 20
+_MOST_TOLD_BYTES = 4000
 
 
 class Launch(NamedTuple):
@@ -123,19 +125,38 @@ def _start(layout: Layout, path: str) -> None:
         number = listener.fileno()
         # Told, as it may be dismissed, and the path be another's, before it can look.
         inode = Path(path).stat().st_ino
-        places = (layout.containers, layout.names, layout.spawner_lock, str(inode), str(number))
+        places = (layout.containers, layout.names, layout.ids, layout.spawner_lock)
+        numbers = (str(inode), str(number))
         with _open_log(layout.run / "spawner.log") as log:
-            subprocess.run(
-                [sys.executable, "-I", "-S", _SCRIPT, _ENGINE_PARENT, *places],
+            argv: list[str | os.PathLike[str]]
+            argv = [sys.executable, "-I", "-S", _SCRIPT, _ENGINE_PARENT, *places, *numbers]
+            with subprocess.Popen(
+                argv,
                 env={},
                 cwd="/",
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 pass_fds=[number],
                 start_new_session=True,
-                check=True,
-            )
+            ) as process:
+                process.communicate(_ask_for_groups(process.pid, layout.run.name))
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, argv)
+
+
+def _ask_for_groups(pid: int, store: str) -> bytes:
+    """Have systemd give the new spawner a scope where it gives groups; return what came of it."""
+    given = cgroups.discover(os.getpid())
+    if not isinstance(given, cgroups.Delegable):
+        return b""
+    from . import delegation  # noqa: PLC0415 - most starts find a spawner
+
+    try:
+        delegation.delegate(given, pid, store)
+    except delegation.Undelegated as reason:
+        return str(reason).encode()[:_MOST_TOLD_BYTES]
+    return DELEGATED.encode()
 
 
 def _open_log(path: Path) -> BinaryIO:

@@ -21,7 +21,7 @@ from ..linux import cgroups
 from ..linux.processes import identity
 from ..removal import Removal
 from ..store import trees
-from . import state, verdicts, wire
+from . import remains, state, verdicts, wire
 from .amendment import amended, recorded_limits
 from .commands import Commands, signal_name
 from .descriptors import Descriptors
@@ -74,7 +74,7 @@ class Monitor:
             self._take_over()
         spec = self._spec
         # Before it is made: a monitor killed in between would leave a group nobody knows of.
-        controllers = cgroups.discover(client_pid)
+        controllers = cgroups.granted(client_pid, around.undelegated)
         caller = None
         if spec.foreground and spec.removal is Removal.IF_ABANDONED:
             caller = identity(client_pid)
@@ -122,7 +122,7 @@ class Monitor:
         for tree in self._spec.overlays:
             # An upper that was mounted volatile is refused while its mark is in here. What a
             # loss of power may have cut short is the user's to judge.
-            trees.remove_tree(f"{tree.upper}/work/work")
+            remains.remove(f"{tree.upper}/work/work", self._spec.id_maps)
 
     def serve(self, client_pidfd: int | None) -> None:
         """Answer until the container has ended and its output is delivered."""
@@ -149,7 +149,7 @@ class Monitor:
     def record_failure(self, afterwards: ExitStack) -> None:
         """Leave what was there before the start, or nothing where nobody is left to have it."""
         if not self._spec.again or (self._notes is not None and self._notes.caller_is_gone()):
-            afterwards.callback(trees.remove_tree, put_aside(self._spec))
+            afterwards.callback(remains.remove, put_aside(self._spec), self._spec.id_maps)
         else:
             self._keep()
 
@@ -181,7 +181,7 @@ class Monitor:
     def _delete(self, directory: str) -> None:
         # Its lock file notes the groups that the next sweep has yet to remove.
         if self.sandbox.is_gone:
-            trees.remove_tree(directory)
+            remains.remove(directory, self._spec.id_maps)
 
     def _listen(self) -> None:
         path = self._spec.socket

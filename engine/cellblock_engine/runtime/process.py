@@ -133,7 +133,7 @@ def _start_directly(
     own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     try:
         linux.setns(assignment.namespaces.pid, linux.CLONE_NEWPID)
-        pid, pidfd = linux.clone3(0)
+        pid, pidfd = linux.clone3(0, cgroup=assignment.entrance.directory)
         if pid == 0:
             ours.close()
             workload.become(assignment, theirs)

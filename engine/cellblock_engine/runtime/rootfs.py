@@ -104,7 +104,8 @@ def attachments(spec: StartSpec) -> tuple[Operation, ...]:
     if not spec.read_only:
         return tuple(asked)
     covered = {operation.target for operation in asked}
-    places = (*(tree.target for tree in spec.overlays), *(file.target for file in spec.files))
+    files = (file.target for file in spec.files if not file.optional)
+    places = (*(tree.target for tree in spec.overlays), *files)
     sealed = tuple(place for place in places if place not in covered)
     return (*asked, Seal(sealed, spec.process.cwd))
 

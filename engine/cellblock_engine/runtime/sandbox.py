@@ -44,6 +44,8 @@ class Surroundings(NamedTuple):
     allotted_slots: frozenset[int]
     seccomp_program: bytes
     fake_ids_program: bytes
+    undelegated: str
+    """Why systemd gave it no groups, if it did not."""
 
 
 class Sandbox:
@@ -63,7 +65,6 @@ class Sandbox:
         Raises StageFailed, LimitNotEnforceable, OSError.
         """
         self._spec, self._around, self._stack = spec, around, stack
-        self._is_single = spec.id_ranges is None and (spec.id_maps or idmaps.single()).is_single
         self._controllers = controllers
         self.is_gone = False
         self._kept: dict[str, int] = {}
@@ -85,16 +86,17 @@ class Sandbox:
             userns.map_range(self._init_pid, base)
         self.namespaces = self._open_namespaces()
         self.limits = spec.limits
-        if spec.limits.pids is None and "pids" not in controllers.missing():
-            self.limits = spec.limits._replace(pids=DEFAULT_PIDS)
+        by_default = cgroups.Limits(pids=DEFAULT_PIDS)
+        if spec.limits.pids is None and controllers.refused(by_default) is None:
+            self.limits = spec.limits.over(by_default)
         if not self._groups:
             self._send_clones(base)  # init builds the root while the group is made
         self.group = controllers.create(group_name(spec), self.limits)
         group_stack.callback(self._remove_group)
         if self._groups:
             self._send_clones(base)
-        self._tasks = self.group.tasks_fds()
-        for fd in self._tasks:
+        self._entrance = self.group.entrance()
+        for fd in self._entrance.fds:
             stack.callback(os.close, fd)
 
     def wait_ready(self, words: int | None = None) -> None:
@@ -138,7 +140,7 @@ class Sandbox:
             self._spec.is_rootless,
             self._spec.ids,
             occupied,
-            self._tasks,
+            self._entrance,
             stdio,
             channels,
             self._around.seccomp_program,
@@ -147,7 +149,7 @@ class Sandbox:
 
     def _is_faked(self, process: ProcessSpec) -> bool:
         """Tell whether changes of ids and owners are answered as if there were more than one."""
-        return self._is_single and _FAKED.issubset(process.capabilities)
+        return self._spec.ids.is_single and _FAKED.issubset(process.capabilities)
 
     def start_recorder(self, line: socket.socket) -> None:
         """Start who answers changes of owners, for the listeners that come on ``line``."""
@@ -243,12 +245,25 @@ class Sandbox:
             self._around.command_line.overwrite(f"cellblock-broker {self._spec.id[:12]}".encode())
             from ..network import broker  # noqa: PLC0415 - nobody else has use for it
 
-            # A user of the container's range, who is nobody on the host.
-            identity = None if self._base is None else self._base + _NOBODY
+            identity = self._nobody()
             hosts, program = self._spec.allow_hosts, self._around.seccomp_program
             broker.run(broker.Post(listener, words, hosts, identity, program, monitor))
         finally:
             os._exit(1)
+
+    def _nobody(self) -> int | None:
+        """Return a user of the container's, who is nobody on the host, as this process sees it.
+
+        For an ordinary user such ids are there only where the container's are, so the broker
+        goes there. That gives it nothing: its files and its network stay the host's, of which
+        it keeps no more than anybody may read.
+        """
+        if self._base is not None:
+            return self._base + _NOBODY
+        if self._spec.ids.is_single:
+            return None
+        linux.setns(self.namespaces.user, linux.CLONE_NEWUSER)
+        return min(_NOBODY, *(count - 1 for count in self._spec.ids))
 
     def _be_recorder(self, line: socket.socket, monitor: int) -> NoReturn:
         try:

@@ -1,10 +1,13 @@
 """The script that becomes the spawner; see :mod:`.spawner`. Imports nothing before it has a path.
 
-Run as ``python -I -S spawn.py ENGINE_PARENT CONTAINERS NAMES LOCK INODE LISTENER_FD``.
+Run as ``python -I -S spawn.py ENGINE_PARENT CONTAINERS NAMES IDS LOCK INODE LISTENER_FD``. It waits
+for the end of its standard input, which says whether systemd gave it control groups.
 """
 
 import os
 import sys
+
+told = os.read(0, 4096)  # whoever is born from here on is where that put this process
 
 if os.fork():
     os._exit(0)  # the caller waits for this one; the spawner is nobody's child
@@ -12,6 +15,8 @@ if os.fork():
 # Behind the standard library, which nothing beside the engine can shadow therefore.
 sys.path.append(sys.argv[1])
 
-from cellblock_engine.runtime.spawner import Spawner
+from cellblock_engine.runtime.spawner import Spawner  # noqa: E402 - there is a path only now
 
-Spawner(*sys.argv[2:5], inode=int(sys.argv[5]), listener_fd=int(sys.argv[6])).serve()
+Spawner(
+    *sys.argv[2:6], inode=int(sys.argv[6]), listener_fd=int(sys.argv[7]), told=told.decode()
+).serve()

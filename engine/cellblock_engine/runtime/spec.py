@@ -22,6 +22,10 @@ PROXY_PORT = 3128
 """Where on its loopback a container that may reach hosts finds the way to them."""
 
 
+DELEGATED = "delegated"
+"""What a spawner is told that systemd gave a scope for its containers' groups."""
+
+
 @dataclass(frozen=True)
 class OverlaySpec:
     """A copy-on-write tree at ``target``: ``lowers`` bottom first, ``upper`` holding fs and work.
@@ -54,10 +58,14 @@ class TmpfsSpec:
 
 @dataclass(frozen=True)
 class FileSpec:
-    """A small file of the container's own at ``target``, kept in memory."""
+    """A small file of the container's own at ``target``, kept in memory.
+
+    An ``optional`` one is there only where its directory is, and cannot be written.
+    """
 
     target: str
     text: str
+    optional: bool = False
 
 
 class StandIns(NamedTuple):

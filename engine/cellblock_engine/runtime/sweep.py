@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from ..linux import cgroups
@@ -17,11 +18,13 @@ from ..removal import Removal, recorded_removal
 from ..store.trees import remove_tree
 from . import state
 
+Remove = Callable[[str], None]
+
 _ABANDONED_S = 60.0
 
 
-def sweep(containers: str, names: str, run: str) -> bool:
-    """Set right every container of the store below ``containers``.
+def sweep(containers: str, names: str, run: str, remove: Remove = remove_tree) -> bool:
+    """Set right every container of the store below ``containers``; ``remove`` removes a tree.
 
     Returns whether that is all: processes of a killed monitor may still be on their way out.
     What cannot be removed (a file made immutable, say) stays, and keeps nobody from starting.
@@ -33,7 +36,7 @@ def sweep(containers: str, names: str, run: str) -> bool:
         with state.held_off(directory) as standing, suppress(OSError):
             if standing != "live":
                 socket = f"{run}/{identifier[:12]}.sock" if standing == "dead" else None
-                done &= settle(directory, socket)
+                done &= settle(directory, socket, remove)
     for name in _entries(names):
         link = f"{names}/{name}"
         if is_abandoned(link) and not os.path.exists(f"{containers}/{os.readlink(link)}"):
@@ -41,7 +44,7 @@ def sweep(containers: str, names: str, run: str) -> bool:
     return done
 
 
-def settle(directory: str, socket: str | None) -> bool:
+def settle(directory: str, socket: str | None, remove: Remove = remove_tree) -> bool:
     """Set right one container without a monitor; False while its processes are still ending.
 
     One whose maker was killed before it was one is removed, when it is clearly abandoned.
@@ -51,7 +54,7 @@ def settle(directory: str, socket: str | None) -> bool:
     if socket is not None:
         _unlink(socket)
     if is_remains(directory):
-        remove_tree(directory)
+        remove(directory)
     return True
 
 

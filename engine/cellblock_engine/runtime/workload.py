@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from ..linux import capabilities, idmaps, landlock, mounts, notifications, seccomp
 from ..linux import syscalls as linux
+from ..linux.cgroups import Entrance
 from . import identity, wire
 from .spec import ProcessSpec, StandIns
 
@@ -59,7 +60,7 @@ class Assignment(NamedTuple):
     is_rootless: bool
     ids: idmaps.Inside
     occupied: bool
-    cgroup_tasks: tuple[int, ...]
+    entrance: Entrance
     stdio: tuple[int, int, int]
     channels: tuple[int, ...]
     seccomp_program: bytes
@@ -82,7 +83,7 @@ def enter_by_helper(assignment: Assignment, sock: socket.socket) -> NoReturn:
         if assignment.occupied:
             _join(assignment.namespaces)
             _join_mounts(assignment.namespaces)
-        pid, pidfd = linux.clone3(linux.CLONE_PARENT)
+        pid, pidfd = linux.clone3(linux.CLONE_PARENT, cgroup=assignment.entrance.directory)
         if pid == 0:
             become(assignment, sock)
         wire.send(sock, {"pid": pid}, [pidfd])
@@ -103,7 +104,7 @@ def become(assignment: Assignment, sock: socket.socket) -> NoReturn:
         # nor, through /proc, reach the descriptors it holds.
         linux.prctl(linux.PR_SET_DUMPABLE, 0)
         # The kernel checks who opened a v1 tasks file, not who writes to it.
-        for fd in assignment.cgroup_tasks:
+        for fd in assignment.entrance.tasks:
             os.write(fd, b"0")
         stage = "namespaces"
         if not assignment.occupied:

@@ -88,7 +88,7 @@ class ContainerConfig:
 
     @property
     def limits(self) -> Limits:
-        """What it may use at most."""
+        """What it may use at most; best effort where that is what some are."""
         rates: Mapping[str, Any] = self.device_rates
         return Limits(
             self.memory_bytes,
@@ -100,6 +100,7 @@ class ContainerConfig:
             self.memory_reservation_bytes,
             self.blkio_weight,
             **rates,
+            mode="best-effort" if self.replaced_limits else None,
         )
 
 

@@ -42,7 +42,7 @@ def request(options: GateOptions, room: Room, env: Mapping[str, str], cwd: Path)
         env=env,
         workdir=os.fspath(cwd) if kernel.workspace != "none" else None,
         network=kernel.network,
-        limits=Limits(memory=kernel.memory, cpus=kernel.cpus, pids=kernel.pids_limit),
+        limits=kernel.wanted,
         binds=tuple(binds),
         allow_hosts=kernel.allow_host,
         labels={LABEL: kernel.image},

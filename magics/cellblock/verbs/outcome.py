@@ -33,9 +33,10 @@ class Identifiers:
 
 @dataclass(frozen=True)
 class Started:
-    """A container that now runs by itself."""
+    """A container that now runs by itself; ``notes`` are worth knowing, for people only."""
 
     container_id: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,14 @@ class Records:
 class Foreground:
     """A process to be started and followed to its end; ``start`` gives it to the surface.
 
-    ``stdin`` says where its input comes from: from the caller, or from nowhere.
+    ``stdin`` says where its input comes from: from the caller, or from nowhere. ``notes`` are worth
+    knowing, for people only.
     """
 
     start: Callable[[], Attached]
     words: tuple[str, ...]
     stdin: Literal["caller", "empty"] = "empty"
+    notes: tuple[str, ...] = ()
 
 
 Outcome: TypeAlias = (

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from cellblock_engine.errors import LimitNotEnforceable, Unsupported
-from cellblock_engine.linux import cgroups
-from cellblock_engine.linux.cgroups import hierarchy
+from cellblock_engine.linux import cgroups, syscalls
+from cellblock_engine.linux.cgroups import disks, hierarchy
 from cellblock_engine.linux.cgroups.v1 import V1Controllers
 
 MEBIBYTE = 2**20
@@ -29,11 +29,13 @@ HYBRID = """\
 40 31 0:37 / {base}/systemd rw,relatime - cgroup cgroup rw,xattr,name=systemd
 41 31 0:38 / {base}/unified rw,relatime - cgroup2 cgroup2 rw
 """
-PURE_V2 = "31 23 0:28 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
+WITHOUT_V2 = "31 23 0:28 / {base} rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
 
 
 def need(limits):
     controllers = cgroups.discover(os.getpid())
+    if not isinstance(controllers, V1Controllers):
+        pytest.skip("needs the controllers of cgroup v1")
     if reason := controllers.refused(limits):
         pytest.skip(f"needs cgroup v1 controllers to write to: {reason}")
     return controllers
@@ -57,16 +59,16 @@ def _make():
 
 def run_in(group, function):
     """Run ``function`` in a forked child that has entered the group; return its wait status."""
-    fds = group.tasks_fds()
-    pid = os.fork()
+    entrance = group.entrance()
+    pid, pidfd = syscalls.clone3(0, cgroup=entrance.directory)
     if pid == 0:
         try:
-            for fd in fds:
+            for fd in entrance.tasks:
                 os.write(fd, b"0")
             function()
         finally:
             os._exit(0)
-    for fd in fds:
+    for fd in (pidfd, *entrance.fds):
         os.close(fd)
     return pid
 
@@ -417,6 +419,36 @@ def test_a_hybrid_layout_gives_the_v1_controllers_and_leaves_v2_alone(tmp_path):
     assert not (tmp_path / "a b" / "h").exists()
 
 
+def test_disks_are_limited_in_the_words_of_each_version():
+    limits = cgroups.Limits(
+        blkio_weight=300,
+        device_read_bps={"8:0": 1024, "8:16": 2048},
+        device_write_iops={"8:0": 9},
+    )
+    assert list(disks.v1_settings(limits)) == [
+        ("blkio.throttle.read_bps_device", "8:0 1024"),
+        ("blkio.throttle.read_bps_device", "8:16 2048"),
+        ("blkio.throttle.write_iops_device", "8:0 9"),
+        ("blkio.bfq.weight", "300"),
+    ]
+    assert list(disks.v2_settings(limits)) == [
+        ("io.max", "8:0 rbps=1024 wiops=9"),
+        ("io.max", "8:16 rbps=2048"),
+        ("io.bfq.weight", "300"),
+    ]
+
+
+@pytest.mark.parametrize("bfq", [True, False])
+def test_weights_are_for_disks_that_follow_them(monkeypatch, tmp_path, bfq):
+    directory = tmp_path / "blkio"
+    directory.mkdir()
+    (directory / "blkio.bfq.io_serviced").touch()
+    monkeypatch.setattr(disks, "weighed", lambda: bfq)
+    refused = V1Controllers({"blkio": str(directory)}, {}).refused(cgroups.Limits(blkio_weight=9))
+    assert (refused is None) == bfq
+    assert bfq or "on blkio-weight: no disk of this machine is scheduled by BFQ" in refused
+
+
 def test_groups_inside_a_cgroup_namespace_or_a_bind_are_found_or_named(tmp_path):
     base = tree(tmp_path, "memory/inner")
     mounts = hierarchy.parse_mounts(
@@ -466,10 +498,13 @@ def test_an_ordinary_user_is_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize(
     ("mountinfo", "reason"),
-    [(PURE_V2, "this machine has cgroup v2 only"), ("", "no cgroup controllers are mounted")],
+    [(WITHOUT_V2, "cgroup v2 has no controllers"), ("", "no cgroup controllers are mounted")],
 )
-def test_without_v1_every_limit_is_refused_by_name_and_a_run_without_goes_on(mountinfo, reason):
-    controllers = hierarchy.controllers(hierarchy.parse_mounts(mountinfo), {"": "/user.slice"})
+def test_without_controllers_every_limit_is_refused_by_name_and_a_run_without_goes_on(
+    mountinfo, reason, tmp_path
+):
+    mounts = hierarchy.parse_mounts(mountinfo.format(base=tmp_path))
+    controllers = hierarchy.controllers(mounts, {"": "/user.slice"})
     for limits in (
         cgroups.Limits(memory_bytes=MEBIBYTE),
         cgroups.Limits(cpus=1),
@@ -485,7 +520,7 @@ def test_without_v1_every_limit_is_refused_by_name_and_a_run_without_goes_on(mou
     assert "on memory and pids: " in both
     assert "\n" not in both
     group = controllers.create("g", cgroups.Limits())
-    assert (group.paths, group.tasks_fds()) == ((), ())
+    assert (group.paths, group.entrance().fds) == ((), ())
     assert not group.counters().own_oom
     assert group.usage() == cgroups.Usage()
     with pytest.raises(LimitNotEnforceable, match=reason):

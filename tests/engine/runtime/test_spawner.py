@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,8 @@ def test_removing_a_container_of_a_killed_monitor_leaves_no_group_and_no_socket(
     pid = container.inspect().pid
     monitor = int(Path(f"/proc/{pid}/status").read_text().partition("PPid:")[2].split()[0])
     for each in (*pids(layout), monitor):
-        os.kill(each, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # a spare monitor ends with the spawner
+            os.kill(each, signal.SIGKILL)
     assert eventually(lambda: not Path(f"/proc/{pid}").exists())
     assert isinstance(container.wait().verdict, Killed)
     container.remove()
@@ -216,7 +218,8 @@ def test_a_spawner_that_dies_before_the_request_is_sent_is_replaced(engine, layo
         launched = connect(layout)
         if next(calls) % 2 == 0:
             for pid in pids(layout):
-                os.kill(pid, signal.SIGSTOP)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
             victims = pids(layout)  # with the monitor it may have been forking
             for pid in victims:
                 os.kill(pid, signal.SIGKILL)

@@ -6,17 +6,25 @@ why others are not; the answer makes groups. cgroups(7).
 
 from __future__ import annotations
 
-from .group import Controllers, Counters, Group, Limits, Usage, refusal
-from .hierarchy import discover
-from .v1 import remove_stale
+from .group import Controllers, Counters, Entrance, Group, Limits, Usage, refusal
+from .hierarchy import discover, enter_leaf, granted
+from .leftovers import remove_stale
+from .unified import SCOPE_PREFIX, Delegable
+from .v2 import SHOWN_AT
 
 __all__ = [
+    "SCOPE_PREFIX",
+    "SHOWN_AT",
     "Controllers",
     "Counters",
+    "Delegable",
+    "Entrance",
     "Group",
     "Limits",
     "Usage",
     "discover",
+    "enter_leaf",
+    "granted",
     "refusal",
     "remove_stale",
 ]

@@ -1,7 +1,7 @@
 """What a control group is to the rest of the engine, whichever hierarchy makes it.
 
-The protocols are the seam between the versions: v1 implements them, and where no group can be
-made :class:`Unmanaged` does, which limits nothing and says so.
+The protocols are the seam between the versions: v1 and v2 implement them, and where no group can
+be made :class:`Unmanaged` does, which limits nothing and says so.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Counters(NamedTuple):
     oom_kills: int = 0
     """Processes of the group that the OOM killer ended, whoever's memory had run out."""
     memory_failures: int = 0
-    """How often the group's own memory limit was reached."""
+    """How often the group's own memory limit was reached; on v2, and nothing could be reclaimed."""
     memory_peak_bytes: int | None = None
     pids_refused: int = 0
     """How often a fork or clone was refused by a pids limit."""
@@ -120,6 +120,20 @@ class Usage(NamedTuple):
     """How often a fork or clone was refused by a pids limit, since it was made."""
 
 
+class Entrance(NamedTuple):
+    """Descriptors by which processes enter a group."""
+
+    tasks: tuple[int, ...] = ()
+    """Files to which a thread writes ``b"0"`` to be in the group (v1)."""
+    directory: int | None = None
+    """A directory that a process can be born into by clone3 (v2)."""
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """All of them, to be closed."""
+        return self.tasks if self.directory is None else (*self.tasks, self.directory)
+
+
 class Group(Protocol):
     """One group; whoever made it removes it."""
 
@@ -127,10 +141,10 @@ class Group(Protocol):
     def paths(self) -> tuple[str, ...]:
         """The directories, to be recorded so that a sweep can remove what a crash leaves."""
 
-    def tasks_fds(self) -> tuple[int, ...]:
-        """Return new descriptors of the ``tasks`` files, open for writing; the caller closes them.
+    def entrance(self) -> Entrance:
+        """Return new descriptors by which processes enter; the caller closes them.
 
-        A thread enters by writing ``b"0"`` to each. All are opened or none. Raises OSError.
+        All are opened or none. Raises OSError.
         """
 
     def counters(self) -> Counters:
@@ -223,35 +237,44 @@ class Unmanaged:
         """As the protocol says."""
         if reason := self.refused(limits):
             raise LimitNotEnforceable(reason)
-        return _NoGroup(self._reason)
+        return NoGroup(self._reason)
 
 
-class _NoGroup:
+class NoGroup:
+    """A group that is none."""
+
     def __init__(self, reason: str) -> None:
         self._reason = reason
 
     @property
     def paths(self) -> tuple[str, ...]:
+        """As the protocol says."""
         return ()
 
-    def tasks_fds(self) -> tuple[int, ...]:
-        return ()
+    def entrance(self) -> Entrance:
+        """As the protocol says."""
+        return Entrance()
 
     def counters(self) -> Counters:
+        """As the protocol says."""
         return Counters()
 
     def usage(self) -> Usage:
+        """As the protocol says."""
         return Usage()
 
     def update(self, limits: Limits) -> None:
+        """As the protocol says."""
         if limits.named():
             raise LimitNotEnforceable(f"cannot limit: {self._reason}")
 
     def freeze(self, timeout_s: float) -> None:  # noqa: ARG002 - the protocol's
+        """As the protocol says."""
         raise Unsupported(f"cannot freeze: {self._reason}")
 
     def thaw(self) -> None:
+        """As the protocol says."""
         raise Unsupported(f"cannot thaw: {self._reason}")
 
     def remove(self, timeout_s: float = 2.0) -> None:
-        pass
+        """As the protocol says."""

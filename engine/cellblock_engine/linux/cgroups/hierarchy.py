@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from . import unified
 from .group import Controllers, Unmanaged
 from .v1 import CONTROLLERS, V1Controllers
 
@@ -27,23 +28,48 @@ class CgroupMount(NamedTuple):
 def discover(pid: int) -> Controllers:
     """Return what can be limited for processes started on behalf of ``pid``.
 
-    New groups go below those that ``pid`` is in. Raises OSError (ENOENT, ESRCH when it is gone).
+    New groups go below those that ``pid`` is in, but on cgroup v2 as :mod:`.unified` says. Raises
+    OSError (ENOENT, ESRCH when it is gone).
     """
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as stream:
-        mounts = parse_mounts(stream.read())
-    with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as stream:
-        membership = parse_membership(stream.read())
-    return controllers(mounts, membership)
+    mounts = _mounts()
+    systemd = None if _has_v1(mounts) else unified.manager()
+    return controllers(mounts, _membership(pid), _membership(os.getpid()), systemd)
 
 
-def controllers(mounts: tuple[CgroupMount, ...], membership: dict[str, str]) -> Controllers:
-    """Return the controllers for a process of this membership on these mounts."""
-    if not any(mount.controllers & CONTROLLERS for mount in mounts):
-        if any(mount.is_v2 for mount in mounts):
-            return Unmanaged(
-                "this machine has cgroup v2 only, and groups are made on cgroup v1 so far"
-            )
-        return Unmanaged("no cgroup controllers are mounted on this machine")
+def granted(pid: int, undelegated: str) -> Controllers:
+    """Return what :func:`discover` does, once systemd has been asked, where it is to be.
+
+    ``undelegated`` says why it gave nothing. Raises OSError.
+    """
+    found = discover(pid)
+    return Unmanaged(undelegated) if isinstance(found, unified.Delegable) else found
+
+
+def enter_leaf() -> None:
+    """Make way in the scope that systemd gave to this process alone. Raises OSError."""
+    own = _membership(os.getpid())
+    for mount in _mounts():
+        below = _below(own.get("", ""), mount.root) if mount.is_v2 else None
+        if below is not None:
+            unified.enter_leaf(mount.mount_point, mount.mount_point + below)
+            return
+
+
+def controllers(
+    mounts: tuple[CgroupMount, ...],
+    membership: dict[str, str],
+    own: dict[str, str] | None = None,
+    systemd: unified.Manager | None = None,
+) -> Controllers:
+    """Return the controllers for a process of this membership on these mounts.
+
+    ``own`` is that of the process that makes the groups, if it is another.
+    """
+    if not _has_v1(mounts):
+        mount = next((mount for mount in mounts if mount.is_v2), None)
+        if mount is None:
+            return Unmanaged("no cgroup controllers are mounted on this machine")
+        return _unified(mount, membership, own or membership, systemd)
     directories: dict[str, str] = {}
     missing: dict[str, str] = {}
     for controller in sorted(CONTROLLERS):
@@ -52,6 +78,37 @@ def controllers(mounts: tuple[CgroupMount, ...], membership: dict[str, str]) -> 
         except _MissingError as reason:
             missing[controller] = str(reason)
     return V1Controllers(directories, missing)
+
+
+def _has_v1(mounts: tuple[CgroupMount, ...]) -> bool:
+    return any(mount.controllers & CONTROLLERS for mount in mounts)
+
+
+def _unified(
+    mount: CgroupMount,
+    membership: dict[str, str],
+    own: dict[str, str],
+    systemd: unified.Manager | None,
+) -> Controllers:
+    if mount.read_only:
+        return Unmanaged(f"{mount.mount_point} is mounted read-only")
+    places = []
+    for path in (membership.get("", ""), own.get("", "")):
+        below = _below(path, mount.root)
+        if below is None:
+            return Unmanaged(f"the group {path} is not visible below {mount.mount_point}")
+        places.append(mount.mount_point + below)
+    return unified.controllers(mount.mount_point, places[0], places[1], systemd)
+
+
+def _mounts() -> tuple[CgroupMount, ...]:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as stream:
+        return parse_mounts(stream.read())
+
+
+def _membership(pid: int) -> dict[str, str]:
+    with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as stream:
+        return parse_membership(stream.read())
 
 
 class _MissingError(Exception):

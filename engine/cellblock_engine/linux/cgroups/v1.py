@@ -18,38 +18,28 @@ from typing import NamedTuple
 from ...errors import LimitNotEnforceable, Unsupported
 from ...units import format_bytes
 from ..alarm import interrupted
-from . import disks
-from .group import LIMITED_BY, Counters, Limits, Usage, refusal
+from . import disks, files
+from .group import LIMITED_BY, Counters, Entrance, Limits, Usage, refusal
+from .leftovers import remove_directory
 
 CONTROLLERS = frozenset({"blkio", "cpu", "cpuacct", "cpuset", "freezer", "memory", "pids"})
 _NEEDED_FILES = {
-    "memory-swap": ("memory", "memory.memsw.limit_in_bytes"),
-    "memory-reservation": ("memory", "memory.soft_limit_in_bytes"),
-    "blkio-weight": ("blkio", disks.V1_BFQ),
-    **{name.replace("_", "-"): ("blkio", file) for name, file in disks.V1_THROTTLES.items()},
+    "memory-swap": "memory.memsw.limit_in_bytes",
+    "memory-reservation": "memory.soft_limit_in_bytes",
+    "blkio-weight": disks.V1_BFQ,
+    **{name.replace("_", "-"): file for name, file in disks.V1_THROTTLES.items()},
 }
 _ABSENT = {"memory-swap": "this kernel does not count swap (boot it with swapaccount=1)"}
 _MEMORY = "memory.limit_in_bytes"
 _WITH_SWAP = "memory.memsw.limit_in_bytes"
 _CPU_PERIOD_US = 100_000
 _CPU_QUOTA_MIN_US = 1_000  # the kernel's min_cfs_quota_period
-_NOT_TAKEN = (
-    errno.ENODEV,
-    errno.EINVAL,
-    errno.EBUSY,
-    errno.ERANGE,
-    errno.EPERM,
-    errno.EACCES,
-    errno.EROFS,
-)
-_HINTS = {errno.EINVAL: "a group above it may allow less", errno.ENODEV: "it is no whole disk"}
 _IN_USE = (errno.EBUSY, errno.ETIMEDOUT)
 # Memory with swap is charged first, and since 6.15 the kernel does not count what that refuses
 # (mm/memcontrol.c sets track_failcnt for memory alone): the slack lets memory's own limit refuse.
 _SWAP_SLACK_BYTES = 2**20
 # A lower limit is written only when enough was taken back, and code inside can fill up meanwhile.
 _RECLAIM_S = 2.0
-_LONGEST_FILE = 16384
 _STEP_S = 0.001
 _STEP_MAX_S = 0.02
 
@@ -63,22 +53,27 @@ class V1Controllers:
 
     def missing(self) -> dict[str, str]:
         """As the protocol says."""
-        reasons = {
-            limit: self._missing[controller]
-            for limit, controller in LIMITED_BY.items()
-            if controller in self._missing
-        }
-        for limit, (controller, file) in _NEEDED_FILES.items():
-            directory = self._directories.get(controller)
-            if directory is not None and not os.path.exists(f"{directory}/{file}"):
-                reasons[limit] = _ABSENT.get(limit, f"this kernel has no {file}")
-        if "blkio-weight" not in reasons and not disks.weighed():
-            reasons["blkio-weight"] = "no disk of this machine is scheduled by BFQ"
-        return reasons
+        return self._reasons(LIMITED_BY)
 
     def refused(self, limits: Limits) -> str | None:
         """As the protocol says."""
-        return refusal(limits, self.missing())
+        return refusal(limits, self._reasons(limits.named()))
+
+    def _reasons(self, names: Iterable[str]) -> dict[str, str]:
+        reasons = {name: self._reason(name) for name in names}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
+
+    def _reason(self, limit: str) -> str | None:
+        """Return why a limit cannot be enforced, None if it can."""
+        controller = LIMITED_BY[limit]
+        if controller in self._missing:
+            return self._missing[controller]
+        file = _NEEDED_FILES.get(limit)
+        if file is not None and not os.path.exists(f"{self._directories.get(controller)}/{file}"):
+            return _ABSENT.get(limit, f"this kernel has no {file}")
+        if limit == "blkio-weight" and not disks.weighed():
+            return "no disk of this machine is scheduled by BFQ"
+        return None
 
     def places(self, name: str) -> tuple[str, ...]:
         """As the protocol says."""
@@ -207,7 +202,7 @@ class V1Group:
                     f"cannot enforce cpuset-cpus {wanted}: the processors to be had are {there}"
                 ) from error
 
-    def tasks_fds(self) -> tuple[int, ...]:
+    def entrance(self) -> Entrance:
         """As the protocol says."""
         opened: list[int] = []
         try:
@@ -217,7 +212,7 @@ class V1Group:
             for fd in opened:
                 os.close(fd)
             raise
-        return tuple(opened)
+        return Entrance(tasks=tuple(opened))
 
     def counters(self) -> Counters:
         """As the protocol says."""
@@ -269,7 +264,7 @@ class V1Group:
         """As the protocol says."""
         deadline, busy = time.monotonic() + timeout_s, []
         for path in self.paths:
-            if not _remove(path, deadline):
+            if not remove_directory(path, deadline):
                 busy.append(path)
         if busy:
             raise OSError(errno.EBUSY, "processes remain in the group", busy[0])
@@ -282,20 +277,17 @@ class V1Group:
         return f"{self._directories[controller]}/{name}"
 
     def _set(self, controller: str, name: str, value: int | str) -> None:
-        path = self._file(controller, name)
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            os.write(fd, str(value).encode())
-        except OSError as error:
-            if controller == "memory" and error.errno in _IN_USE:
-                raise LimitNotEnforceable(self._memory_in_use(int(value))) from error
-            if error.errno not in _NOT_TAKEN:
+            files.write(self._file(controller, name), value)
+        except LimitNotEnforceable as error:
+            cause = error.__cause__
+            if controller == "memory" and isinstance(cause, OSError) and cause.errno in _IN_USE:
+                raise LimitNotEnforceable(self._memory_in_use(int(value))) from cause
+            raise
+        except TimeoutError as error:
+            if controller != "memory":
                 raise
-            reason = f"the kernel refused {value} for {path}: {error.strerror}"
-            hint = _HINTS.get(error.errno or 0, "run as root")
-            raise LimitNotEnforceable(f"{reason}; {hint}") from error
-        finally:
-            os.close(fd)
+            raise LimitNotEnforceable(self._memory_in_use(int(value))) from error
 
     def _memory_in_use(self, wanted_bytes: int) -> str:
         used = self._number("memory", "memory.usage_in_bytes") or 0
@@ -310,75 +302,10 @@ class V1Group:
         return text.partition("\n")[0].rpartition(" ")[2]
 
     def _text(self, controller: str, name: str) -> str | None:
-        """Return a file's content, None where the kernel or the machine has no such file."""
-        if controller not in self._directories:
-            return None
-        try:
-            fd = os.open(self._file(controller, name), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            if os.path.isdir(self._directories[controller]):
-                return None
-            raise
-        try:
-            return os.read(fd, _LONGEST_FILE).decode().strip()
-        finally:
-            os.close(fd)
+        return files.text(self._directories.get(controller), name)
 
     def _number(self, controller: str, name: str) -> int | None:
-        text = self._text(controller, name)
-        return None if text is None else int(text)
+        return files.number(self._directories.get(controller), name)
 
     def _entry(self, controller: str, name: str, key: str) -> int | None:
-        """Return the number after ``key`` in a file of ``key number`` lines."""
-        for line in (self._text(controller, name) or "").splitlines():
-            found, _, value = line.partition(" ")
-            if found == key:
-                return int(value)
-        return None
-
-
-def remove_stale(paths: Iterable[str], prefix: str) -> tuple[str, ...]:
-    """Remove recorded directories of groups whose owner is gone; return those that are in use.
-
-    Only directories whose own name starts with ``prefix`` are touched, and rmdir removes nothing
-    but empty groups. Those already gone are not returned. Raises OSError (EPERM, EACCES).
-    """
-    stay = []
-    for path in paths:
-        if not path.rpartition("/")[2].startswith(prefix) or not path.startswith("/"):
-            raise ValueError(f"{path!r} is not the path of a group named {prefix}...")
-        _thaw_stale(path)
-        if not _remove(path, time.monotonic()):
-            stay.append(path)
-    return tuple(stay)
-
-
-def _thaw_stale(path: str) -> None:
-    """Let go on what stood still when its owner was killed: it cannot die before."""
-    try:
-        fd = os.open(f"{path}/freezer.state", os.O_WRONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return  # another controller's
-    try:
-        os.write(fd, b"THAWED")
-    finally:
-        os.close(fd)
-
-
-def _remove(path: str, deadline: float) -> bool:
-    """Remove one group; return False when it is still in use at the deadline."""
-    step_s = _STEP_S
-    while True:
-        try:
-            os.rmdir(path)
-        except FileNotFoundError:
-            return True
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                raise
-            if time.monotonic() > deadline:
-                return False
-        else:
-            return True
-        time.sleep(step_s)
-        step_s = min(step_s * 2, _STEP_MAX_S)
+        return files.entry(self._directories.get(controller), name, key)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...linux import mounts
 from ...linux import syscalls as sys
-from ...linux.cgroups import Limits
+from ...linux.cgroups import SHOWN_AT, Limits
 from ..figures import figures
 from .building import Root, Source
 from .places import QUIET, cover_with_file
@@ -63,7 +63,15 @@ class Groups:
         return f"control groups ({' '.join(name for name, _ in self.groups)}) on {_GROUPS} (ro)"
 
     def execute(self, root: Root) -> None:
-        """Attach them in a directory of the kernel's that is empty otherwise."""
+        """Attach them in a directory that is empty otherwise; v2's is the whole of it."""
+        if [name for name, _ in self.groups] == [SHOWN_AT]:
+            clone = root.next_clone()
+            sys.mount_setattr(clone, b"", sys.AT_EMPTY_PATH, QUIET | sys.MOUNT_ATTR_RDONLY)
+            place = mounts.open_in_root(root.fd, os.fsencode(_GROUPS), follow=False)
+            sys.move_mount(clone, place)
+            os.close(place)
+            os.close(clone)
+            return
         tree = mounts.new_filesystem(b"tmpfs", [(b"mode", b"755"), (b"size", b"4k")], QUIET)
         place = mounts.open_in_root(root.fd, os.fsencode(_GROUPS), follow=False)
         sys.move_mount(tree, place)

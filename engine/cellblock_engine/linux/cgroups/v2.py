@@ -1,0 +1,336 @@
+"""Groups on cgroup v2: one directory each, below a group that has no processes of its own.
+
+Processes are born into them (CLONE_INTO_CGROUP, Linux 5.7): ``cgroup.procs`` is never written, it
+waits for an RCU grace period. Documentation/admin-guide/cgroup-v2.rst.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from typing import NamedTuple
+
+from ...errors import LimitNotEnforceable
+from ...units import format_bytes
+from ..alarm import interrupted
+from . import disks, files
+from .group import LIMITED_BY, Counters, Entrance, Limits, Usage, refusal
+from .leftovers import remove_directory
+
+CONTROLLERS = frozenset({"cpu", "cpuset", "io", "memory", "pids"})
+SHOWN_AT = "."
+"""The one hierarchy is not in a directory of its own below /sys/fs/cgroup."""
+
+_CALLED = {"blkio": "io"}  # which controllers have other names than on v1
+_SWAP = "memory.swap.max"
+_CPU_PERIOD_US = 100_000
+_CPU_QUOTA_MIN_US = 1_000  # the kernel's min_cfs_quota_period
+_RECLAIM_S = 2.0
+_STAND_STILL_S = 1.0
+
+
+def missing_limits(reasons: Mapping[str, str]) -> dict[str, str]:
+    """Return limit name -> reason, for controllers that are missing for these reasons."""
+    return {
+        limit: reasons[controller]
+        for limit, controller in _controllers(LIMITED_BY).items()
+        if controller in reasons
+    }
+
+
+class V2Controllers:
+    """A group whose children can have limits, and why it lacks some controllers."""
+
+    def __init__(self, base: str, reasons: Mapping[str, str]) -> None:
+        self._base = base
+        self._reasons = dict(reasons)
+
+    def missing(self) -> dict[str, str]:
+        """As the protocol says."""
+        missing = missing_limits(self._reasons)
+        counts_swap = os.path.exists(f"{self._base}/{_SWAP}")
+        if "memory-swap" not in missing and not counts_swap and not is_root(self._base):
+            missing["memory-swap"] = "this kernel does not count swap (boot it with swapaccount=1)"
+        if "blkio-weight" not in missing and not disks.weighed():
+            missing["blkio-weight"] = "no disk of this machine is scheduled by BFQ"
+        return missing
+
+    def refused(self, limits: Limits) -> str | None:
+        """As the protocol says."""
+        return refusal(limits, self.missing())
+
+    def places(self, name: str) -> tuple[str, ...]:
+        """As the protocol says."""
+        return (f"{self._base}/{name}",)
+
+    def shown(self, name: str, limits: Limits) -> dict[str, str]:
+        """As the protocol says."""
+        return {SHOWN_AT: f"{self._base}/{name}"} if limits.named() else {}
+
+    def create(self, name: str, limits: Limits) -> V2Group:
+        """As the protocol says."""
+        if "/" in name or name in ("", ".", ".."):
+            raise ValueError(f"{name!r} is no name of a group")
+        if reason := self.refused(limits):
+            raise LimitNotEnforceable(reason)
+        self._enable(frozenset(_controllers(limits.named()).values()))
+        path = f"{self._base}/{name}"
+        os.mkdir(path, 0o755)
+        group = V2Group(path)
+        try:
+            group.limit(limits)
+        except BaseException:
+            os.rmdir(path)
+            raise
+        return group
+
+    def _enable(self, needed: frozenset[str]) -> None:
+        """Give children all controllers that there are, each by itself where one is refused."""
+        there = (CONTROLLERS - self._reasons.keys()) - _words(self._base, "cgroup.subtree_control")
+        if not there:
+            return
+        path = f"{self._base}/cgroup.subtree_control"
+        with suppress(LimitNotEnforceable):
+            files.write(path, " ".join(f"+{controller}" for controller in sorted(there)))
+            return
+        for controller in sorted(there):
+            try:
+                files.write(path, f"+{controller}")
+            except LimitNotEnforceable:
+                if controller in needed:
+                    raise
+
+
+class _Setting(NamedTuple):
+    name: str
+    value: int | str
+
+
+class V2Group:
+    """The directory of one group."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.paths: tuple[str, ...] = (path,)
+
+    def limit(self, limits: Limits) -> None:
+        """Set the limits. Raises LimitNotEnforceable, and OSError when the group is gone."""
+        for name, value in self._settings(limits):
+            self._set(name, value)
+        if limits.cpuset_cpus is not None:
+            self._limit_processors(limits.cpuset_cpus)
+        for name, text in disks.v2_settings(limits):
+            self._set(name, text)
+
+    def update(self, limits: Limits) -> None:
+        """As the protocol says."""
+        with ExitStack() as undone, self._spared(limits.memory_bytes):
+            # Memory is the last: given back, it could already be in use.
+            for name, value in self._settings(limits):
+                before = self._text(name)
+                if before is None or before == str(value):
+                    continue
+                undone.callback(self._set, name, before)
+                self._set(name, value)
+            undone.pop_all()
+
+    def _settings(self, limits: Limits) -> list[_Setting]:
+        """Return what is to be written for the limits that are set, in order."""
+        settings: list[_Setting] = []
+        if limits.cpus is not None:
+            quota_us = max(_CPU_QUOTA_MIN_US, round(limits.cpus * _CPU_PERIOD_US))
+            settings.append(_Setting("cpu.max", f"{quota_us} {_CPU_PERIOD_US}"))
+        if limits.cpu_shares is not None:
+            settings.append(_Setting("cpu.weight", _weight(limits.cpu_shares)))
+        if limits.pids is not None:
+            settings.append(_Setting("pids.max", limits.pids))
+        if limits.memory_reservation_bytes is not None:
+            settings.append(_Setting("memory.low", limits.memory_reservation_bytes))
+        if limits.memory_bytes is not None:
+            if limits.swaps or self._text(_SWAP) is not None:
+                settings.append(_Setting(_SWAP, _swap(limits, limits.memory_bytes)))
+            settings.append(_Setting("memory.max", limits.memory_bytes))
+        return settings
+
+    def _limit_processors(self, cpus: str) -> None:
+        # The kernel takes others as well, and then gives all of the group's above.
+        there = files.text(os.path.dirname(self._path), "cpuset.cpus.effective") or ""
+        if not _processors(cpus) <= _processors(there):
+            raise LimitNotEnforceable(
+                f"cannot enforce cpuset-cpus {cpus}: the processors to be had are {there}"
+            )
+        self._set("cpuset.cpus", cpus)
+
+    @contextmanager
+    def _spared(self, memory_bytes: int | None) -> Iterator[None]:
+        """Kill nobody while the limit on memory sinks: the kernel does, where more is in use.
+
+        So nobody runs meanwhile, and first it takes back what it can.
+        """
+        now = self._number("memory.max")
+        sinks = memory_bytes is not None and (now is None or memory_bytes < now)
+        if memory_bytes is None or not sinks:
+            yield
+            return
+        stood_still = self._text("cgroup.freeze") == "1"
+        if not stood_still:
+            try:
+                self.freeze(_STAND_STILL_S)
+            except TimeoutError:
+                raise LimitNotEnforceable(
+                    f"cannot limit memory to {format_bytes(memory_bytes)}: something inside does "
+                    "not stand still for it; try again"
+                ) from None
+        try:
+            self._take_back(memory_bytes)
+            yield
+        finally:
+            if not stood_still:
+                self.thaw()
+
+    def _take_back(self, memory_bytes: int) -> None:
+        used = self._number("memory.current") or 0
+        before = self._text("memory.high")
+        if used > memory_bytes and before is not None:
+            try:
+                # Unlike memory.reclaim it stops when enough is taken back, not only begun.
+                with suppress(TimeoutError), interrupted(_RECLAIM_S):
+                    self._set("memory.high", memory_bytes)
+            finally:
+                self._set("memory.high", before)
+            used = self._number("memory.current") or 0
+        if used > memory_bytes:
+            raise LimitNotEnforceable(
+                f"cannot limit memory to {format_bytes(memory_bytes)}: {format_bytes(used)} are "
+                "in use and the kernel cannot take them back; end something inside, or give more"
+            )
+
+    def entrance(self) -> Entrance:
+        """As the protocol says."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        return Entrance(directory=os.open(self._path, flags))
+
+    def counters(self) -> Counters:
+        """As the protocol says.
+
+        ``oom`` is counted where a limit was hit, ``oom_kill`` where the killed process was: both
+        in one group say that it was its own limit.
+        """
+        self._raise_if_gone()
+        return Counters(
+            oom_kills=self._entry("memory.events.local", "oom_kill") or 0,
+            memory_failures=self._entry("memory.events.local", "oom") or 0,
+            memory_peak_bytes=self._number("memory.peak"),
+            pids_refused=self._entry("pids.events", "max") or 0,
+            pids_peak=self._number("pids.peak"),
+            cpu_usage_ns=self._cpu_usage_ns(),
+        )
+
+    def usage(self) -> Usage:
+        """As the protocol says."""
+        self._raise_if_gone()
+        memory_bytes = self._number("memory.current")
+        if memory_bytes is not None:
+            idle = self._entry("memory.stat", "inactive_file") or 0
+            memory_bytes = max(0, memory_bytes - idle)
+        return Usage(
+            memory_bytes=memory_bytes,
+            memory_peak_bytes=self._number("memory.peak"),
+            cpu_usage_ns=self._cpu_usage_ns(),
+            pids=self._number("pids.current"),
+            pids_refused=self._entry("pids.events", "max") or 0,
+        )
+
+    def freeze(self, timeout_s: float) -> None:
+        """As the protocol says."""
+        fd = os.open(f"{self._path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._set("cgroup.freeze", 1)
+            if not _wait_frozen(fd, time.monotonic() + timeout_s):
+                self.thaw()
+                raise TimeoutError(f"processes did not freeze in {timeout_s:g} s; thawed again")
+        finally:
+            os.close(fd)
+
+    def thaw(self) -> None:
+        """As the protocol says."""
+        self._set("cgroup.freeze", 0)
+
+    def remove(self, timeout_s: float = 2.0) -> None:
+        """As the protocol says."""
+        if not remove_directory(self._path, time.monotonic() + timeout_s):
+            raise OSError(errno.EBUSY, "processes remain in the group", self._path)
+
+    def _raise_if_gone(self) -> None:
+        os.stat(self._path)
+
+    def _cpu_usage_ns(self) -> int | None:
+        usage_us = self._entry("cpu.stat", "usage_usec")
+        return None if usage_us is None else usage_us * 1000
+
+    def _set(self, name: str, value: int | str) -> None:
+        files.write(f"{self._path}/{name}", value)
+
+    def _text(self, name: str) -> str | None:
+        return files.text(self._path, name)
+
+    def _number(self, name: str) -> int | None:
+        return files.number(self._path, name)
+
+    def _entry(self, name: str, key: str) -> int | None:
+        return files.entry(self._path, name, key)
+
+
+def is_root(directory: str) -> bool:
+    """Tell whether this is the machine's own root group, as no cgroup namespace shows it."""
+    return not os.path.exists(f"{directory}/cgroup.type")
+
+
+def available(directory: str) -> frozenset[str]:
+    """Return the controllers that can be enabled for groups below. Raises OSError."""
+    return CONTROLLERS & _words(directory, "cgroup.controllers")
+
+
+def _controllers(limits: Mapping[str, str]) -> dict[str, str]:
+    """Return limit name -> the controller that enforces it here."""
+    return {limit: _CALLED.get(controller, controller) for limit, controller in limits.items()}
+
+
+def _weight(shares: int) -> int:
+    """Return cpu.weight (1 to 10000) for cpu.shares of v1 (2 to 262144), as OCI runtimes do."""
+    return 1 + (max(2, min(shares, 262144)) - 2) * 9999 // 262142
+
+
+def _words(directory: str, name: str) -> frozenset[str]:
+    return frozenset((files.text(directory, name) or "").split())
+
+
+def _swap(limits: Limits, memory_bytes: int) -> int | str:
+    if not limits.swaps or limits.memory_swap_bytes is None:
+        return 0
+    return "max" if limits.memory_swap_bytes < 0 else limits.memory_swap_bytes - memory_bytes
+
+
+def _processors(listed: str) -> frozenset[int]:
+    """Return the processors in a list of cpuset(7)."""
+    found: set[int] = set()
+    for part in listed.split(","):
+        low, _, high = part.partition("-")
+        if low:
+            found.update(range(int(low), int(high or low) + 1))
+    return frozenset(found)
+
+
+def _wait_frozen(events_fd: int, deadline: float) -> bool:
+    poll = select.poll()
+    poll.register(events_fd, select.POLLPRI)  # the kernel's word for a change of such a file
+    while b"frozen 1" not in os.pread(events_fd, 4096, 0).splitlines():
+        left_s = deadline - time.monotonic()
+        if left_s < 0:
+            return False
+        poll.poll(left_s * 1000)
+    return True
