@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,3 +205,64 @@ def test_nothing_is_left_of_a_killed_monitor(engine: Engine) -> None:
         time.sleep(0.1)
     assert not group.exists()
     assert "killed" in container.inspect().verdict
+
+
+WITHOUT_SYSTEMD = """
+import json, sys
+from pathlib import Path
+from cellblock_engine import Engine, Limits, LimitNotEnforceable, RunRequest
+with Engine.open(Path(sys.argv[1])) as engine:
+    try:
+        done = engine.run("host", ["cat", "/sys/fs/cgroup/memory.max"], limits=Limits(memory="64m"))
+        said = done.stdout.decode()
+    except LimitNotEnforceable as error:
+        said = str(error)
+    container = engine.start(RunRequest(argv=("sleep", "100")))
+    group = Path(f"/proc/{container.inspect().pid}/cgroup").read_text()
+    container.remove(force=True)
+    print(json.dumps([said, group]))
+"""
+SILENT_BUS = """
+import os, socket
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("/run/dbus/system_bus_socket")
+listener.listen()
+if os.fork() == 0:
+    listener.settimeout(60)
+    while True:
+        listener.accept()[0].close()
+"""
+
+
+def said_where(setting: str, home: Path) -> tuple[str, str]:
+    """Run containers where ``setting`` was done to the mounts; return a limit and a group."""
+    script = f'{setting}; exec {sys.executable} -c "$0" "$1"'
+    argv = ["unshare", "--mount", "sh", "-ec", script, WITHOUT_SYSTEMD, str(home)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    said, group = json.loads(done.stdout)
+    return said, group.strip().removeprefix("0::")
+
+
+@pytest.mark.usefixtures("root", "groups")
+def test_without_systemd_groups_go_below_the_nearest_that_may_have_some(tmp_path: Path) -> None:
+    said, group = said_where("mount -t tmpfs none /run/systemd", tmp_path / "store")
+    assert said == f"{64 * MEBIBYTE}\n"
+    own = Path(Path("/proc/self/cgroup").read_text().strip().removeprefix("0::"))
+    above = str(Path(group).parent)
+    assert above in map(str, own.parents)
+    assert not Path(f"/sys/fs/cgroup{above}/cgroup.procs").read_text() or above == "/"
+
+
+@pytest.mark.usefixtures("root", "groups")
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_systemd_that_gives_nothing_is_named_and_containers_run(
+    tmp_path: Path, *, answers: bool
+) -> None:
+    setting = "mount -t tmpfs none /run/dbus"
+    if answers:
+        setting += f"; {sys.executable} -c '{SILENT_BUS}' >/dev/null 2>&1"
+    said, group = said_where(setting, tmp_path / "store")
+    assert "cannot enforce a limit on memory: systemd" in said
+    assert ("does not answer on" if answers else "there is no /run/dbus/system_bus_socket") in said
+    assert "cellblock-" not in group
