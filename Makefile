@@ -7,7 +7,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test test-vm attacks soak fuzz check format bench peers conformance clean programs venv
+.PHONY: help demo test test-vm counts attacks soak fuzz check format bench peers conformance clean programs venv
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,9 +19,13 @@ test: venv programs ## set up and run the tests (as root: all of them)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-vm: venv ## run selected tests in User Mode Linux: cgroup v2, as root and as two ordinary users
-	@scripts/install-programs linux.uml=user-mode-linux mke2fs=e2fsprogs mmdebstrap=mmdebstrap \
-	    'cc=gcc libc6-dev'
+	@test "$$(uname -m)" != x86_64 || scripts/install-programs linux.uml=user-mode-linux \
+	    mke2fs=e2fsprogs mmdebstrap=mmdebstrap 'cc=gcc libc6-dev'
 	$(BIN)/python scripts/test-vm $(ARGS)
+	@$(BIN)/python scripts/count-table
+
+counts: ## write what the last `make test ARGS=--junit-xml=build/test/here.xml` and test-vm came to into docs
+	$(BIN)/python scripts/count-table --write
 
 attacks: venv programs ## run the attacks, and write their results into docs/security.md
 	CELLBLOCK_TRIES=1000 $(BIN)/python scripts/attack-table $(ARGS)
@@ -66,7 +70,7 @@ clean: ## remove what the other commands made in this tree
 
 programs: # what the tests talk to
 	@scripts/install-programs mmdebstrap=mmdebstrap umoci=umoci skopeo=skopeo \
-	    docker-registry=docker-registry dockerd=docker.io htpasswd=apache2-utils strace=strace
+	    docker-registry=docker-registry dockerd=docker.io htpasswd=apache2-utils strace=strace newuidmap=uidmap
 
 venv: $(READY)
 

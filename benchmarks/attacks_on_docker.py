@@ -22,6 +22,7 @@ from pathlib import Path
 from cellblock_engine import Engine, Limits
 from support import images
 from support.attempts import BY_LINE
+from support.document import rewrite
 from support.inside import PRELUDE
 from support.registry import serving
 
@@ -62,7 +63,7 @@ def main() -> int:
         for line in BY_LINE:
             answers = " | ".join(_verdict(line, run) for run in columns.values())
             lines.append(f"| {line} | {script['LINES'][line]} | {answers} |")
-    script["rewrite"](DOCUMENT, "\n".join([*lines, "", *_remarks()]), BEGIN, END)
+    rewrite(DOCUMENT, "\n".join([*lines, "", *_remarks()]), BEGIN, END)
     print("\n".join(lines))
     return 0
 

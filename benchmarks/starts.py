@@ -12,6 +12,7 @@ from pathlib import Path
 from cellblock_engine import Engine
 from support import images
 
+from . import users
 from .peers import Docker, find
 from .rounds import Contestant
 
@@ -29,6 +30,8 @@ def contestants(
     found = [
         Contestant("engine.run, in process", lambda: engine.run(image, ["true"]).check()),
         Contestant("cellblock run, whole process", _command(_cellblock(home, image))),
+        Contestant("engine.run(host), root", lambda: engine.run("host", ["true"]).check()),
+        *users.contestants(stack, "host"),
     ]
     if docker is not None:
         # Pulled, not imported: pulls are measured later, and docker would find its layer there.

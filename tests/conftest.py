@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from support import alone, attacks, capabilities, docker, images, registry
+from support import alone, attacks, capabilities, docker, environment, images, registry
 from support.ordinary import OrdinaryUser
 from support.ordinary import ordinary_user as make_ordinary_user
+from support.ordinary import subordinate_user as make_subordinate_user
 
 if TYPE_CHECKING:
     from cellblock_engine import Engine
@@ -42,6 +43,11 @@ def _nobodys_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         patch.setenv("CELLBLOCK_CONFIG", os.devnull)
         patch.setenv("DOCKER_CONFIG", str(tmp_path_factory.mktemp("docker-config")))
         yield
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Say in the report what the tests ran on."""
+    environment.note(session.config)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -175,6 +181,26 @@ def ordinary_user() -> Iterator[OrdinaryUser]:
     capabilities.need_user_namespaces()
     with make_ordinary_user() as user:
         yield user
+
+
+@pytest.fixture(scope="session")
+def subordinate_user() -> Iterator[OrdinaryUser]:
+    """A user without privileges who has subordinate ids."""
+    capabilities.need_user_namespaces()
+    with make_subordinate_user() as user:
+        yield user
+
+
+@pytest.fixture(scope="session", params=["single id", "subordinate ids"])
+def rootless_user(request: pytest.FixtureRequest) -> OrdinaryUser:
+    """A user without privileges: one who has no subordinate ids, and one who has."""
+    if request.param == "subordinate ids":
+        user: OrdinaryUser = request.getfixturevalue("subordinate_user")
+        return user
+    user = request.getfixturevalue("ordinary_user")
+    if user.has_subordinate_ids:
+        pytest.skip("needs a user without subordinate ids")
+    return user
 
 
 def _remove_all(engine: Engine) -> None:

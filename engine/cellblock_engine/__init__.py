@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from .image import Image, RemovedImage
     from .imagerequest import CommitRequest, FreezeRequest, ImportRequest
     from .inspection import ContainerInfo
-    from .limits import Limits, parse_bytes, parse_seconds
+    from .limits import LIMITS_MODES, Limits, best_effort_line, parse_bytes, parse_seconds
     from .oci.config import ImageConfig
     from .oci.digest import Digest
     from .oci.platform import Platform
@@ -121,7 +121,7 @@ _HOMES = {
     "image": ("Image", "RemovedImage"),
     "imagerequest": ("CommitRequest", "FreezeRequest", "ImportRequest"),
     "inspection": ("ContainerInfo",),
-    "limits": ("Limits", "parse_bytes", "parse_seconds"),
+    "limits": ("LIMITS_MODES", "Limits", "best_effort_line", "parse_bytes", "parse_seconds"),
     "oci.config": ("ImageConfig",),
     "oci.digest": ("Digest",),
     "oci.platform": ("Platform",),
@@ -151,6 +151,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "HOST_IMAGE",
+    "LIMITS_MODES",
     "NETWORKS",
     "AccessDenied",
     "Attached",
@@ -230,6 +231,7 @@ __all__ = [
     "Ulimit",
     "Unsupported",
     "Verdict",
+    "best_effort_line",
     "check_security_option",
     "format_bytes",
     "parse_bytes",

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import Conflict, InvalidInput, LimitNotEnforceable, Unsupported
+from . import enforcement
+from .errors import Conflict, InvalidInput
 from .ids import id_maps
 from .image import Image
 from .layout import Layout
-from .limits import Limits
-from .linux import cgroups
+from .linux.cgroups import Limits
 from .oci.config import PROVENANCE_LABEL, ImageConfig
 from .oci.digest import Digest
 from .privileges import held_capabilities
@@ -28,6 +28,7 @@ from .runtime.spec import (
     FileSpec,
     OverlaySpec,
     ProcessSpec,
+    StandIns,
     StartSpec,
     TmpfsSpec,
 )
@@ -39,6 +40,10 @@ from .volumes import Bind, existing, refused
 _KERNEL_TREES = ("/proc", "/sys", "/dev")
 _HOST_RESOLVER = Path("/etc/resolv.conf")
 _HOST_HOSTS = Path("/etc/hosts")
+# Where there is one id, apt cannot become the user _apt to fetch, and gives up.
+_APT_SETTINGS = FileSpec(
+    "/etc/apt/apt.conf.d/99cellblock", 'APT::Sandbox::User "root";\n', optional=True
+)
 _LOCALHOST = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
 
@@ -70,11 +75,6 @@ def find_base(layout: Layout, store: Store, name: str) -> Base:
             *(Tree(tree.target, tree.lowers) for tree in host.overlays),
         )
         return Base(None, host.config, trees)
-    if os.geteuid() != 0:
-        raise Unsupported(
-            f"image {name!r} cannot run as user {os.geteuid()} yet: pulled images need root; the "
-            "image 'host' works for every user"
-        )
     image = store.images.resolve(name)
     return Base(image, image.config, (Tree("/", store.layers.chain(image.layers)),))
 
@@ -94,8 +94,13 @@ def find_trees(layout: Layout, store: Store, config: ContainerConfig) -> tuple[T
     return trees
 
 
-def configure(request: RunRequest, base: Base, identifier: str, name: str) -> ContainerConfig:
-    """Return the container's config: the request's words over the image's. Raises InvalidInput."""
+def configure(
+    request: RunRequest, base: Base, identifier: str, name: str, replaced: tuple[str, ...]
+) -> ContainerConfig:
+    """Return the container's config: the request's words over the image's. Raises InvalidInput.
+
+    ``replaced`` are its limits that something weaker stands in for (:mod:`.enforcement`).
+    """
     config = base.config
     env = _by_name(config.env)
     env.setdefault("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
@@ -137,6 +142,11 @@ def configure(request: RunRequest, base: Base, identifier: str, name: str) -> Co
         allow_hosts=request.allow_hosts,
         memory_swap_bytes=request.limits.memory_swap_bytes,
         cpuset_cpus=request.limits.cpuset_cpus,
+        cpu_shares=request.limits.cpu_shares,
+        memory_reservation_bytes=request.limits.memory_reservation_bytes,
+        blkio_weight=request.limits.blkio_weight,
+        device_rates=request.limits.device_rates,
+        replaced_limits=replaced,
     )
 
 
@@ -170,40 +180,6 @@ def refuse_moved(layout: Layout, config: ContainerConfig) -> None:
             )
 
 
-def kernel_limits(limits: Limits) -> cgroups.Limits:
-    """Return the limits as control groups take them."""
-    return cgroups.Limits(
-        limits.memory_bytes,
-        limits.cpus,
-        limits.pids,
-        limits.memory_swap_bytes,
-        limits.cpuset_cpus,
-    )
-
-
-def refuse_unenforceable(limits: Limits) -> None:
-    """Raise LimitNotEnforceable for limits that cannot be had for this process's containers."""
-    refuse_missing_processors(limits)
-    wanted = kernel_limits(limits)
-    if limits and (reason := cgroups.discover(os.getpid()).refused(wanted)):
-        raise LimitNotEnforceable(reason)
-
-
-def refuse_missing_processors(limits: Limits) -> None:
-    """Raise LimitNotEnforceable for more processors than this machine has."""
-    processors = os.cpu_count()
-    if limits.cpus is not None and processors is not None and limits.cpus > processors:
-        raise LimitNotEnforceable(
-            f"cpus limit {limits.cpus:g} is more than the {processors} "
-            f"processor{'s' * (processors != 1)} of this machine"
-        )
-
-
-def changed_limits(limits: Limits, given: Limits) -> Limits:
-    """Return ``limits`` with what is ``given`` over them. Raises InvalidInput."""
-    return Limits(*kernel_limits(given).over(kernel_limits(limits)))
-
-
 def network_files(config: ContainerConfig) -> dict[str, str]:
     """Return the files below /etc that say who and where the container is, by name."""
     own_line = f"127.0.0.1\t{config.hostname}\n"
@@ -225,6 +201,7 @@ def mount_places(config: ContainerConfig) -> frozenset[bytes]:
     places = (
         *_KERNEL_TREES,
         *(f"/etc/{name}" for name in network_files(config)),
+        _APT_SETTINGS.target,
         *(bind.target for bind in config.binds),
         *(tmpfs.target for tmpfs in config.tmpfs),
     )
@@ -247,6 +224,8 @@ def start_spec(
         BindSpec(os.fspath(bind.source), bind.target, bind.writable) for bind in config.binds
     )
     maps = id_maps(layout)
+    if maps is not None and maps.is_single:
+        files = (*files, _APT_SETTINGS)
     return StartSpec(
         id=config.id,
         directory=os.fspath(directory),
@@ -271,7 +250,7 @@ def start_spec(
         shm_bytes=config.shm_bytes,
         read_only=config.read_only,
         storage_bytes=config.storage_bytes,
-        limits=kernel_limits(config.limits),
+        limits=enforcement.kernel_limits(config.limits).without(config.replaced_limits),
         timeout_s=config.timeout_s,
         stop_signal=config.stop_signal,
         foreground=foreground,
@@ -285,6 +264,7 @@ def start_spec(
             channels,
             config.capabilities,
             _ulimits(config),
+            _stand_ins(config),
         ),
     )
 
@@ -299,6 +279,7 @@ def exec_spec(config: ContainerConfig, request: ExecRequest) -> ProcessSpec:
         request.channels,
         config.capabilities,
         _ulimits(config),
+        _stand_ins(config),
     )
 
 
@@ -313,7 +294,7 @@ def _by_name(entries: tuple[str, ...]) -> dict[str, str]:
 
 def _env(config: ContainerConfig) -> tuple[str, ...]:
     """Return its environment; Python 3.13 looks nowhere else for a part of the processors."""
-    count = processor_count(kernel_limits(config.limits))
+    count = processor_count(Limits(cpus=config.cpus, cpuset_cpus=config.cpuset_cpus))
     if count is None:
         return config.env
     return merged((f"PYTHON_CPU_COUNT={count}",), _by_name(config.env))
@@ -333,6 +314,10 @@ def _proxy_env(given: Mapping[str, str]) -> dict[str, str]:
         if name not in named
         for each in (name, name.lower())
     }
+
+
+def _stand_ins(config: ContainerConfig) -> StandIns:
+    return enforcement.stand_ins(config.limits, config.replaced_limits, config.id)
 
 
 def _ulimits(config: ContainerConfig) -> tuple[tuple[str, int, int], ...]:

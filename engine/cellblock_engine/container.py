@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from . import assembly
+from . import assembly, enforcement
 from .errors import Conflict, ContainerNotFound, InvalidInput, TimedOut, Verdict
 from .inspection import ContainerInfo, describe, moment
 from .layout import Layout
@@ -114,23 +114,37 @@ class Container:
         has then. Raises LimitNotEnforceable, also for memory in use that the kernel cannot take
         back; InvalidInput, Conflict, ContainerNotFound, StoreFull.
         """
-        if limits.cpuset_cpus is not None:
-            raise InvalidInput("cpuset-cpus cannot be changed: make the container anew with it")
+        fixed = {"cpuset-cpus": limits.cpuset_cpus, "blkio-weight": limits.blkio_weight}
+        for name in (*limits.device_rates, *(name for name, value in fixed.items() if value)):
+            what = name.replace("_", "-")
+            raise InvalidInput(f"{what} cannot be changed: make the container anew with it")
         if not limits:
             raise InvalidInput("nothing to change: give a limit on memory, cpus or pids")
-        assembly.refuse_missing_processors(limits)
-        request = {"op": "update", "limits": assembly.kernel_limits(limits)}
+        enforcement.refuse_missing_processors(limits)
+        request = {"op": "update", "limits": enforcement.kernel_limits(limits)}
         deadline = time.monotonic() + _LAST_WORDS_S
         while time.monotonic() < deadline:
             present = self._containers.current(self._config).limits
-            assembly.changed_limits(present, limits)  # refuses what cannot be meant
+            wanted = enforcement.changed_limits(present, limits)  # refuses what cannot be meant
+            self._refuse_replaced(limits)
             answer = self._ask(request, "cannot be updated")
-            changed = Limits(*answer["limits"]) if answer else self._updated_at_rest(limits)
+            changed = wanted if answer else self._updated_at_rest(limits)
             if changed is not None:
                 self._config = self._containers.current(self._config)
                 return changed
             time.sleep(_LOOK_AGAIN_S)  # its start, or its end, is not complete
         raise self._restless()
+
+    def _refuse_replaced(self, limits: Limits) -> None:
+        """Raise Conflict for limits that each process was given at its start."""
+        replaced = self._containers.current(self._config).replaced_limits
+        asked = enforcement.kernel_limits(limits).named()
+        names = [name for name in asked if name in replaced]
+        if names and self.runs():
+            raise Conflict(
+                f"container {self.name} is limited in {' and '.join(names)} by best effort, which "
+                "cannot change while it runs: stop it first"
+            )
 
     def wait(self, timeout_s: float | None = None) -> Exit:
         """Return how its command ended, once it has. Raises TimeoutError, Conflict."""
@@ -330,7 +344,9 @@ class Container:
                 state.make_lock(directory)
             with state.held_off(directory) as standing:
                 # What a monitor left that was killed is known nowhere else.
-                if standing != "live" and settle(directory, socket_path):
+                if standing != "live" and settle(
+                    directory, socket_path, self._containers.remove_tree
+                ):
                     yield
                     return
             if standing == "live" and state.read(directory).status == "running":
@@ -353,9 +369,10 @@ class Container:
         except FileNotFoundError:
             raise self._not_running("cannot be updated") from None
         try:
-            changed = assembly.changed_limits(self._containers.current(self._config).limits, limits)
-            assembly.refuse_unenforceable(changed)
-            with amended(directory, assembly.kernel_limits(changed)):
+            present = self._containers.current(self._config)
+            changed = enforcement.changed_limits(present.limits, limits)
+            enforcement.refuse_unenforceable(changed, present.replaced_limits)
+            with amended(directory, enforcement.kernel_limits(limits)):
                 return changed
         finally:
             os.close(lock)

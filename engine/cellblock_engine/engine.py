@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import assembly
+from . import assembly, enforcement
 from .container import CAPTURE_BYTES, AttachedRun, Container, Result
 from .errors import CellblockError, Conflict, InvalidInput
 from .inventory import Inventory
@@ -205,11 +205,11 @@ class Engine(Inventory):
         """
         from .explanation import explain  # noqa: PLC0415 - starts do without it
 
-        assembly.refuse_unenforceable(request.limits)
+        replaced = enforcement.decide(request.limits)
         request = replace(request, binds=assembly.found_binds(self._layout, request.binds))
         with self._store.referencing():
             base = assembly.find_base(self._layout, self._store, request.image)
-            config = assembly.configure(request, base, _NO_ID, request.name or "unnamed")
+            config = assembly.configure(request, base, _NO_ID, request.name or "unnamed", replaced)
         spec = assembly.start_spec(
             self._layout,
             config,
@@ -219,7 +219,15 @@ class Engine(Inventory):
             foreground=True,
             again=False,
         )
-        return explain(spec, request.image, cgroups.discover(os.getpid()))
+        replaced_now = enforcement.told(config.limits, replaced)
+        return explain(spec, request.image, cgroups.discover(os.getpid()), replaced_now)
+
+    def replaced_limits(self, limits: Limits) -> Mapping[str, str]:
+        """Return what would stand in for those of ``limits`` that cannot be enforced, by name.
+
+        Empty but with ``mode="best-effort"``. Raises LimitNotEnforceable, InvalidInput.
+        """
+        return enforcement.told(limits, enforcement.decide(limits))
 
     def info(self) -> EngineInfo:
         """Return what this engine is and has."""
@@ -247,14 +255,17 @@ class Engine(Inventory):
 
         return reset(self._layout, force=force)
 
-    def doctor(self) -> Diagnosis:
-        """Return what this machine offers to this user; what is stale in the store is swept.
+    def doctor(self, *, repair: bool = False, quick: bool = False) -> Diagnosis:
+        """Return what this machine offers to this user, and what is wrong in the store.
 
-        Takes some tenths of a second: every rung is tried. Raises OSError, Unsupported.
+        Every rung is tried, which takes some tenths of a second, and every blob and layer is read
+        and compared, which takes longer the more there are; ``quick`` leaves that out. With
+        ``repair`` what is stale is swept and what is damaged mended; nothing else changes
+        anything. Raises StoreError, Conflict for a store that is in use, OSError, Unsupported.
         """
         from .doctor import diagnose  # noqa: PLC0415 - asked for seldom
 
-        return diagnose(self._layout, self._store)
+        return diagnose(self._layout, self._store, repair=repair, quick=quick)
 
     def _launch(
         self,
@@ -297,13 +308,13 @@ class Engine(Inventory):
         return replace(config, env=assembly.merged(config.env, env))
 
     def _make(self, request: RunRequest) -> _Made:
-        assembly.refuse_unenforceable(request.limits)
+        replaced = enforcement.decide(request.limits)
         request = replace(request, binds=assembly.found_binds(self._layout, request.binds))
         with self._store.referencing():
             base = assembly.find_base(self._layout, self._store, request.image)
             identifier, name = self._containers.reserve(request.name)
             try:
-                config = assembly.configure(request, base, identifier, name)
+                config = assembly.configure(request, base, identifier, name, replaced)
                 tops = [tree.lowers[-1] for tree in base.trees]
                 directory = self._containers.create(config, tops)
             except BaseException:
@@ -321,7 +332,7 @@ class Engine(Inventory):
                 f"container {config.name} was made by a newer cellblock with settings unknown here "
                 f"({', '.join(config.unknown)}): start it with that version, or make it anew"
             )
-        assembly.refuse_unenforceable(config.limits)
+        enforcement.refuse_unenforceable(config.limits, config.replaced_limits)
         assembly.refuse_moved(self._layout, config)
         with self._store.referencing():
             trees = assembly.find_trees(self._layout, self._store, config)

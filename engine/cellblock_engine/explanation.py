@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .linux import landlock
-from .linux.cgroups import Controllers
+from .linux.cgroups import Controllers, Limits
 from .runtime import rootfs
 from .runtime.sandbox import DEFAULT_PIDS, group_name
 from .runtime.spec import StartSpec
 from .units import format_bytes
+
+_DISK_RATES = ("device_read_bps", "device_write_bps", "device_read_iops", "device_write_iops")
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,15 @@ class Explanation:
         return tuple(found)
 
 
-def explain(spec: StartSpec, image: str, controllers: Controllers) -> Explanation:
-    """Return the plan of a start for whom these ``controllers`` are."""
+def explain(
+    spec: StartSpec, image: str, controllers: Controllers, replaced: Mapping[str, str]
+) -> Explanation:
+    """Return the plan of a start for whom these ``controllers`` are.
+
+    ``replaced`` says what stands in for limits that they cannot enforce.
+    """
     missing = controllers.missing()
     groups = controllers.shown(group_name(spec), spec.limits)
-    single_id = spec.id_ranges is None
     mounts = (*rootfs.plan(spec, groups), *rootfs.attachments(spec))
     return Explanation(
         {
@@ -46,17 +52,25 @@ def explain(spec: StartSpec, image: str, controllers: Controllers) -> Explanatio
             ),
             "namespaces": _namespaces(spec),
             "mounts": tuple(operation.describe() for operation in mounts),
-            "limits": _limits(spec, missing),
+            "limits": (
+                *_limits(spec, missing),
+                *(f"{name}, by best effort: {what}" for name, what in replaced.items()),
+            ),
             "capabilities of user 0": (" ".join(spec.process.capabilities) or "none",),
-            "filters": _filters(single_id=single_id),
+            "filters": _filters(spec),
             "not in force here": _absent(spec, missing),
         }
     )
 
 
 def _namespaces(spec: StartSpec) -> tuple[str, ...]:
-    if spec.id_ranges is None:
+    if spec.ids.is_single:
         ids = f"user: 0 is user {os.geteuid()} outside, there is no other id"
+    elif spec.is_rootless:
+        ids = (
+            f"user: 0 is user {os.geteuid()} outside, 1 to {spec.ids.users - 1} are subordinate "
+            "ids of that user"
+        )
     else:
         ids = "user: ids 0 to 65535 are a range outside that nobody else uses"
     network = "net: only a loopback" if spec.own_network else "net: the host's, not its own"
@@ -82,6 +96,7 @@ def _limits(spec: StartSpec, missing: Mapping[str, str]) -> tuple[str, ...]:
         lines.append(f"processes and threads: {limits.pids}")
     elif "pids" not in missing:
         lines.append(f"processes and threads: {DEFAULT_PIDS} (by default)")
+    lines += _shares(limits)
     if spec.storage_bytes is not None:
         lines.append(f"written to the image's tree: {format_bytes(spec.storage_bytes)}")
     if spec.timeout_s is not None:
@@ -90,27 +105,52 @@ def _limits(spec: StartSpec, missing: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _filters(*, single_id: bool) -> tuple[str, ...]:
+def _shares(limits: Limits) -> list[str]:
+    """Return what it gets where others want the same, and how fast it may use disks."""
+    lines = []
+    if limits.cpu_shares is not None:
+        lines.append(f"share of the processors: {limits.cpu_shares} (1024 is usual)")
+    if limits.memory_reservation_bytes is not None:
+        lines.append(f"memory left to it: {format_bytes(limits.memory_reservation_bytes)}")
+    if limits.blkio_weight is not None:
+        lines.append(f"share of disks: {limits.blkio_weight}")
+    for name in _DISK_RATES:
+        rates = getattr(limits, name) or {}
+        lines += [f"{name.replace('_', '-')}: {disk} {rate}" for disk, rate in rates.items()]
+    return lines
+
+
+def _filters(spec: StartSpec) -> tuple[str, ...]:
     lines = [
         "no_new_privs: setuid programs and file capabilities gain nothing",
         "seccomp: an allow-list; no mounts, namespaces, io_uring, bpf, perf, keys",
     ]
-    if single_id and landlock.available():
+    if spec.ids.is_single:
+        lines.append("seccomp: to other ids and owners is answered as done; owners are recorded")
+    if spec.is_rootless and landlock.available():
         lines.append("landlock: the engine's interpreter cannot be executed")
     return tuple(lines)
 
 
 def _absent(spec: StartSpec, missing: Mapping[str, str]) -> tuple[str, ...]:
-    lines = [f"a limit on {name}: {reason}" for name, reason in missing.items()]
-    if spec.id_ranges is None:
-        lines.append("ids of its own: only root has ranges to give; run as root")
+    reasons: dict[str, list[str]] = {}
+    for name, reason in missing.items():
+        reasons.setdefault(reason, []).append(name)
+    lines = [f"a limit on {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    if spec.is_rootless:
+        if spec.ids.is_single:
+            lines.append("ids of its own: only root has ranges to give; run as root")
+        else:
+            lines.append("ids of its own: all containers of this user have the same; run as root")
+            if spec.binds:
+                lines.append("bound folders of the caller for users other than 0: they are 0's")
         if not landlock.available():
             lines.append("landlock: this kernel has none (5.13 or newer, and switched on)")
     elif spec.binds:
         lines.append("ids of other users on bound folders: only the caller's own are mapped")
     if not spec.own_network:
         lines.append("a network of its own: --network host was asked for")
-    if spec.limits.memory_bytes is None:
+    if spec.told(spec.limits).memory_bytes is None:
         lines.append("a limit of its own on memory: none was asked for (--memory)")
     if spec.storage_bytes is None and not spec.read_only:
         lines.append("a limit on what is written: none was asked for (--storage-limit)")

@@ -29,6 +29,12 @@ def id_maps(layout: Layout, *, single: bool = False) -> IdMaps | None:
         has_some = layout.containers.is_dir() or layout.layers.is_dir()
         chosen = None if single or has_some else idmaps.subordinate()
         return chosen or idmaps.single()
+    if not noted.is_single and idmaps.is_barred():
+        raise StoreError(
+            f"the store {layout.home} has subordinate ids, which newuidmap cannot give to "
+            "a process with no_new_privs: start without (systemd's NoNewPrivileges, Kubernetes' "
+            "allowPrivilegeEscalation), or name another store with CELLBLOCK_HOME"
+        )
     if not idmaps.are_granted(noted):
         raise StoreError(
             f"the store {layout.home} was made with the ids {_told(noted)}, which user "

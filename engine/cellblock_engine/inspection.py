@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from . import enforcement
 from .layout import Layout
 from .limits import Limits
 from .oci.digest import Digest
@@ -24,6 +25,7 @@ class ContainerInfo:
     """What is known of a container at one moment; ``pid`` is its command's, as the host counts.
 
     ``committed`` is the id of the last image that was made of it, if that is in the store.
+    ``replaced_limits`` says what stands in for limits that no control group enforces, by name.
     """
 
     id: str
@@ -55,6 +57,7 @@ class ContainerInfo:
     storage_bytes: int | None = None
     allow_hosts: tuple[str, ...] = ()
     committed: Digest | None = None
+    replaced_limits: Mapping[str, str] = field(default_factory=dict)
 
 
 def describe(layout: Layout, config: ContainerConfig, directory: Path) -> ContainerInfo:
@@ -91,6 +94,7 @@ def describe(layout: Layout, config: ContainerConfig, directory: Path) -> Contai
         storage_bytes=config.storage_bytes,
         allow_hosts=config.allow_hosts,
         committed=_committed(layout, directory),
+        replaced_limits=enforcement.told(config.limits, config.replaced_limits),
     )
 
 

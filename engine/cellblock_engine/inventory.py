@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -34,8 +34,7 @@ class Inventory(Library):
 
     @cached_property
     def _containers(self) -> Containers:
-        _ = self._store  # and with it the store's format
-        return Containers(self._layout)
+        return Containers(self._layout, self._store.inside)  # and with it the store's format
 
     def containers(self) -> tuple[ContainerInfo, ...]:
         """Return all containers, running or not, the newest first."""
@@ -63,7 +62,8 @@ class Inventory(Library):
 
         with self._files_of(name) as (config, trees, directory):
             since = self._committed_layers(config) if since_commit else None
-            return container_changes(config, trees, directory, since=since)
+            inside = self._store.inside
+            return inside.run(container_changes, config, trees, directory, since=since)
 
     def container_packages(self, name: str) -> tuple[Package, ...]:
         """Return the packages that are installed in a container now, running or not.
@@ -74,7 +74,7 @@ class Inventory(Library):
         from .packages.inside import container_packages  # noqa: PLC0415 - asked for seldom
 
         with self._files_of(name) as (config, trees, directory):
-            return container_packages(config, trees, directory)
+            return self._store.inside.run(container_packages, config, trees, directory)
 
     def commit(
         self,
@@ -99,8 +99,13 @@ class Inventory(Library):
         config = self._containers.find(name)
         self._store.sweep()  # what a killed one left half done
         with telling_if_full(f"an image of container {config.name}"):
-            return commit(
-                self._store, self._held(config), config, target, request or CommitRequest()
+            return self._store.inside.run(
+                commit,
+                self._store,
+                self._held(config),
+                config,
+                target,
+                request or CommitRequest(),
             )
 
     def export(self, name: str, target: Path | BinaryIO) -> None:
@@ -118,7 +123,8 @@ class Inventory(Library):
         config = self._containers.find(name)
         require_stored(config, "be exported")
         trees = assembly.find_trees(self._layout, self._store, config)
-        write(export(self._store, self._held(config), trees), target)
+        work = self._store, self._held(config), trees
+        write(self._store.inside.pieces(export, *work), target)
 
     def remove_image(self, name: str, *, force: bool = False) -> RemovedImage:
         """Remove a reference, and what nothing else needs of it.
@@ -136,7 +142,7 @@ class Inventory(Library):
         """
         from .pruning import disk_usage  # noqa: PLC0415 - asked for seldom
 
-        return disk_usage(self._layout, self._store, keep)
+        return self._store.inside.run(disk_usage, self._layout, self._store, keep)
 
     def prune(
         self,
@@ -155,10 +161,11 @@ class Inventory(Library):
         """
         from .pruning import prune  # noqa: PLC0415 - asked for seldom
 
-        return prune(
+        return self._store.inside.run(
+            prune,
             self._layout,
             self._store,
-            self._held,
+            partial(Container, self._layout, self._containers),
             containers=containers,
             images=images,
             keep=keep,

@@ -1,4 +1,4 @@
-"""Where state lives on disk. The only module that joins those paths; it does no I/O.
+"""Where state lives on disk. The only module that joins those paths; it makes none of them.
 
 The store (``home``) survives reboots; ``run`` holds sockets and per-boot state. Paths of unix
 sockets are limited to 107 bytes (``unix(7)``), hence the short names below ``run``.
@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from .linux import idmaps
 
 
 @dataclass(frozen=True)
@@ -25,19 +28,24 @@ class Layout:
         """Return the layout below ``home``, else ``$CELLBLOCK_HOME``, else the user's own place.
 
         That is ``/var/lib/cellblock`` and ``/run/cellblock`` for root, the XDG data and runtime
-        directories for everybody else. Each store has a runtime directory of its own, named by
-        a hash of its path, so that engines on different stores never meet.
+        directories for everybody else, also for user 0 of a user namespace in which ``/run`` is
+        not its own. Each store has a runtime directory of its own, named by a hash of its path,
+        so that engines on different stores never meet.
         """
         named = home or (Path(text) if (text := os.environ.get("CELLBLOCK_HOME")) else None)
-        if os.geteuid() == 0:
+        store = b""
+        if os.geteuid() == 0 and _is_own(Path("/run")):
             home, run = named or Path("/var/lib/cellblock"), Path("/run/cellblock")
         else:
             import platformdirs  # noqa: PLC0415 - only ordinary users need it
 
             home = named or Path(platformdirs.user_data_dir("cellblock"))
-            run = Path(platformdirs.user_runtime_dir("cellblock"))
+            run = _runtime_directory()
+            if os.geteuid() == 0:  # whose processes are not those of the same user outside
+                store = idmaps.own_map()
         home = home.absolute()
-        return cls(home, run / hashlib.sha256(os.fsencode(home)).hexdigest()[:12])
+        store += os.fsencode(home)
+        return cls(home, run / hashlib.sha256(store).hexdigest()[:12])
 
     @property
     def blobs(self) -> Path:
@@ -85,6 +93,11 @@ class Layout:
         return self.home / "staging"
 
     @property
+    def damaged(self) -> Path:
+        """What a repair has set aside."""
+        return self.home / "damaged"
+
+    @property
     def format(self) -> Path:
         """The number of the store's format (:mod:`.store.formats`); also marks it as a store."""
         return self.home / "format"
@@ -120,9 +133,33 @@ class Layout:
     @property
     def kernels(self) -> Path:
         """Sockets of notebook kernels; apart from ``run``, as containers are shown parts of it."""
-        return self.run.parent.with_name("cellblock-kernels")
+        return self.run.parent.with_name(f"{self.run.parent.name}-kernels")
 
     @property
     def id_ranges(self) -> Path:
         """One lock file per subordinate id range in use; shared by all stores of the machine."""
         return self.run.parent / "ids"
+
+
+def _runtime_directory() -> Path:
+    """Return where an ordinary user's sockets go: short paths, and nobody else's to change.
+
+    That is below $XDG_RUNTIME_DIR, unless it is another user's (sudo(8) can leave it so), below
+    what systemd made for the user, or a directory of the user's in ``/tmp``, which
+    :func:`.private.make_runtime_directory` refuses if somebody else has made it.
+    """
+    named = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    if named.is_absolute() and (_is_own(named) or not named.exists()):
+        return named / "cellblock"
+    session = Path(f"/run/user/{os.geteuid()}")
+    if _is_own(session) and not session.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return session / "cellblock"
+    # By the user's number outside: that of a user namespace may be several users' there.
+    return Path(f"/tmp/cellblock-{idmaps.outside(os.geteuid())}")  # noqa: S108 - checked there
+
+
+def _is_own(directory: Path) -> bool:
+    try:
+        return directory.stat().st_uid == os.geteuid() and directory.is_dir()
+    except OSError:
+        return False

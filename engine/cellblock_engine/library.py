@@ -52,7 +52,7 @@ class Library:
     @cached_property
     def _store(self) -> Store:
         migrate(self._layout)
-        return Store(self._layout)
+        return Store(self._layout, wants_single=lambda: self.settings.single_id)
 
     def pull(
         self, reference: str, *, platform: str | None = None, progress: Progress | None = None
@@ -310,7 +310,8 @@ class Library:
         from .comparison import image_changes  # noqa: PLC0415 - asked for seldom
 
         with self._store.referencing():
-            return image_changes(self._store, self._of_layers(one), self._of_layers(other))
+            images = self._of_layers(one), self._of_layers(other)
+            return self._store.inside.run(image_changes, self._store, *images)
 
     def packages(self, name: str) -> tuple[Package, ...]:
         """Return the packages that are installed in an image, by kind and name.
@@ -322,7 +323,8 @@ class Library:
         from .packages.search import packages  # noqa: PLC0415 - asked for seldom
 
         with self._store.referencing():
-            return tuple(packages(self._store.layers.chain(self._of_layers(name).layers)))
+            layers = self._store.layers.chain(self._of_layers(name).layers)
+            return tuple(self._store.inside.run(packages, layers))
 
     def package_changes(self, one: str, other: str) -> tuple[PackageChange, ...]:
         """Return the packages that were added, removed and changed from one image to the other.
@@ -334,7 +336,7 @@ class Library:
         with self._store.referencing():
             chain = self._store.layers.chain
             before, after = (chain(self._of_layers(name).layers) for name in (one, other))
-            return tuple(changes(before, after))
+            return tuple(self._store.inside.run(changes, before, after))
 
     def _of_layers(self, name: str) -> Image:
         """Return an image that has layers to look at."""

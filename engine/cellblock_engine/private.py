@@ -46,8 +46,8 @@ def make_runtime_directory(directory: Path) -> None:
     Raises OSError, and StartFailed for a directory, or one above it, that others made ready.
     """
     make_private(directory)
-    above, own = directory.parent.stat(), directory.lstat()
-    if above.st_uid not in (0, os.geteuid()) or (
+    above, link, own = directory.parent.stat(), directory.parent.lstat(), directory.lstat()
+    if not {above.st_uid, link.st_uid} <= {0, os.geteuid()} or (
         above.st_mode & _OTHERS_WRITE and not above.st_mode & stat.S_ISVTX
     ):
         raise StartFailed(

@@ -10,16 +10,21 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from .errors import Conflict, StoreError
+from .ids import id_maps
 from .layout import Layout
+from .linux import idmaps
+from .linux.idmaps import IdMaps
 from .log import Log
 from .runtime import launcher, state, wire
 from .runtime.attached import await_exit
-from .runtime.sweep import settle
+from .runtime.sweep import Remove, settle
 from .store import formats
 from .store.beneath import disk_bytes
+from .store.inside import Inside
 from .store.locks import Kind, locked
 from .store.trees import remove_tree
 
@@ -56,26 +61,39 @@ def reset(layout: Layout, *, force: bool) -> Reset:
                 f"containers are running ({', '.join(_names(layout, running))}): stop them first, "
                 "or reset by force (-f)"
             )
+        inside = Inside(partial(_maps, layout))
         containers = [name for name in _entries(layout.containers) if not name.startswith(".")]
         launcher.dismiss_all(layout)
-        _end(layout)
+        _end(layout, inside.remove)
         removed = Reset(
             len(containers),
             len(_entries(layout.references)),
             len(_entries(layout.layers)),
-            sum(disk_bytes(layout.home / name) for name in formats.ENTRIES),
+            inside.run(_taken_bytes, layout),
             formats.foreign(layout),
         )
-        # The mark and the lock go last: until then it is a store, and nobody else's.
-        for name in sorted(formats.ENTRIES - {layout.format.name, layout.gc_lock.name}):
-            remove_tree(layout.home / name)
-        remove_tree(layout.run)
-        remove_tree(layout.format)
-        remove_tree(layout.gc_lock)
+        # The mark and the lock go last: until then it is a store, and nobody else's. Before them
+        # goes what says which ids the files have that are still to be removed.
+        last = (layout.ids, layout.format, layout.gc_lock)
+        for name in sorted(formats.ENTRIES - {path.name for path in last}):
+            inside.remove(layout.home / name)
+        for path in (layout.run, *last):
+            remove_tree(path)
     with suppress(OSError):  # it has other files, or is a mount point or a link
         layout.home.rmdir()
     _log.info("reset the store %s, %d bytes", layout.home, removed.freed_bytes)
     return removed
+
+
+def _maps(layout: Layout) -> IdMaps | None:
+    try:
+        return id_maps(layout)
+    except StoreError:  # they are not known, or not to be had any more: as many as there are
+        return idmaps.subordinate() or idmaps.single()
+
+
+def _taken_bytes(layout: Layout) -> int:
+    return sum(disk_bytes(layout.home / name) for name in formats.ENTRIES)
 
 
 def _is_store(layout: Layout) -> bool:
@@ -108,7 +126,7 @@ def _names(layout: Layout, running: list[Path]) -> list[str]:
     return [called.get(path.name, path.name[:12]) for path in running]
 
 
-def _end(layout: Layout) -> None:
+def _end(layout: Layout, remove: Remove) -> None:
     """End all containers, and undo what killed monitors have left. Raises Conflict."""
     deadline = time.monotonic() + _ENDING_S
     while running := _running(layout):
@@ -121,7 +139,7 @@ def _end(layout: Layout) -> None:
         time.sleep(_LOOK_AGAIN_S)
     for name in _entries(layout.containers):
         directory, socket = layout.containers / name, layout.monitor_socket(name)
-        while not settle(os.fspath(directory), os.fspath(socket)):
+        while not settle(os.fspath(directory), os.fspath(socket), remove):
             if time.monotonic() > deadline:
                 raise Conflict(f"processes of container {name[:12]} do not end: try again")
             time.sleep(_LOOK_AGAIN_S)

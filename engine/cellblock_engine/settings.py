@@ -61,12 +61,16 @@ class KernelDefaults:
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings; ``home`` is where the store is, None for the user's usual place."""
+    """All settings; ``home`` is where the store is, None for the user's usual place.
+
+    ``single_id`` has a new store's containers have one id, whatever ids their user may use.
+    """
 
     registries: Registries = field(default_factory=Registries)
     run: RunDefaults = field(default_factory=RunDefaults)
     kernel: KernelDefaults = field(default_factory=KernelDefaults)
     home: Path | None = None
+    single_id: bool = False
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -122,6 +126,12 @@ def _home(value: object) -> Path:
     return path
 
 
+def _ids(value: object) -> bool:
+    if value not in ("single", "subordinate"):
+        raise InvalidInput('wants "single", or "subordinate" where the user has such ids')
+    return value == "single"
+
+
 def _network(value: object) -> str:
     name = _text(value)
     if name not in NETWORKS:
@@ -145,6 +155,10 @@ def _pids(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidInput("wants a whole number")
     return Limits(pids=value).pids
+
+
+def _mode(value: object) -> str | None:
+    return Limits(mode=_text(value)).mode
 
 
 def _timeout(value: object) -> float:
@@ -222,12 +236,14 @@ def _places_in(text: str) -> dict[str, tuple[str, ...]]:
 _OF_MANY = (_names_in, _places_in, _texts_in)
 _KEYS = {
     "store.home": _Key("CELLBLOCK_HOME", _home, Path),
+    "store.ids": _Key("CELLBLOCK_STORE_IDS", _ids, _ids),
     "run.network": _Key("CELLBLOCK_RUN_NETWORK", _network, _network),
     "run.memory": _Key("CELLBLOCK_RUN_MEMORY", _memory, _memory),
     "run.cpus": _Key("CELLBLOCK_RUN_CPUS", _cpus, lambda text: _number(float, _cpus, text)),
     "run.pids-limit": _Key(
         "CELLBLOCK_RUN_PIDS_LIMIT", _pids, lambda text: _number(int, _pids, text)
     ),
+    "run.limits": _Key("CELLBLOCK_RUN_LIMITS", _mode, _mode),
     "run.timeout": _Key("CELLBLOCK_RUN_TIMEOUT", _timeout, _timeout),
     "kernel.volumes": _Key("CELLBLOCK_KERNEL_VOLUMES", _texts, _texts_in),
     "kernel.env": _Key("CELLBLOCK_KERNEL_ENV", _texts, _texts_in),
@@ -303,6 +319,7 @@ def _settings(values: Mapping[str, Any]) -> Settings:
                 memory=values.get("run.memory"),
                 cpus=values.get("run.cpus"),
                 pids=values.get("run.pids-limit"),
+                mode=values.get("run.limits"),
             ),
             timeout_s=values.get("run.timeout"),
         ),
@@ -310,4 +327,5 @@ def _settings(values: Mapping[str, Any]) -> Settings:
             volumes=values.get("kernel.volumes", ()), env=values.get("kernel.env", ())
         ),
         home=values.get("store.home"),
+        single_id=values.get("store.ids", False),
     )

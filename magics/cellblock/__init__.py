@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from cellblock_engine import (
         HOST_IMAGE,
+        LIMITS_MODES,
         NETWORKS,
         AccessDenied,
         Attached,
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
         Ulimit,
         Unsupported,
         Verdict,
+        best_effort_line,
         check_security_option,
         format_bytes,
         parse_bytes,
@@ -107,6 +109,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HOST_IMAGE",
+    "LIMITS_MODES",
     "NETWORKS",
     "AccessDenied",
     "Attached",
@@ -191,6 +194,7 @@ __all__ = [
     "Unsupported",
     "Verdict",
     "__version__",
+    "best_effort_line",
     "check_security_option",
     "format_bytes",
     "load_ipython_extension",

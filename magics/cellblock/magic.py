@@ -22,12 +22,13 @@ from cellblock_engine import CellblockError, Engine, InvalidInput
 
 from .asking import FrontEnd
 from .completion import Event, complete
-from .notebook import render
+from .notebook import note, render
 from .tables import counted, plain
 from .verbs import CELL_VERBS, VERBS
 from .verbs.cell import cell_options
 from .verbs.declaration import Call, Form, HelpRequested
 from .verbs.group import Found, find, listed
+from .verbs.limits import notes
 from .verbs.run import ensure_image, exec_request, run_request, time_limit
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class ContainerMagics(Magics):
 
         request = run_request(call)
         ensure_image(call, request.image)
+        note(notes(call, request.limits))
         return new_container(call.engine, request)
 
     def _running_place(self, call: Call) -> Place:

@@ -57,7 +57,8 @@ def render(outcome: Outcome) -> object:  # noqa: PLR0911 - one for each kind
             return figure(outcome)
         case Identifiers(values):
             return list(values)
-        case Started(container_id):
+        case Started(container_id, notes):
+            note(notes)
             return container_id
         case Facts(known, "json"):
             return known
@@ -70,6 +71,12 @@ def render(outcome: Outcome) -> object:  # noqa: PLR0911 - one for each kind
         case Foreground():
             _check(_follow(outcome), outcome)
     return None
+
+
+def note(notes: tuple[str, ...]) -> None:
+    """Say what is worth knowing on the cell's stderr."""
+    for each in notes:
+        print(f"cellblock: {plain(each)}", file=sys.stderr)
 
 
 def _acknowledge(outcome: Acknowledged) -> None:
@@ -95,6 +102,7 @@ def _follow(outcome: Foreground) -> Exit:
     An interrupt of the kernel becomes a SIGINT for the process, which is killed if it has not
     ended soon after, or at a second interrupt; KeyboardInterrupt is raised in any case.
     """
+    note(outcome.notes)
     stdout, stderr = to_text(sys.stdout), to_text(sys.stderr)
     with outcome.start() as attached:
         attached.close_stdin()  # a notebook has none to give

@@ -44,11 +44,14 @@ def render(outcome: Outcome) -> int:
     match outcome:
         case Listing(table, "json"):
             _say(json_text(table.rows))
+            return outcome.exit_status
         case Listing(table, style):
             _say(text(table, View(utc_now(), wide=style == "wide")))
+            return outcome.exit_status
         case Identifiers(values):
             _say(*values)
-        case Started(container_id):
+        case Started(container_id, notes):
+            _note(notes)
             _say(container_id)
         case Acknowledged():
             return _acknowledge(outcome)
@@ -79,9 +82,13 @@ def complain(error: Exception) -> int:
 
 def _acknowledge(outcome: Acknowledged) -> int:
     _say(*map(plain, outcome.lines))
-    for note in outcome.notes:
-        print(f"cellblock: {plain(note)}", file=sys.stderr)
+    _note(outcome.notes)
     return max(map(complain, outcome.errors), default=0)
+
+
+def _note(notes: tuple[str, ...]) -> None:
+    for note in notes:
+        print(f"cellblock: {plain(note)}", file=sys.stderr, flush=True)
 
 
 def _say(*lines: str) -> None:
@@ -98,6 +105,7 @@ def _write(record: LogRecord, timestamps: bool) -> None:  # noqa: FBT001 - priva
 
 def _follow(outcome: Foreground) -> int:
     """Connect a process to our own streams until it ends; return its exit status."""
+    _note(outcome.notes)
     with outcome.start() as attached, _forwarding(attached) as forwarded:
         if outcome.stdin == "caller":
             feed(attached, _STDIN)

@@ -19,6 +19,7 @@ from cellblock_engine import (
     StartFailed,
     Tmpfs,
 )
+from support import capabilities
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -171,6 +172,7 @@ def test_what_cannot_be_idmapped_is_bound_read_only_or_refused(engine, tmp_path)
 
 
 def test_mounts_below_a_bind_come_along(engine, data, other_mount):
+    capabilities.need_linux(6, 3, "idmapped mounts of tmpfs")
     place = other_mount("tmpfs")
     (place / "inner").write_text("inner")
     bind = Bind(data, "/x", writable=True)
@@ -233,6 +235,7 @@ def test_a_later_command_sees_the_same(engine, data):
 
 
 def test_what_is_written_is_limited_and_the_rest_works_as_ever(engine):
+    capabilities.need_attributes_in_memory()
     status, out, err = run(
         engine,
         "head -c 8m /dev/zero > /big; echo $?; rm /big; mkdir -p /opt/x; touch /usr/x;"
@@ -252,6 +255,7 @@ def test_what_is_written_is_limited_and_the_rest_works_as_ever(engine):
     ],
 )
 def test_filled_storage_is_the_verdict_with_its_limit(engine, fill):
+    capabilities.need_attributes_in_memory()
     request = RunRequest(
         argv=("sh", "-c", fill), storage_bytes=4 << 20, removal=Removal.AT_END, interactive=True
     )
@@ -267,6 +271,7 @@ def test_filled_storage_is_the_verdict_with_its_limit(engine, fill):
 
 
 def test_a_command_that_made_room_again_has_failed_of_something_else(engine):
+    capabilities.need_attributes_in_memory()
     request = RunRequest(
         argv=("sh", "-c", "head -c 8m /dev/zero > /big; rm /big; exit 3"),
         storage_bytes=4 << 20,
@@ -278,6 +283,8 @@ def test_a_command_that_made_room_again_has_failed_of_something_else(engine):
 
 
 def test_storage_in_memory_is_counted_as_the_containers(engine):
+    capabilities.need_memory_cgroup()
+    capabilities.need_attributes_in_memory()
     status, _, _ = run(
         engine, "head -c 100m /dev/zero > /big", storage_bytes=1 << 30, limits=Limits(memory="32m")
     )
@@ -301,6 +308,8 @@ def test_storage_in_memory_ends_with_the_container_and_says_so():
     ],
 )
 def test_what_is_in_memory_holds_so_many_files_and_no_more(engine, place, words):
+    if "storage_bytes" in words:
+        capabilities.need_attributes_in_memory()
     fill = f"cd {place}; i=0; while [ $i -lt 2000 ]; do true > f$i || exit 9; i=$((i+1)); done"
     exit_code, _, error = run(engine, fill, **words)
     assert exit_code == 9

@@ -36,7 +36,8 @@ def test_the_plan_says_what_a_start_then_does(engine, tmp_path):
     assert "--network host was asked for" in absent
     assert "a limit of its own on memory" in absent
     for name, reason in cgroups.discover(os.getpid()).missing().items():
-        assert f"a limit on {name}: {reason}" in absent
+        (line,) = [line for line in absent.splitlines() if line.endswith(f": {reason}")]
+        assert name in line.removeprefix("a limit on ").partition(":")[0].split(", ")
     assert engine.containers() == ()
 
     mounts = engine.start(request).exec(["cat", "/proc/self/mounts"]).stdout.decode()

@@ -1,13 +1,14 @@
-"""Limits on swap and processors: what is refused, what is in force."""
+"""Limits on swap, processors, shares and disks: what is refused, what is in force."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from cellblock_engine import InvalidInput, LimitNotEnforceable, Limits, RunRequest
+from cellblock_engine import InvalidInput, LimitNotEnforceable, Limits, OutOfMemory, RunRequest
 from cellblock_engine.linux import cgroups
 from support import capabilities
 
@@ -21,6 +22,13 @@ from support import capabilities
         {"cpuset_cpus": ""},
         {"cpuset_cpus": "0,"},
         {"cpuset_cpus": "all"},
+        {"cpu_shares": 1},
+        {"memory": "64m", "memory_reservation": "65m"},
+        {"blkio_weight": 9},
+        {"device_read_bps": {"vda": "1m"}},
+        {"device_write_bps": {"/dev/vda": "0"}},
+        {"device_read_iops": {"/dev/vda": "1m"}},
+        {"mode": "some"},
     ],
 )
 def test_what_cannot_be_meant(words):
@@ -77,3 +85,101 @@ def test_processors_that_are_not_there_are_refused_by_name(engine):
     with pytest.raises(LimitNotEnforceable, match="cpuset-cpus 4097: the processors"):
         engine.run("host", ["true"], limits=Limits(cpuset_cpus="4097"))
     assert engine.containers() == ()
+
+
+SHOWN = """
+import json, pathlib
+groups = pathlib.Path("/sys/fs/cgroup")
+names = {
+    "cpu/cpu.shares": 1, "memory/memory.soft_limit_in_bytes": 1,
+    "cpu.weight": 1024 / 100, "memory.low": 1,
+}
+print(json.dumps([
+    int(int((groups / name).read_text()) * unit)
+    for name, unit in names.items() if (groups / name).exists()
+]))
+"""
+
+
+@pytest.mark.usefixtures("root")
+def test_shares_are_in_the_groups_that_it_sees_and_can_be_changed(engine):
+    if reason := cgroups.discover(os.getpid()).refused(
+        cgroups.Limits(cpu_shares=512, memory_reservation_bytes=1 << 25)
+    ):
+        pytest.skip(reason)
+    limits = Limits(cpu_shares=512, memory_reservation="32m")
+    container = engine.start(RunRequest(argv=("sleep", "100"), limits=limits))
+    shown = container.exec(["python3", "-c", SHOWN])
+    assert shown.stdout == b"[512, 33554432]\n", shown.stderr
+    container.update(Limits(cpu_shares=256, memory_reservation="16m"))
+    assert container.exec(["python3", "-c", SHOWN]).stdout == b"[256, 16777216]\n"
+    assert container.inspect().limits.cpu_shares == 256
+    with pytest.raises(InvalidInput, match="blkio-weight cannot be changed"):
+        container.update(Limits(blkio_weight=100))
+
+
+def disk_below(path):
+    """Return the whole disk that a path's file system is on; skip where there is none such."""
+    device = path.stat().st_dev
+    place = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve()
+    if (place / "partition").exists():
+        place = place.parent
+    if not Path("/dev", place.name).is_block_device():
+        pytest.skip(f"needs a file system on a disk: {path} is on device {device}")
+    return f"/dev/{place.name}"
+
+
+# Its own buffer, aligned as O_DIRECT wants it.
+WRITE = """
+import mmap, os, time
+fd = os.open("/root/written", os.O_WRONLY | os.O_CREAT | os.O_DIRECT)
+block, begun = mmap.mmap(-1, 1 << 18), time.monotonic()
+for _ in range(8):
+    os.write(fd, block)
+print(time.monotonic() - begun)
+"""
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize(
+    ("limits", "least_s"), [("--device-write-bps={}:1m", 1), ("--device-write-iops={}:4", 1)]
+)
+def test_writes_to_a_disk_take_the_time_that_they_must(cellblock, engine, limits, least_s):
+    if reason := cgroups.discover(os.getpid()).missing().get("device-write-bps"):
+        pytest.skip(reason)
+    words = ("run", "--rm", limits.format(disk_below(engine.home.parent)), "host")
+    done = cellblock(*words, sys.executable, "-c", WRITE)
+    assert least_s < float(done.stdout) < 20, done.stderr
+    assert not list(Path("/sys/fs/cgroup").glob("blkio/**/cellblock-*"))
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("path", ["/dev/null", "/etc", "/dev/not-there"])
+def test_what_is_no_disk_is_refused_before_anything_is_made(engine, path):
+    with pytest.raises(InvalidInput, match=f"cannot limit the traffic of {path}"):
+        engine.run("host", ["true"], limits=Limits(device_read_bps={path: "1m"}))
+    assert engine.containers() == ()
+
+
+@pytest.mark.usefixtures("root")
+def test_limits_on_disks_come_back_from_a_containers_config(engine):
+    if reason := cgroups.discover(os.getpid()).missing().get("device-read-bps"):
+        pytest.skip(reason)
+    disk = disk_below(engine.home.parent)
+    limits = Limits(device_read_bps={disk: "5m"}, device_read_iops={disk: 100})
+    container = engine.create(RunRequest(argv=("true",), limits=limits))
+    assert container.inspect().limits == limits
+    assert container.inspect().limits.device_read_bps == {disk: 5 << 20}
+    assert engine.start(container.id).wait().exit_code == 0
+    with pytest.raises(InvalidInput, match="device-read-bps cannot be changed"):
+        container.update(limits)
+
+
+@pytest.mark.usefixtures("root")
+def test_best_effort_replaces_nothing_that_can_be_enforced(engine):
+    limits = Limits(memory="64m", mode="best-effort")
+    if reason := cgroups.discover(os.getpid()).missing().get("memory"):
+        pytest.skip(reason)
+    assert engine.replaced_limits(limits) == {}
+    ended = engine.run("host", ["python3", "-c", "b'x' * (100 << 20)"], limits=limits)
+    assert isinstance(ended.verdict, OutOfMemory)

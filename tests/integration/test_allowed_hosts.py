@@ -382,9 +382,9 @@ with Engine.open() as engine:
 """
 
 
-def test_an_ordinary_user(ordinary_user: OrdinaryUser, echo: int, opened: str) -> None:
+def test_an_ordinary_user(rootless_user: OrdinaryUser, echo: int, opened: str) -> None:
     code = f"print(connect('localhost', {echo})[1]); print(connect('localhost', 1)[1][:12])"
-    done = ordinary_user.run_python(AS_ORDINARY.format(argv=argv(code), opened=opened))
+    done = rootless_user.run_python(AS_ORDINARY.format(argv=argv(code), opened=opened))
     assert "HTTP/1.1 200 Connection established\\nHTTP/1.1 403\\n" in done.stdout, done.stderr
     assert "cellblock: localhost:1 is not among" in done.stdout
 

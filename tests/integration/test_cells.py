@@ -546,8 +546,8 @@ with Engine.open() as engine:
 """
 
 
-def test_a_cell_as_an_ordinary_user(ordinary_user: OrdinaryUser) -> None:
-    done = ordinary_user.run_python(AS_ORDINARY_USER)
+def test_a_cell_as_an_ordinary_user(rootless_user: OrdinaryUser) -> None:
+    done = rootless_user.run_python(AS_ORDINARY_USER)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "Stream(name='stdout', text='0\\n')",
@@ -559,5 +559,6 @@ def test_a_cell_as_an_ordinary_user(ordinary_user: OrdinaryUser) -> None:
 
 
 def test_a_cell_that_fills_its_storage_says_so(notebook: Notebook) -> None:
+    capabilities.need_attributes_in_memory()
     outputs = notebook.cell("open('/big', 'wb').write(bytes(8 << 20))", "--rm --storage-limit 4m")
     assert outputs.reply["ename"] == "DiskFull"

@@ -27,7 +27,7 @@ def test_a_jump_of_the_clock_ends_and_removes_nothing(engine: Engine, monkeypatc
     monkeypatch.setattr(time, "time", lambda: now() + years_s)
     layout = engine._layout
     assert sweep.sweep(str(layout.containers), str(layout.names), str(layout.run))
-    assert engine.doctor().swept == ()
+    assert engine.doctor().stale == ()
     assert {info.name: info.status for info in engine.containers()} == {
         "made": "created",
         "kept": "exited",

@@ -38,6 +38,7 @@ from cellblock_engine import (
 )
 from cellblock_engine.layout import Layout
 from cellblock_engine.store.pack import entries
+from support import capabilities
 from support.commits import archived, ended, names_in
 from support.layouts import LayoutWriter
 from support.registry import Registry
@@ -406,6 +407,7 @@ def monitor_of(container: Container) -> int:
 
 
 def test_a_limit_on_storage_is_refused(engine: Engine, base_image: str):
+    capabilities.need_attributes_in_memory()
     own = {"removal": Removal.AT_END, "storage_bytes": 1 << 20}
     container = started(engine, base_image, WAITING, interactive=True, **own)
     with pytest.raises(Unsupported, match="what it writes is in memory"):

@@ -21,6 +21,7 @@ from cellblock_engine import (
     Tmpfs,
     Unsupported,
 )
+from support import capabilities
 from support.registry import Registry
 
 Cellblock = Callable[..., subprocess.CompletedProcess[str]]
@@ -189,6 +190,7 @@ def test_hostile_names_are_words(base_engine: Engine, base_image: str, cellblock
 
 
 def test_what_cannot_be_compared_is_refused(base_engine: Engine, base_image: str):
+    capabilities.need_attributes_in_memory()
     with pytest.raises(ContainerNotFound):
         base_engine.diff("box")
     with pytest.raises(ImageNotFound):

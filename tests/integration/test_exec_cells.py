@@ -322,8 +322,8 @@ finally:
 """
 
 
-def test_cells_share_an_interpreter_as_an_ordinary_user(ordinary_user: OrdinaryUser) -> None:
-    done: subprocess.CompletedProcess[str] = ordinary_user.run_python(AS_ORDINARY_USER)
+def test_cells_share_an_interpreter_as_an_ordinary_user(rootless_user: OrdinaryUser) -> None:
+    done: subprocess.CompletedProcess[str] = rootless_user.run_python(AS_ORDINARY_USER)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "Result('42': text/plain)",

@@ -90,7 +90,7 @@ def at_rest(base_engine: Engine, base_home: Path, monkeypatch: pytest.MonkeyPatc
         for info in base_engine.containers():
             with suppress(ContainerNotFound):
                 base_engine.container(info.id).remove(force=True)
-        base_engine.doctor()
+        base_engine.doctor(repair=True)
         deadline = time.monotonic() + 10
         while any((now := left()).values()) and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -148,7 +148,7 @@ def test_power_is_lost_while_images_are_pulled_and_containers_run(
                 with suppress(ContainerNotFound):
                     engine.container(info.id).remove(force=True)
             engine.remove_image(chance.choice(pulls))
-            engine.doctor()
+            engine.doctor(repair=True)
             places = (layout.containers, layout.names, layout.staging)
             assert [os.listdir(place) for place in places] == [[], [], []], SEED
     end_of_engine(layout)

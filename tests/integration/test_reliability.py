@@ -59,7 +59,7 @@ def assert_at_rest(engine: Engine, home: Path, before: set[str]) -> None:
     for info in engine.containers():
         engine.container(info.id).remove(force=True)
     deadline = time.monotonic() + 20
-    while (swept := engine.doctor().swept) and time.monotonic() < deadline:
+    while (swept := engine.doctor(repair=True).swept) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert swept == ()
     left = {

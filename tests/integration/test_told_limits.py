@@ -16,6 +16,7 @@ import pytest
 from cellblock_engine import Engine, Limits, Removal, RunRequest, Tmpfs
 from cellblock_engine.linux import cgroups
 from cellblock_engine.linux.cgroups import hierarchy
+from support import capabilities
 from support.ordinary import OrdinaryUser
 
 LOOK = """
@@ -248,6 +249,7 @@ print(psutil.swap_memory().total, memory.percent)
 
 
 def test_the_sizes_of_file_systems_are_their_limits(base_engine: Engine, image: str) -> None:
+    capabilities.need_attributes_in_memory()
     program = (
         "import shutil; open('/here', 'wb').write(bytes(4 << 20)); "
         "print(*(f'{shutil.disk_usage(place).total} {shutil.disk_usage(place).free}' "

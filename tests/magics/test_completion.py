@@ -36,7 +36,7 @@ def offered(fake, line: str, symbol: str | None = None) -> list[str]:
         ("%%container ", ["exec", "run"]),
         ("%%container ps ", []),
         ("%container nope ", []),
-        ("%container run --mem", ["--memory", "--memory-swap"]),
+        ("%container run --mem", ["--memory", "--memory-reservation", "--memory-swap"]),
         ("%%container run --det", []),
         ("%container run --network ", ["host", "none"]),
         ("%container run --memory ", []),

@@ -41,8 +41,8 @@ def test_everything_becomes_json():
     assert found == record(THING)
     assert found["digest"] == str(THING.digest)
     assert found["reference"] == "docker.io/library/python:latest"
-    limits = {"memory": 64 << 20, "cpus": None, "pids": None}
-    assert found["limits"] == {**limits, "memory_swap": None, "cpuset_cpus": None}
+    assert found["limits"].pop("memory") == 64 << 20
+    assert set(found["limits"].values()) == {None}
     assert found["words"] == ["a", "b"]
     assert found["raw"] == "\N{REPLACEMENT CHARACTER}"
     assert found["path"] == "/srv"

@@ -11,6 +11,7 @@ import pytest
 
 from cellblock.frames import frame
 from cellblock.tables import View, text, utc_now
+from cellblock.terminal import render
 from cellblock.verbs import VERBS
 from cellblock.verbs.containers import last_lines
 from cellblock.verbs.declaration import Call
@@ -18,8 +19,10 @@ from cellblock.verbs.group import find
 from cellblock.verbs.outcome import Acknowledged, Foreground, Identifiers, Listing, Started
 from cellblock.verbs.run import exec_request, run_request
 from cellblock_engine import (
+    Check,
     Conflict,
     ContainerNotFound,
+    Diagnosis,
     ExecRequest,
     ImageNotFound,
     ImportRequest,
@@ -70,7 +73,9 @@ def test_run_makes_a_request_of_all_its_flags(fake):
     outcome = do(
         fake,
         "run --rm -i --name box -e A=1 -e HAVE -e LACK -w /srv -u 1:2 -h node --entrypoint /e"
-        " --network host -m 64m --cpus 0.5 --pids-limit 9 --timeout 2m host cat -n",
+        " --network host -m 64m --cpus 0.5 --pids-limit 9 --timeout 2m --cpu-shares 512"
+        " --memory-reservation 32m --device-write-bps /dev/a:1m --device-write-bps /dev/b:2m"
+        " --device-read-iops /dev/a:9 --blkio-weight 300 --limits enforce host cat -n",
         HAVE="yes",
     )
     assert isinstance(outcome, Foreground)
@@ -86,6 +91,12 @@ def test_run_makes_a_request_of_all_its_flags(fake):
     assert (request.removal, request.interactive) == (Removal.AT_END, True)
     limits = request.limits
     assert (limits.memory_bytes, limits.cpus, limits.pids) == (64 << 20, 0.5, 9)
+    assert (limits.cpu_shares, limits.memory_reservation_bytes) == (512, 32 << 20)
+    assert limits.device_rates == {
+        "device_write_bps": {"/dev/a": 1 << 20, "/dev/b": 2 << 20},
+        "device_read_iops": {"/dev/a": 9},
+    }
+    assert (limits.blkio_weight, limits.mode) == (300, "enforce")
 
 
 @pytest.mark.parametrize(
@@ -95,6 +106,8 @@ def test_run_makes_a_request_of_all_its_flags(fake):
         ("-m 1k", "too small"),
         ("--cpus 0", "cpus limit"),
         ("--pids-limit 0", "pids limit"),
+        ("--limits some", "limits 'some' is not known: use enforce or best-effort"),
+        ("--device-read-bps /dev/sda", "--device-read-bps '/dev/sda' is not understood"),
         ("--timeout never", "timeout 'never' is not a duration"),
         ("--network lan", "network 'lan' is not known"),
         ("--name a/b", "container name 'a/b' is not valid"),
@@ -123,6 +136,14 @@ def test_run_explains_and_starts_nothing(fake):
     assert outcome == Acknowledged(("command:", "  cat", "  -n", "limits:", "  none"))
     assert fake.requests == []
     assert all("nosuch" not in str(image.references) for image in fake.stored)
+
+
+@pytest.mark.parametrize("words", ["run", "run -d", "create"])
+def test_what_stands_in_for_a_limit_is_told(fake, words):
+    (note,) = do(fake, f"{words} --limits=best-effort -m 64m host true").notes
+    assert note.endswith("as no control group can enforce them here: memory: less")
+    assert do(fake, f"{words} --limits=best-effort host true").notes == ()
+    assert do(fake, f"{words} -m 64m host true").notes == ()
 
 
 def test_run_reads_variables_from_files(fake, tmp_path):
@@ -193,7 +214,7 @@ def test_the_host_image_is_never_pulled(fake):
 
 
 def test_settings_are_the_defaults_of_flags(fake):
-    limits = Limits(memory="512m", cpus=2, pids=99)
+    limits = Limits(memory="512m", cpus=2, pids=99, mode="enforce")
     fake.settings = Settings(run=RunDefaults(network="host", limits=limits, timeout_s=60))
     for form in ("line", "cell"):
         request = run_request(call(fake, "run host", form))
@@ -201,7 +222,7 @@ def test_settings_are_the_defaults_of_flags(fake):
         assert request.limits == limits
     request = run_request(call(fake, "run --network none -m 64m --timeout 1 host"))
     assert (request.network, request.timeout_s) == ("none", 1)
-    assert request.limits == Limits(memory="64m", cpus=2, pids=99)
+    assert request.limits == Limits(memory="64m", cpus=2, pids=99, mode="enforce")
 
 
 def test_a_cells_container_goes_unless_it_has_a_name(fake):
@@ -383,13 +404,23 @@ def test_last_lines_counts_lines_not_records(fake, count, kept):
     assert [record.data for record in last_lines(records, count)] == kept
 
 
-def test_doctor_has_a_row_for_each_rung_and_one_for_what_was_stale(fake):
+def test_doctor_has_a_row_for_each_rung_and_for_what_is_wrong_in_the_store(fake):
     listing = do(fake, "doctor")
     assert isinstance(listing, Listing)
-    assert [row.status for row in listing.table.rows] == ["ok", "missing", "swept"]
-    assert listing.table.rows[-1].found == "socket of 0123456789ab"
+    assert [row.status for row in listing.table.rows] == ["ok", "missing", "stale", "ok"]
+    assert listing.table.rows[2].found == "socket of 0123456789ab"
+    assert listing.table.rows[2].remedy == "doctor --repair"
     assert list(frame(listing.table).columns) == ["name", "status", "found", "lost", "remedy"]
     assert do(fake, "doctor --json").style == "json"
+    assert do(fake, "doctor --repair").table.rows[2].status == "swept"
+
+
+@pytest.mark.parametrize(("name", "status"), [("limit --cpus", 0), ("overlay", 1)])
+def test_doctor_fails_where_containers_cannot_run(fake, monkeypatch, name, status):
+    checks = (Check("kernel", "ok", "6.18"), Check(name, "missing", "not there", "it", "get it"))
+    monkeypatch.setattr(fake, "doctor", lambda **_: Diagnosis(checks))
+    assert do(fake, "doctor").exit_status == status
+    assert render(do(fake, "doctor")) == status
 
 
 @pytest.mark.parametrize("answer", ["", "n", "yess"])

@@ -29,4 +29,5 @@ def note(items: Iterable[pytest.Item]) -> None:
 
 def _user(item: pytest.Item) -> str:
     fixtures = getattr(item, "fixturenames", ())
-    return "root" if os.geteuid() == 0 and "ordinary_user" not in fixtures else "ordinary"
+    of_others = {"ordinary_user", "subordinate_user", "rootless_user"} & set(fixtures)
+    return "root" if os.geteuid() == 0 and not of_others else "ordinary"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 import shutil
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -35,11 +39,27 @@ def need_program(name: str) -> str:
 
 
 def need_memory_cgroup() -> None:
-    """Skip the calling test where no memory controller can be written to."""
-    v1 = Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
-    v2 = Path("/sys/fs/cgroup/cgroup.controllers")
-    if not v1.exists() and not (v2.exists() and "memory" in v2.read_text().split()):
-        pytest.skip("needs a memory cgroup controller")
+    """Skip the calling test where its process may not make a control group that limits memory."""
+    from cellblock_engine.linux import cgroups
+
+    if reason := cgroups.discover(os.getpid()).missing().get("memory"):
+        pytest.skip(f"needs a control group that limits memory: {reason}")
+
+
+def need_attributes_in_memory() -> None:
+    """Skip the calling test where a tmpfs has no user attributes, which layers in memory have."""
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        try:
+            os.setxattr(file.fileno(), "user.cellblock", b"")
+        except OSError as error:
+            pytest.skip(f"needs user attributes on tmpfs, of Linux 6.6: {error.strerror}")
+
+
+def need_linux(major: int, minor: int, what: str) -> None:
+    """Skip the calling test on a kernel before the one that brought ``what``."""
+    running = tuple(int(word) for word in re.findall(r"\d+", platform.release())[:2])
+    if running < (major, minor):
+        pytest.skip(f"needs {what}, of Linux {major}.{minor}")
 
 
 def need_user_namespaces() -> None:
@@ -52,6 +72,14 @@ def need_user_namespaces() -> None:
         path = Path("/proc/sys") / name
         if path.exists() and path.read_text().strip() == refusing:
             pytest.skip(f"needs unprivileged user namespaces (sysctl {name} is {refusing})")
+
+
+def need_host(name: str, port: int) -> None:
+    """Skip the calling test where this host cannot be reached."""
+    try:
+        socket.create_connection((name, port), timeout=5).close()
+    except OSError as error:
+        pytest.skip(f"needs {name}:{port}: {error}")
 
 
 def need_package_index() -> None:

@@ -464,15 +464,19 @@ class FakeEngine:
             attached.verdict = TimedOut(limit_s=1)
         return attached
 
+    def replaced_limits(self, limits: Limits) -> dict[str, str]:
+        return {} if limits.memory is None else {"memory": "less"}
+
     def explain(self, request: RunRequest) -> Explanation:
         return Explanation({"command": request.argv, "limits": ()})
 
-    def doctor(self) -> Diagnosis:
+    def doctor(self, *, repair: bool = False, quick: bool = False) -> Diagnosis:
         checks = (
             Check("kernel", "ok", "6.18"),
             Check("limit --cpus", "missing", "no cpu controller", "--cpus is refused", "mount it"),
         )
-        return Diagnosis(checks, ("socket of 0123456789ab",))
+        stale = ("socket of 0123456789ab",)
+        return Diagnosis(checks, swept=stale) if repair else Diagnosis(checks, stale=stale)
 
     def info(self) -> EngineInfo:
         return EngineInfo(

@@ -58,18 +58,18 @@ def suite() -> str:
 
 def base_tar() -> Path:
     """Return the root file system as an uncompressed tar archive."""
-    return _cached("rootfs.tar", _make_tar)
+    return cached("rootfs.tar", _make_tar)
 
 
 def base_layout() -> Path:
     """Return an OCI layout whose tag ``latest`` is the base image, one gzip layer."""
     archive = base_tar()
-    return _cached("base", lambda target: _make_base(archive, target))
+    return cached("base", lambda target: _make_base(archive, target))
 
 
 def kernel_layout() -> Path:
     """Return an OCI layout whose tag ``latest`` also has the distribution's own ipykernel."""
-    return _cached("ipykernel", _make_kernel)
+    return cached("ipykernel", _make_kernel)
 
 
 def bash_layout() -> Path:
@@ -78,26 +78,26 @@ def bash_layout() -> Path:
     The latter is an ipykernel that wants its interrupts as messages.
     """
     base = kernel_layout()
-    return _cached("bash", lambda target: _make_bash(base, target))
+    return cached("bash", lambda target: _make_bash(base, target))
 
 
 def r_layout() -> Path:
     """Return an OCI layout whose tag ``latest`` has R and its kernel, and no Python."""
-    return _cached("r", _make_r)
+    return cached("r", _make_r)
 
 
 def layered_layout() -> Path:
     """Return an OCI layout whose tag ``latest`` is five layers with whiteouts, made by umoci."""
     base = base_layout()
-    return _cached("layered", lambda target: _make_layered(base, target))
+    return cached("layered", lambda target: _make_layered(base, target))
 
 
 def pandas_tree() -> Path:
     """Return a directory of what ``pip install pandas`` makes; it wants the package index once."""
-    return _cached("pandas", _make_pandas)
+    return cached("pandas", _make_pandas)
 
 
-def _cached(name: str, make: Callable[[Path], None]) -> Path:
+def cached(name: str, make: Callable[[Path], None]) -> Path:
     """Return the cached path ``name``; under a lock, so that two test runs make it once."""
     directory = cache_directory()
     path = directory / name

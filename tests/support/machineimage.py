@@ -14,7 +14,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 from support import images
@@ -28,6 +30,7 @@ UNUSED = {"mypy", "ruff", "import-linter", "pandas-stubs"}  # a guest only runs 
 MODULES = Path("/usr/lib/uml/modules")
 SIZE_BYTES = 6 << 30  # a file with holes
 BUILD_TIMEOUT_S = 1800
+UNUSED_S = 14 * 24 * 3600
 USERS = {"subids": 1001, "single": 1002}
 BOOT = """\
 #!/bin/sh
@@ -95,6 +98,8 @@ def image() -> Path:
     directory = images.cache_directory().parent
     path = directory / f"machine-{_key()}.ext4"
     if path.exists():
+        with suppress(PermissionError):  # root's: whoever only uses it cannot say so
+            os.utime(path)
         return path
     if os.geteuid() != 0:
         raise PermissionError("the root file system of the machine is made by root, once: use sudo")
@@ -106,9 +111,17 @@ def image() -> Path:
             try:
                 _make(unfinished / "root", unfinished / path.name)
                 (unfinished / path.name).rename(path)
+                _forget_unused(directory)
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
     return path
+
+
+def _forget_unused(directory: Path) -> None:
+    """Remove images of other recipes, which nobody seems to use any more."""
+    for other in directory.glob("machine-*.ext4"):
+        if time.time() - other.stat().st_mtime > UNUSED_S:
+            other.unlink(missing_ok=True)
 
 
 def _key() -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-USER = os.environ.get("CELLBLOCK_VM_USER", "")
+from support.lab import USER
+
 pytestmark = pytest.mark.skipif(not USER, reason="needs the machine of make test-vm")
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from ..layout import Layout
 from ..linux import syscalls
+from ..linux.idmaps import is_single_here
 from ..private import make_private
 from ..store.room import raise_if_full
 from ..store.staging import Staging
@@ -277,7 +278,7 @@ def _whiteout(mask: Path, tree: Path, relative: Path) -> None:
         if not made.is_dir():
             status = (tree / above).stat()
             made.mkdir()
-            if os.geteuid() == 0:
+            if os.geteuid() == 0 and not is_single_here():
                 os.chown(made, status.st_uid, status.st_gid)
             made.chmod(stat.S_IMODE(status.st_mode))
     # A character device 0/0 (Documentation/filesystems/overlayfs.rst); anybody may make it.

@@ -20,6 +20,7 @@ from . import syscalls
 _PATH = "/usr/bin:/usr/sbin:/bin:/sbin:/usr/local/bin"
 _ALL_IDS = 2**32 - 1
 _WANTED = 65536
+_CAP_SYS_ADMIN = 21
 
 
 class Extent(NamedTuple):
@@ -28,6 +29,18 @@ class Extent(NamedTuple):
     inside: int
     outside: int
     size: int
+
+
+class Inside(NamedTuple):
+    """How many users and groups a user namespace has, from 0 on."""
+
+    users: int
+    groups: int
+
+    @property
+    def is_single(self) -> bool:
+        """Whether there is but one user and one group."""
+        return self == (1, 1)
 
 
 class IdMaps(NamedTuple):
@@ -40,6 +53,12 @@ class IdMaps(NamedTuple):
     def is_single(self) -> bool:
         """Whether there is but one user and one group."""
         return len(self.uids) == len(self.gids) == self.uids[0].size == self.gids[0].size == 1
+
+    @property
+    def inside(self) -> Inside:
+        """How many there are, as a process in it counts them from 0."""
+        users, groups = (sum(extent.size for extent in extents) for extents in self)
+        return Inside(users, groups)
 
     @classmethod
     def of(cls, plain: Sequence[Sequence[Sequence[int]]]) -> IdMaps:
@@ -55,12 +74,17 @@ def single() -> IdMaps:
 
 def subordinate() -> IdMaps | None:
     """Return maps that have the caller's subordinate ids too; None if they cannot be had."""
-    if _program("newuidmap") is None or _program("newgidmap") is None:
+    if is_barred() or program("newuidmap") is None or program("newgidmap") is None:
         return None
-    uids, gids = _granted("/etc/subuid"), _granted("/etc/subgid")
+    uids, gids = granted("/etc/subuid"), granted("/etc/subgid")
     if not uids or not gids:
         return None
     return IdMaps(_extents(os.geteuid(), uids), _extents(os.getegid(), gids))
+
+
+def is_barred() -> bool:
+    """Tell whether newuidmap has no privilege if this process executes it (no_new_privs)."""
+    return bool(syscalls.prctl(syscalls.PR_GET_NO_NEW_PRIVS))
 
 
 def are_granted(maps: IdMaps) -> bool:
@@ -75,16 +99,39 @@ def are_granted(maps: IdMaps) -> bool:
 
 
 def may_map_ranges() -> bool:
-    """Tell whether this user namespace has the ids that root gives its containers."""
+    """Tell whether this process can give containers ranges of ids, as root of a machine does.
+
+    Root of a container has all ids often, but not the right to map files to them (CAP_SYS_ADMIN in
+    the machine's own user namespace; mount_setattr(2)).
+    """
     return all(
         any(count == _ALL_IDS for _, _, count in _own_map(name)) for name in ("uid_map", "gid_map")
-    )
+    ) and bool(_effective_capabilities() >> _CAP_SYS_ADMIN & 1)
+
+
+def own_ids() -> int:
+    """Return how many users this process's user namespace has; 2**32 - 1 in the machine's own."""
+    return sum(count for _, _, count in _own_map("uid_map"))
+
+
+def own_map() -> bytes:
+    """Return the users of this process's user namespace, as proc_pid_uid_map(5) tells them."""
+    with open("/proc/self/uid_map", "rb") as file:
+        return file.read()
+
+
+def outside(user: int) -> int:
+    """Return which user of the surrounding user namespace this one is; itself, if it is none."""
+    for first, there, count in _own_map("uid_map"):
+        if first <= user < first + count:
+            return there + user - first
+    return user
 
 
 @lru_cache(maxsize=1)
 def is_single_here() -> bool:
     """Tell whether this process's user namespace has a single user: files cannot be others'."""
-    return sum(count for _, _, count in _own_map("uid_map")) == 1
+    return own_ids() == 1
 
 
 def give(pid: int, maps: IdMaps) -> None:
@@ -157,8 +204,8 @@ def _extents(own: int, granted: list[tuple[int, int]]) -> tuple[Extent, ...]:
     return tuple(extents)
 
 
-def _granted(path: str) -> list[tuple[int, int]]:
-    """Return first id and number of each range that the file gives to the caller."""
+def granted(path: str) -> list[tuple[int, int]]:
+    """Return first id and number of each range that subuid(5) or subgid(5) gives to the caller."""
     user = os.geteuid()
     names = {str(user)}
     try:
@@ -178,24 +225,30 @@ def _granted(path: str) -> list[tuple[int, int]]:
 
 
 def _start(name: str, pid: int, extents: tuple[Extent, ...]) -> int:
-    program = _program(name)
-    if program is None:
+    path = program(name)
+    if path is None:
         raise FileNotFoundError(errno.ENOENT, "is not installed", name)
     words = [str(number) for extent in extents for number in extent]
     return os.posix_spawn(
-        program,
+        path,
         [name, str(pid), *words],
         {},
         file_actions=[(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)],
     )
 
 
-def _program(name: str) -> str | None:
+def program(name: str) -> str | None:
+    """Return the path of a program that maps ids, None where it is not installed."""
     for folder in _PATH.split(":"):
         path = f"{folder}/{name}"
         if os.access(path, os.X_OK):
             return path
     return None
+
+
+def _effective_capabilities() -> int:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        return int(file.read().partition("CapEff:")[2].split(None, 1)[0], 16)
 
 
 def _own_map(name: str) -> list[Extent]:

@@ -136,6 +136,18 @@ def open_in_root(root_fd: int, path: bytes, *, follow: bool = True) -> int:
     return sys.openat2(root_fd, path.lstrip(b"/") or b".", os.O_PATH, 0, resolve)
 
 
+def is_directory(root_fd: int, path: bytes) -> bool:
+    """Tell whether there is a directory at ``path`` in the root."""
+    try:
+        fd = open_in_root(root_fd, path)
+    except OSError:
+        return False
+    try:
+        return stat.S_ISDIR(os.fstat(fd).st_mode)
+    finally:
+        os.close(fd)
+
+
 def ensure_directory(root_fd: int, path: bytes, *, mode: int = 0o755, follow: bool = True) -> int:
     """Return a descriptor of the directory ``path`` in the root, made with its parents if missing.
 

@@ -3,7 +3,8 @@
 The list has the shape of Docker's default profile for a process without capabilities, less what
 a sandbox should not offer: io_uring, namespaces, the mount family, keys, BPF, perf, userfaultfd,
 and every socket family but UNIX, INET, INET6 and route netlink. It is one fixed policy and
-refuses to be a profile language: no JSON, no argument expressions from outside.
+refuses to be a profile language: no JSON, no argument expressions from outside. What processes
+of the engine's own need is so little that they name it (:func:`compile_narrow`).
 
 Answers: what is known but not listed EPERM; clone3 ENOSYS (its flags are in memory, where a filter
 cannot see them; libraries then fall back to clone); numbers this table does not know ENOSYS, as an
@@ -18,9 +19,9 @@ from __future__ import annotations
 import errno
 import functools
 import os
-import struct
+from collections.abc import Collection, Mapping
 
-from . import syscalls
+from . import bpf, syscalls
 from .syscall_numbers import numbers
 
 _ALLOWED = """
@@ -74,36 +75,14 @@ _NAMESPACES = (
 # PER_LINUX, PER_LINUX32, each with and without UNAME26, and the query.
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 
-# struct seccomp_data. Arguments are compared by their low halves only: the kernel itself cuts
-# each of those looked at here to 32 bits, so bits above must not make them look like another.
-_NR, _ARCH = 0, 4
-_ARGUMENT = (16, 24, 32)
-_AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+# Arguments are compared by their low halves only: the kernel itself cuts each of those looked at
+# here to 32 bits, so bits above must not make them look like another.
 _X32_BIT = 0x40000000
 _SKIPPED_BY_TRACER = 0xFFFFFFFF
 
-_LOAD = 0x20  # BPF_LD | BPF_W | BPF_ABS
-_JUMP = 0x05  # BPF_JMP | BPF_JA
-_JUMP_EQ = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
-_JUMP_GE = 0x35  # BPF_JMP | BPF_JGE | BPF_K
-_JUMP_SET = 0x45  # BPF_JMP | BPF_JSET | BPF_K
-_AND = 0x54  # BPF_ALU | BPF_AND | BPF_K
-_RETURN = 0x06  # BPF_RET | BPF_K
-
-_ALLOW = 0x7FFF0000
-_KILL_PROCESS = 0x80000000
-_MAX_OFFSET = 255  # jt and jf are bytes
-
-_Instruction = tuple[int, int, int, int]  # code, jt, jf, k: struct sock_filter
-
-
-def _errno(code: int) -> int:
-    return 0x00050000 | code  # SECCOMP_RET_ERRNO
-
-
-_REFUSE = _errno(errno.EPERM)
-_UNKNOWN = _errno(errno.ENOSYS)
-_NO_FAMILY = _errno(errno.EAFNOSUPPORT)
+_REFUSE = bpf.refuse(errno.EPERM)
+_UNKNOWN = bpf.refuse(errno.ENOSYS)
+_NO_FAMILY = bpf.refuse(errno.EAFNOSUPPORT)
 
 
 def compile_filter(machine: str) -> bytes:
@@ -111,15 +90,23 @@ def compile_filter(machine: str) -> bytes:
 
     Cached for the life of the process. Raises ValueError for a machine without a table.
     """
-    if machine not in _AUDIT_ARCH:
+    if machine not in bpf.AUDIT_ARCH:
         raise ValueError(f"no system call table for {machine}: x86_64 and aarch64 have one")
     return _compiled(machine)
 
 
+def compile_narrow(machine: str, names: Collection[str]) -> bytes:
+    """Return a filter that allows these calls and no other, for a process of the engine's own.
+
+    Raises KeyError as :func:`numbers` does.
+    """
+    return bpf.pack(_prologue(machine) + bpf.by_number(_actions(machine, names, {})))
+
+
 @functools.cache
 def _compiled(machine: str) -> bytes:
-    program = _prologue(machine) + _search(_ranges(_actions(machine)))
-    return b"".join(struct.pack("HBBI", *instruction) for instruction in program)
+    actions = _actions(machine, set(_ALLOWED.split()), _conditional())
+    return bpf.pack(_prologue(machine) + bpf.by_number(actions))
 
 
 def install(program: bytes) -> None:
@@ -135,45 +122,42 @@ def host_filter() -> bytes:
     return compile_filter(os.uname().machine)
 
 
-def _prologue(machine: str) -> list[_Instruction]:
+def _prologue(machine: str) -> bpf.Code:
     """Refuse foreign ABIs; leave the system call's number in the accumulator."""
     program = [
-        (_LOAD, 0, 0, _ARCH),
-        (_JUMP_EQ, 1, 0, _AUDIT_ARCH[machine]),
-        (_RETURN, 0, 0, _KILL_PROCESS),
-        (_LOAD, 0, 0, _NR),
+        (bpf.LOAD, 0, 0, bpf.ARCH),
+        (bpf.JUMP_EQ, 1, 0, bpf.AUDIT_ARCH[machine]),
+        (bpf.RETURN, 0, 0, bpf.KILL_PROCESS),
+        (bpf.LOAD, 0, 0, bpf.NR),
     ]
     if machine == "x86_64":
         program += [
-            (_JUMP_GE, 0, 3, _X32_BIT),
-            (_JUMP_EQ, 0, 1, _SKIPPED_BY_TRACER),  # a debugger's doing, not a foreign call
-            (_RETURN, 0, 0, _UNKNOWN),
-            (_RETURN, 0, 0, _KILL_PROCESS),
+            (bpf.JUMP_GE, 0, 3, _X32_BIT),
+            (bpf.JUMP_EQ, 0, 1, _SKIPPED_BY_TRACER),  # a debugger's doing, not a foreign call
+            (bpf.RETURN, 0, 0, _UNKNOWN),
+            (bpf.RETURN, 0, 0, bpf.KILL_PROCESS),
         ]
     return program
 
 
-def _actions(machine: str) -> list[list[_Instruction]]:
+def _actions(
+    machine: str, allowed: Collection[str], conditional: Mapping[str, bpf.Code]
+) -> list[bpf.Code]:
     """Return, indexed by number, the code that decides each call; the last is for all above."""
     table = numbers(machine)
-    decided: list[list[_Instruction]] = [_answer(_UNKNOWN) for _ in range(max(table.values()) + 2)]
-    allowed, conditional = set(_ALLOWED.split()), _conditional()
+    decided: list[bpf.Code] = [bpf.answer(_UNKNOWN) for _ in range(max(table.values()) + 2)]
     for name, number in table.items():
-        decided[number] = _answer(_ALLOW if name in allowed else _REFUSE)
+        decided[number] = bpf.answer(bpf.ALLOW if name in allowed else _REFUSE)
         if name in conditional:
             decided[number] = conditional[name]
     return decided
 
 
-def _answer(value: int) -> list[_Instruction]:
-    return [(_RETURN, 0, 0, value)]
-
-
-def _conditional() -> dict[str, list[_Instruction]]:
+def _conditional() -> dict[str, bpf.Code]:
     """Return the code for those calls whose arguments decide."""
     return {
         "clone": _refuse_bits(_NAMESPACES),
-        "clone3": _answer(_UNKNOWN),
+        "clone3": bpf.answer(_UNKNOWN),
         "ioctl": _refuse_values(1, (_TIOCSTI, _TIOCLINUX)),
         "personality": _allow_values(0, _PERSONALITIES, _REFUSE),
         "socket": _socket(),
@@ -182,59 +166,48 @@ def _conditional() -> dict[str, list[_Instruction]]:
     }
 
 
-def _socket() -> list[_Instruction]:
+def _socket() -> bpf.Code:
     """Allow UNIX, INET, INET6 and route netlink; INET with SOCK_PACKET means AF_PACKET."""
     return [
-        (_LOAD, 0, 0, _ARGUMENT[0]),
-        (_JUMP_EQ, 9, 0, _AF_UNIX),
-        (_JUMP_EQ, 8, 0, _AF_INET6),
-        (_JUMP_EQ, 3, 0, _AF_INET),
-        (_JUMP_EQ, 0, 5, _AF_NETLINK),
-        (_LOAD, 0, 0, _ARGUMENT[2]),
-        (_JUMP_EQ, 4, 3, _NETLINK_ROUTE),
-        (_LOAD, 0, 0, _ARGUMENT[1]),
-        (_AND, 0, 0, _SOCK_TYPE_MASK),
-        (_JUMP_EQ, 0, 1, _SOCK_PACKET),
-        *_answer(_NO_FAMILY),
-        *_answer(_ALLOW),
+        (bpf.LOAD, 0, 0, bpf.ARGUMENTS[0]),
+        (bpf.JUMP_EQ, 9, 0, _AF_UNIX),
+        (bpf.JUMP_EQ, 8, 0, _AF_INET6),
+        (bpf.JUMP_EQ, 3, 0, _AF_INET),
+        (bpf.JUMP_EQ, 0, 5, _AF_NETLINK),
+        (bpf.LOAD, 0, 0, bpf.ARGUMENTS[2]),
+        (bpf.JUMP_EQ, 4, 3, _NETLINK_ROUTE),
+        (bpf.LOAD, 0, 0, bpf.ARGUMENTS[1]),
+        (bpf.AND, 0, 0, _SOCK_TYPE_MASK),
+        (bpf.JUMP_EQ, 0, 1, _SOCK_PACKET),
+        *bpf.answer(_NO_FAMILY),
+        *bpf.answer(bpf.ALLOW),
     ]
 
 
-def _refuse_bits(mask: int) -> list[_Instruction]:
+def _refuse_bits(mask: int) -> bpf.Code:
     return [
-        (_LOAD, 0, 0, _ARGUMENT[0]),
-        (_JUMP_SET, 1, 0, mask),
-        *_answer(_ALLOW),
-        *_answer(_REFUSE),
+        (bpf.LOAD, 0, 0, bpf.ARGUMENTS[0]),
+        (bpf.JUMP_SET, 1, 0, mask),
+        *bpf.answer(bpf.ALLOW),
+        *bpf.answer(_REFUSE),
     ]
 
 
-def _refuse_values(argument: int, values: tuple[int, ...]) -> list[_Instruction]:
-    tests = [(_JUMP_EQ, len(values) - i, 0, value) for i, value in enumerate(values)]
-    return [(_LOAD, 0, 0, _ARGUMENT[argument]), *tests, *_answer(_ALLOW), *_answer(_REFUSE)]
+def _refuse_values(argument: int, values: tuple[int, ...]) -> bpf.Code:
+    tests = [(bpf.JUMP_EQ, len(values) - i, 0, value) for i, value in enumerate(values)]
+    return [
+        (bpf.LOAD, 0, 0, bpf.ARGUMENTS[argument]),
+        *tests,
+        *bpf.answer(bpf.ALLOW),
+        *bpf.answer(_REFUSE),
+    ]
 
 
-def _allow_values(argument: int, values: tuple[int, ...], otherwise: int) -> list[_Instruction]:
-    tests = [(_JUMP_EQ, len(values) - i, 0, value) for i, value in enumerate(values)]
-    return [(_LOAD, 0, 0, _ARGUMENT[argument]), *tests, *_answer(otherwise), *_answer(_ALLOW)]
-
-
-def _ranges(decided: list[list[_Instruction]]) -> list[tuple[int, list[_Instruction]]]:
-    """Merge neighbours that are decided alike into (first number, code)."""
-    merged: list[tuple[int, list[_Instruction]]] = []
-    for number, code in enumerate(decided):
-        if not merged or merged[-1][1] != code:
-            merged.append((number, code))
-    return merged
-
-
-def _search(ranges: list[tuple[int, list[_Instruction]]]) -> list[_Instruction]:
-    """Return a balanced tree of comparisons over the accumulator; every leaf returns."""
-    if len(ranges) == 1:
-        return ranges[0][1]
-    middle = len(ranges) // 2
-    below, above = _search(ranges[:middle]), _search(ranges[middle:])
-    first = ranges[middle][0]
-    if len(below) <= _MAX_OFFSET:
-        return [(_JUMP_GE, len(below), 0, first), *below, *above]
-    return [(_JUMP_GE, 0, 1, first), (_JUMP, 0, 0, len(below)), *below, *above]
+def _allow_values(argument: int, values: tuple[int, ...], otherwise: int) -> bpf.Code:
+    tests = [(bpf.JUMP_EQ, len(values) - i, 0, value) for i, value in enumerate(values)]
+    return [
+        (bpf.LOAD, 0, 0, bpf.ARGUMENTS[argument]),
+        *tests,
+        *bpf.answer(otherwise),
+        *bpf.answer(bpf.ALLOW),
+    ]

@@ -20,6 +20,7 @@ _X86_64 = os.uname().machine == "x86_64"
 
 _NR_PIVOT_ROOT = 155 if _X86_64 else 41
 _NR_KEYCTL = 250 if _X86_64 else 219
+_NR_FCHOWNAT = 260 if _X86_64 else 54
 _NR_SECCOMP = 317 if _X86_64 else 277
 _NR_OPEN_TREE = 428
 _NR_MOVE_MOUNT = 429
@@ -80,11 +81,16 @@ PR_CAPBSET_READ = 23
 PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
+PR_GET_NO_NEW_PRIVS = 39
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 KEYCTL_JOIN_SESSION_KEYRING = 1
 SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_GET_ACTION_AVAIL = 2
+SECCOMP_RET_USER_NOTIF = 0x7FC00000
+SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
+SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 5
 
 LANDLOCK_CREATE_RULESET_VERSION = 1
 LANDLOCK_RULE_PATH_BENEATH = 1
@@ -156,11 +162,20 @@ def keyctl_join_session_keyring() -> None:
     _check(_syscall(_NR_KEYCTL, KEYCTL_JOIN_SESSION_KEYRING, None), "keyctl")
 
 
-def seccomp_set_mode_filter(program: bytes) -> None:
-    """Install a classic BPF program (packed ``struct sock_filter``) as filter. seccomp(2)."""
+def seccomp_set_mode_filter(program: bytes, flags: int = 0) -> int:
+    """Install a classic BPF program (packed ``struct sock_filter``) as filter. seccomp(2).
+
+    Returns the listener with SECCOMP_FILTER_FLAG_NEW_LISTENER, else 0.
+    """
     buffer = ctypes.create_string_buffer(program, len(program))
     fprog = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
-    _check(_syscall(_NR_SECCOMP, SECCOMP_SET_MODE_FILTER, 0, fprog), "seccomp")
+    return _check(_syscall(_NR_SECCOMP, SECCOMP_SET_MODE_FILTER, flags, fprog), "seccomp")
+
+
+def seccomp_action_available(action: int) -> None:
+    """Raise OSError (EOPNOTSUPP) for what a filter cannot answer in this kernel. seccomp(2)."""
+    value = ctypes.c_uint32(action)
+    _check(_syscall(_NR_SECCOMP, SECCOMP_GET_ACTION_AVAIL, 0, ctypes.byref(value)), "seccomp")
 
 
 def landlock_abi() -> int:
@@ -259,6 +274,12 @@ def openat2(dirfd: int, path: bytes, flags: int, mode: int = 0, resolve: int = 0
     """Open below ``dirfd`` under the restrictions ``resolve``. openat2(2)."""
     how = struct.pack("3Q", flags | os.O_CLOEXEC, mode, resolve)
     return _check(_syscall(_NR_OPENAT2, dirfd, path, how, ctypes.c_size_t(len(how))), path)
+
+
+def fchownat(dirfd: int, path: bytes, owner: int, group: int, flags: int) -> None:
+    """Change owner and group, -1 leaves one; AT_EMPTY_PATH means ``dirfd`` itself. fchownat(2)."""
+    ids = ctypes.c_uint(owner & 0xFFFFFFFF), ctypes.c_uint(group & 0xFFFFFFFF)
+    _check(_syscall(_NR_FCHOWNAT, dirfd, path, *ids, flags), path)
 
 
 def syncfs(fd: int) -> None:

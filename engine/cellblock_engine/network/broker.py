@@ -21,6 +21,7 @@ from typing import NamedTuple, NoReturn
 
 from ..linux import capabilities, landlock, seccomp
 from ..linux import syscalls as linux
+from ..linux.descriptors import close_all_but
 from .allowlist import AllowedHost, parse_allowed_host
 from .tunnel import serve
 
@@ -60,7 +61,7 @@ def run(post: Post) -> NoReturn:
 def _confine(post: Post) -> None:
     """Give up what a proxy has no use for. All is imported: files may be out of reach after it."""
     gc.freeze()  # what was the monitor's stays as it is: its descriptors here are not its own
-    _close_all_but(post.listener, post.words)
+    close_all_but(post.listener, post.words)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MOST_FDS if hard == resource.RLIM_INFINITY else min(_MOST_FDS, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -80,19 +81,6 @@ def _confine(post: Post) -> None:
     if landlock.available():
         landlock.refuse_changes()
     seccomp.install(post.seccomp_program)
-
-
-def _close_all_but(*kept: int) -> None:
-    """Close all others; the standard streams lead nowhere."""
-    nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    for number in range(3):
-        os.dup2(nowhere, number)
-    first = 3
-    for fd in sorted(kept):
-        if first < fd:
-            linux.close_range(first, fd - 1)
-        first = fd + 1
-    linux.close_range(first, linux.CLOSE_RANGE_MAX)
 
 
 def _serve(post: Post, hosts: tuple[AllowedHost, ...]) -> NoReturn:

@@ -19,9 +19,13 @@ _DRAFT = ".config.json"
 
 
 def recorded_limits(directory: str) -> Limits:
-    """Return the limits that the config says now. Raises OSError, ValueError."""
+    """Return the limits that can change as the config says them now; of others, none.
+
+    What something weaker stands in for is none of a control group's. Raises OSError, ValueError.
+    """
     plain = _read(directory)
-    return Limits(**{name: plain.get(name) for name in Limits._fields})
+    limits = Limits(**{name: plain.get(name) for name in Limits._fields})
+    return limits.without(plain.get("replaced_limits", ()))
 
 
 @contextmanager
@@ -32,7 +36,8 @@ def amended(directory: str, limits: Limits) -> Iterator[None]:
     changes.
     """
     draft = f"{directory}/{_DRAFT}"
-    plain = _read(directory) | limits._asdict()
+    changed = {name: value for name, value in limits._asdict().items() if value is not None}
+    plain = _read(directory) | changed
     try:
         with open(draft, "w", encoding="utf-8") as file:
             json.dump(plain, file)

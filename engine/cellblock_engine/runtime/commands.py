@@ -14,6 +14,7 @@ from .descriptors import Descriptors
 from .failures import as_error
 from .loop import Loop
 from .process import Process, StageFailed
+from .recording import Recording
 from .sandbox import Sandbox
 from .spec import ProcessSpec, load_process
 
@@ -37,8 +38,8 @@ class Command:
 class Commands:
     """Starts, watches and reaps the further commands of one sandbox."""
 
-    def __init__(self, loop: Loop, sandbox: Sandbox) -> None:
-        self._loop, self._sandbox = loop, sandbox
+    def __init__(self, loop: Loop, sandbox: Sandbox, recording: Recording) -> None:
+        self._loop, self._sandbox, self._recording = loop, sandbox, recording
         self._running: list[Command] = []
 
     def of(self, client: socket.socket) -> Command | None:
@@ -68,7 +69,7 @@ class Commands:
             # A child of the client can hold the connection open after the client's death.
             self._loop.watch(command.client_pidfd, lambda: self.drop(client))
         # Not awaited here: a command in a throttled cgroup must not hold up the others.
-        self._loop.watch(process.fileno(), lambda: self._on_confirmed(command))
+        self._loop.watch(process.fileno(), lambda: self._on_word(command))
         self._loop.watch(process.pidfd, lambda: self._on_exit(command))
 
     def drop(self, client: socket.socket) -> None:
@@ -89,19 +90,25 @@ class Commands:
             self._loop.unwatch(pidfd)
             os.close(pidfd)
 
-    def _on_confirmed(self, command: Command) -> None:
-        self._loop.unwatch(command.process.fileno())
-        command.is_confirmed = True
+    def _on_word(self, command: Command) -> None:
+        """Take in what it says on its way; in the end, that it runs or never will."""
+        process = command.process
+        self._loop.unwatch(process.fileno())
         try:
-            command.process.confirm()
-            wire.tell(command.client, {"event": "started", "pid": command.process.pid})
+            command.is_confirmed = process.hear()
+            if command.is_confirmed:
+                wire.tell(command.client, {"event": "started", "pid": process.pid})
+            else:
+                self._recording.take(process.take_listener())
+                self._loop.watch(process.fileno(), lambda: self._on_word(command))
         except (StageFailed, OSError) as error:
+            command.is_confirmed = True
             failure = as_error(error, command.spec)
             wire.tell(command.client, {"event": "failed", "error": failure})
 
     def _on_exit(self, command: Command) -> None:
-        if not command.is_confirmed:
-            self._on_confirmed(command)  # its client hears of the start, or its failure, first
+        while not command.is_confirmed:
+            self._on_word(command)  # its client hears of the start, or its failure, first
         self._loop.unwatch(command.process.pidfd)
         self._loop.unwatch(command.client.fileno())
         self._forget_client(command)

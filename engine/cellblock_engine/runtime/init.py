@@ -66,21 +66,20 @@ def run(
         operations, last = rootfs.plan(spec, groups), rootfs.attachments(spec)
         stage = "ids"
         _, clones = wire.receive(sock)
-        single_id = spec.id_ranges is None
-        idmaps.become_root(single_id=single_id)
+        idmaps.become_root(single_id=spec.ids.is_single)
         _forbid_user_namespaces()
         stage = "root file system"
         late: list[int] = []
-        if single_id:
+        if spec.is_rootless:
             clones = [source.open(None) for source in rootfs.sources(operations)]
             late = [source.open(None) for source in rootfs.sources(last)]
         refuse_imports()
         kept = rootfs.build(operations, clones)
         if kept:
             wire.send(sock, {"kept": list(kept)}, list(kept.values()))
-        if rootfs.sources(last) and not single_id:
+        if rootfs.sources(last) and not spec.is_rootless:
             stage = "user"
-            who = resolve_user(spec.process.user, single_id=False)
+            who = resolve_user(spec.process.user, spec.ids)
             wire.send(sock, {"uid": who.uid, "gid": who.gid})
             _, late = wire.receive(sock)
         stage = "mounts"

@@ -125,10 +125,11 @@ def _start(layout: Layout, path: str) -> None:
         number = listener.fileno()
         # Told, as it may be dismissed, and the path be another's, before it can look.
         inode = Path(path).stat().st_ino
-        places = (layout.containers, layout.names, layout.spawner_lock, str(inode), str(number))
+        places = (layout.containers, layout.names, layout.ids, layout.spawner_lock)
+        numbers = (str(inode), str(number))
         with _open_log(layout.run / "spawner.log") as log:
             argv: list[str | os.PathLike[str]]
-            argv = [sys.executable, "-I", "-S", _SCRIPT, _ENGINE_PARENT, *places]
+            argv = [sys.executable, "-I", "-S", _SCRIPT, _ENGINE_PARENT, *places, *numbers]
             with subprocess.Popen(
                 argv,
                 env={},

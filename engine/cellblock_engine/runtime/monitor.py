@@ -21,7 +21,7 @@ from ..linux import cgroups
 from ..linux.processes import identity
 from ..removal import Removal
 from ..store import trees
-from . import state, verdicts, wire
+from . import remains, state, verdicts, wire
 from .amendment import amended, recorded_limits
 from .commands import Commands, signal_name
 from .descriptors import Descriptors
@@ -30,6 +30,7 @@ from .logs import LogWriter
 from .loop import Loop, Timer
 from .pause import Pause
 from .process import Process, StageFailed
+from .recording import Recording
 from .sandbox import Sandbox, Surroundings, group_name
 from .spec import StartSpec, load_start
 from .streams import OUTWARD, Relay, pipe_for_container
@@ -79,7 +80,8 @@ class Monitor:
             caller = identity(client_pid)
         self._notes = state.Notes(lock, controllers.places(group_name(spec)), caller)
         self.sandbox = Sandbox(spec, controllers, around, self._stack)
-        self._commands = Commands(self._loop, self.sandbox)
+        self._recording = Recording(self._loop, self.sandbox, self._stack)
+        self._commands = Commands(self._loop, self.sandbox, self._recording)
         self._pause = Pause(self._loop, self.sandbox.group)
         # While init builds the root.
         self._listen()
@@ -103,6 +105,7 @@ class Monitor:
             self.sandbox.wait_ready(words)
         self._first.release()
         self._first.confirm()
+        self._recording.take(self._first.take_listener())
         self._state = replace(
             self._state, status="running", pid=self._first.pid, started_at=time.time()
         )
@@ -113,11 +116,13 @@ class Monitor:
 
     def _take_over(self) -> None:
         """Make ready what was there before this start; its limits may have changed since."""
-        self._spec = replace(self._spec, limits=recorded_limits(self._spec.directory))
+        self._spec = replace(
+            self._spec, limits=recorded_limits(self._spec.directory).over(self._spec.limits)
+        )
         for tree in self._spec.overlays:
             # An upper that was mounted volatile is refused while its mark is in here. What a
             # loss of power may have cut short is the user's to judge.
-            trees.remove_tree(f"{tree.upper}/work/work")
+            remains.remove(f"{tree.upper}/work/work", self._spec.id_maps)
 
     def serve(self, client_pidfd: int | None) -> None:
         """Answer until the container has ended and its output is delivered."""
@@ -144,7 +149,7 @@ class Monitor:
     def record_failure(self, afterwards: ExitStack) -> None:
         """Leave what was there before the start, or nothing where nobody is left to have it."""
         if not self._spec.again or (self._notes is not None and self._notes.caller_is_gone()):
-            afterwards.callback(trees.remove_tree, put_aside(self._spec))
+            afterwards.callback(remains.remove, put_aside(self._spec), self._spec.id_maps)
         else:
             self._keep()
 
@@ -176,7 +181,7 @@ class Monitor:
     def _delete(self, directory: str) -> None:
         # Its lock file notes the groups that the next sweep has yet to remove.
         if self.sandbox.is_gone:
-            trees.remove_tree(directory)
+            remains.remove(directory, self._spec.id_maps)
 
     def _listen(self) -> None:
         path = self._spec.socket

@@ -39,8 +39,9 @@ class Process:
         ours, theirs = wire.pair()
         ours.settimeout(_PATIENCE_S)
         self._sock = ours
+        self._listener: int | None = None
         with theirs:
-            by_helper = assignment.single_id or assignment.occupied
+            by_helper = assignment.is_rootless or assignment.occupied
             start = _start_by_helper if by_helper else _start_directly
             self.pid, self.pidfd = start(assignment, ours, theirs)
 
@@ -54,15 +55,40 @@ class Process:
 
     def confirm(self) -> None:
         """Wait until it runs the command. Raises StageFailed if it never will."""
+        while not self.hear():
+            pass
+
+    def hear(self) -> bool:
+        """Take in what it says next; tell whether it runs the command.
+
+        Raises StageFailed if it never will.
+        """
         try:
             message, fds = wire.receive(self._sock)
+            if "listener" in message and fds:
+                self._listener = fds[0]
+                return False
         except wire.Disconnected:
-            return
-        finally:
             self._sock.close()
+            return True
+        except BaseException:
+            self._forget()
+            raise
+        self._forget()
         for fd in fds:
             os.close(fd)
         raise StageFailed.of(message)
+
+    def take_listener(self) -> int | None:
+        """Hand over the listener of its filter, if it has told of one."""
+        listener, self._listener = self._listener, None
+        return listener
+
+    def _forget(self) -> None:
+        self._sock.close()
+        listener = self.take_listener()
+        if listener is not None:
+            os.close(listener)
 
     _is_reaped = False
 

@@ -28,6 +28,7 @@ from .spec import StartSpec
 # Where the staging tree is attached in init's own mount namespace: any directory that every
 # user can reach and that no source lies under any more (sources are opened before).
 _STAGING_PLACES = (b"/tmp", b"/mnt", b"/run", b"/var")
+_TTY = 5  # the group of terminals, in all distributions
 
 
 def plan(spec: StartSpec, groups: Mapping[str, str]) -> tuple[Operation, ...]:
@@ -35,15 +36,14 @@ def plan(spec: StartSpec, groups: Mapping[str, str]) -> tuple[Operation, ...]:
 
     ``groups`` are its control groups' directories by their places below /sys/fs/cgroup.
     """
-    single_id = spec.id_ranges is None
     pts: list[tuple[str, str | None]] = [
         ("newinstance", None),
         ("ptmxmode", "0666"),
         ("mode", "0620"),
         ("max", "1024"),
     ]
-    if not single_id:
-        pts.append(("gid", "5"))
+    if spec.ids.groups > _TTY:
+        pts.append(("gid", str(_TTY)))
     operations: list[Operation] = [
         Overlay(
             tree.target,
@@ -80,8 +80,9 @@ def plan(spec: StartSpec, groups: Mapping[str, str]) -> tuple[Operation, ...]:
     operations.append(Files(spec.files))
     operations += [Mask(path) for path in MASKED]
     operations += [ReadOnly(path) for path in READ_ONLY]
-    if told := figures.places(spec.limits, has_sys=spec.own_network):
-        operations.append(Figures(told, spec.limits))
+    limits = spec.told(spec.limits)
+    if told := figures.places(limits, has_sys=spec.own_network):
+        operations.append(Figures(told, limits))
     if groups and spec.own_network:
         operations.append(Groups(tuple(groups.items())))
     return tuple(operations)
@@ -103,7 +104,8 @@ def attachments(spec: StartSpec) -> tuple[Operation, ...]:
     if not spec.read_only:
         return tuple(asked)
     covered = {operation.target for operation in asked}
-    places = (*(tree.target for tree in spec.overlays), *(file.target for file in spec.files))
+    files = (file.target for file in spec.files if not file.optional)
+    places = (*(tree.target for tree in spec.overlays), *files)
     sealed = tuple(place for place in places if place not in covered)
     return (*asked, Seal(sealed, spec.process.cwd))
 

@@ -27,6 +27,7 @@ DEFAULT_PIDS = 4096
 _PATIENCE_S = 30.0
 _LOOK_AGAIN_S = 0.02
 _NOBODY = 65534
+_FAKED = frozenset({"CHOWN", "SETGID", "SETUID"})  # who may not, is not told that it did
 _NAMESPACES = (
     linux.CLONE_NEWUSER
     | linux.CLONE_NEWNS
@@ -42,6 +43,7 @@ class Surroundings(NamedTuple):
     command_line: init.CommandLine
     allotted_slots: frozenset[int]
     seccomp_program: bytes
+    fake_ids_program: bytes
     undelegated: str
     """Why systemd gave it no groups, if it did not."""
 
@@ -84,8 +86,9 @@ class Sandbox:
             userns.map_range(self._init_pid, base)
         self.namespaces = self._open_namespaces()
         self.limits = spec.limits
-        if spec.limits.pids is None and "pids" not in controllers.missing():
-            self.limits = spec.limits._replace(pids=DEFAULT_PIDS)
+        by_default = cgroups.Limits(pids=DEFAULT_PIDS)
+        if spec.limits.pids is None and controllers.refused(by_default) is None:
+            self.limits = spec.limits.over(by_default)
         if not self._groups:
             self._send_clones(base)  # init builds the root while the group is made
         self.group = controllers.create(group_name(spec), self.limits)
@@ -134,13 +137,27 @@ class Sandbox:
         return workload.Assignment(
             process,
             self.namespaces,
-            self._spec.id_ranges is None,
+            self._spec.is_rootless,
+            self._spec.ids,
             occupied,
             self._entrance,
             stdio,
             channels,
             self._around.seccomp_program,
+            self._around.fake_ids_program if self._is_faked(process) else b"",
         )
+
+    def _is_faked(self, process: ProcessSpec) -> bool:
+        """Tell whether changes of ids and owners are answered as if there were more than one."""
+        return self._spec.ids.is_single and _FAKED.issubset(process.capabilities)
+
+    def start_recorder(self, line: socket.socket) -> None:
+        """Start who answers changes of owners, for the listeners that come on ``line``."""
+        monitor = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._be_recorder(line, monitor)
+        self._own(pid, os.pidfd_open(pid))
 
     def update(self, limits: cgroups.Limits) -> None:
         """Limit it so from now on where a limit is set: all of them or none.
@@ -151,7 +168,7 @@ class Sandbox:
             raise LimitNotEnforceable(reason)
         limits = limits.over(self.limits)
         told = figures.PLACES & self._kept.keys()
-        texts = {place: figures.figures(place, limits).encode() for place in told}
+        texts = {place: figures.figures(place, self._spec.told(limits)).encode() for place in told}
         self.group.update(limits)
         self.limits = limits
         for place, text in texts.items():
@@ -228,10 +245,34 @@ class Sandbox:
             self._around.command_line.overwrite(f"cellblock-broker {self._spec.id[:12]}".encode())
             from ..network import broker  # noqa: PLC0415 - nobody else has use for it
 
-            # A user of the container's range, who is nobody on the host.
-            identity = None if self._base is None else self._base + _NOBODY
+            identity = self._nobody()
             hosts, program = self._spec.allow_hosts, self._around.seccomp_program
             broker.run(broker.Post(listener, words, hosts, identity, program, monitor))
+        finally:
+            os._exit(1)
+
+    def _nobody(self) -> int | None:
+        """Return a user of the container's, who is nobody on the host, as this process sees it.
+
+        For an ordinary user such ids are there only where the container's are, so the broker
+        goes there. That gives it nothing: its files and its network stay the host's, of which
+        it keeps no more than anybody may read.
+        """
+        if self._base is not None:
+            return self._base + _NOBODY
+        if self._spec.ids.is_single:
+            return None
+        linux.setns(self.namespaces.user, linux.CLONE_NEWUSER)
+        return min(_NOBODY, *(count - 1 for count in self._spec.ids))
+
+    def _be_recorder(self, line: socket.socket, monitor: int) -> NoReturn:
+        try:
+            name = f"cellblock-recorder {self._spec.id[:12]}"
+            self._around.command_line.overwrite(name.encode())
+            from . import recorder  # noqa: PLC0415 - most containers do without
+
+            namespaces = self.namespaces
+            recorder.run(recorder.Post(line, namespaces.user, namespaces.mnt, monitor))
         finally:
             os._exit(1)
 

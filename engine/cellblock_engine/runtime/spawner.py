@@ -21,9 +21,10 @@ from contextlib import suppress
 from typing import NoReturn
 
 from ..errors import LimitNotEnforceable
-from ..linux import cgroups, seccomp, userns
+from ..linux import cgroups, fake_ids, seccomp, userns
 from ..linux import syscalls as linux
 from . import init, monitor
+from .remains import remove_noted
 from .sandbox import Surroundings
 from .spec import DELEGATED
 from .sweep import sweep
@@ -36,7 +37,15 @@ class Spawner:
     """Accepts, forks, reaps, sweeps."""
 
     def __init__(
-        self, containers: str, names: str, lock: str, *, inode: int, listener_fd: int, told: str
+        self,
+        containers: str,
+        names: str,
+        ids: str,
+        lock: str,
+        *,
+        inode: int,
+        listener_fd: int,
+        told: str,
     ) -> None:
         self._listener = socket.socket(fileno=listener_fd)
         self._listener.settimeout(0)
@@ -44,12 +53,14 @@ class Spawner:
         self._inode = inode
         self._lock = lock
         self._places = (containers, names, os.path.dirname(self._path))
+        self._ids = ids
         self._monitors: set[int] = set()
         self._spare: tuple[int, socket.socket] | None = None
         self._around = Surroundings(
             init.CommandLine.own(),
             userns.allotted_slots(),
             seccomp.host_filter(),
+            fake_ids.host_filter(),
             _undelegated(told),
         )
         linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
@@ -63,7 +74,7 @@ class Spawner:
 
     def serve(self) -> None:
         """Serve until there is nothing left to do."""
-        swept = sweep(*self._places)
+        swept = self._sweep()
         gc.collect()
         gc.freeze()  # a collection in a child would copy every page it looks at
         busy_until = time.monotonic() + _IDLE_S
@@ -72,7 +83,7 @@ class Spawner:
             if self._wake in ready:
                 os.read(self._wake, 4096)
             if self._reap() or not swept:
-                swept = sweep(*self._places)
+                swept = self._sweep()
             if self._listener.fileno() in ready:
                 self._accept()
             else:
@@ -83,6 +94,9 @@ class Spawner:
             if time.monotonic() > busy_until or not self._is_reachable():
                 break
         self._leave()
+
+    def _sweep(self) -> bool:
+        return sweep(*self._places, lambda directory: remove_noted(directory, self._ids))
 
     def _accept(self) -> bool:
         try:

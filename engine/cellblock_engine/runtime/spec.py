@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..linux.cgroups import Limits
-from ..linux.idmaps import IdMaps
+from ..linux.idmaps import IdMaps, Inside, single
+from ..linux.userns import RANGE_SIZE
 from ..removal import Removal
 
 PROTOCOL = 5
@@ -57,10 +58,25 @@ class TmpfsSpec:
 
 @dataclass(frozen=True)
 class FileSpec:
-    """A small file of the container's own at ``target``, kept in memory."""
+    """A small file of the container's own at ``target``, kept in memory.
+
+    An ``optional`` one is there only where its directory is, and cannot be written.
+    """
 
     target: str
     text: str
+    optional: bool = False
+
+
+class StandIns(NamedTuple):
+    """What a process is held to by itself, where no control group does it; None, () is nothing."""
+
+    memory_bytes: int | None = None
+    pids: int | None = None
+    processors: tuple[int, ...] = ()
+
+
+_HELD_TO_NOTHING = StandIns()
 
 
 @dataclass(frozen=True)
@@ -77,6 +93,7 @@ class ProcessSpec:
     channels: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
     ulimits: tuple[tuple[str, int, int], ...] = ()
+    stand_ins: StandIns = _HELD_TO_NOTHING
 
 
 @dataclass(frozen=True)
@@ -115,6 +132,27 @@ class StartSpec:
     again: bool
     process: ProcessSpec
 
+    @property
+    def is_rootless(self) -> bool:
+        """Whether an ordinary user starts it: init does what else only the host's root could."""
+        return self.id_ranges is None
+
+    @property
+    def ids(self) -> Inside:
+        """How many users and groups there are in it."""
+        if self.id_ranges is not None:
+            return Inside(RANGE_SIZE, RANGE_SIZE)
+        return (self.id_maps or single()).inside
+
+    def told(self, limits: Limits) -> Limits:
+        """Return what programs are to be told: these limits, and what stands in for others."""
+        memory_bytes, _, processors = self.process.stand_ins
+        if memory_bytes is not None:
+            limits = limits._replace(memory_bytes=memory_bytes)
+        if processors:
+            limits = limits._replace(cpuset_cpus=",".join(map(str, processors)))
+        return limits
+
 
 def dump(spec: StartSpec | ProcessSpec) -> dict[str, Any]:
     """Return the spec as plain JSON values."""
@@ -132,8 +170,13 @@ def load_process(plain: dict[str, Any]) -> ProcessSpec:
             "channels": tuple(plain["channels"]),
             "capabilities": tuple(plain["capabilities"]),
             "ulimits": tuple((name, soft, hard) for name, soft, hard in plain["ulimits"]),
+            "stand_ins": _load_stand_ins(*plain["stand_ins"]),
         }
     )
+
+
+def _load_stand_ins(memory_bytes: int | None, pids: int | None, processors: list[int]) -> StandIns:
+    return StandIns(memory_bytes, pids, tuple(processors))
 
 
 def load_start(plain: dict[str, Any]) -> StartSpec:

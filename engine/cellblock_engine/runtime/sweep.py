@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from ..linux import cgroups
@@ -17,11 +18,13 @@ from ..removal import Removal, recorded_removal
 from ..store.trees import remove_tree
 from . import state
 
+Remove = Callable[[str], None]
+
 _ABANDONED_S = 60.0
 
 
-def sweep(containers: str, names: str, run: str) -> bool:
-    """Set right every container of the store below ``containers``.
+def sweep(containers: str, names: str, run: str, remove: Remove = remove_tree) -> bool:
+    """Set right every container of the store below ``containers``; ``remove`` removes a tree.
 
     Returns whether that is all: processes of a killed monitor may still be on their way out.
     What cannot be removed (a file made immutable, say) stays, and keeps nobody from starting.
@@ -33,15 +36,15 @@ def sweep(containers: str, names: str, run: str) -> bool:
         with state.held_off(directory) as standing, suppress(OSError):
             if standing != "live":
                 socket = f"{run}/{identifier[:12]}.sock" if standing == "dead" else None
-                done &= settle(directory, socket)
+                done &= settle(directory, socket, remove)
     for name in _entries(names):
         link = f"{names}/{name}"
-        if _is_abandoned(link) and not os.path.exists(f"{containers}/{os.readlink(link)}"):
+        if is_abandoned(link) and not os.path.exists(f"{containers}/{os.readlink(link)}"):
             _unlink(link)
     return done
 
 
-def settle(directory: str, socket: str | None) -> bool:
+def settle(directory: str, socket: str | None, remove: Remove = remove_tree) -> bool:
     """Set right one container without a monitor; False while its processes are still ending.
 
     One whose maker was killed before it was one is removed, when it is clearly abandoned.
@@ -50,11 +53,16 @@ def settle(directory: str, socket: str | None) -> bool:
         return False
     if socket is not None:
         _unlink(socket)
-    aside = directory.rpartition("/")[2].startswith(".")
-    never_ran = not state.is_recorded(directory) and _is_abandoned(directory)
-    if aside or never_ran or _is_throw_away(directory):
-        remove_tree(directory)
+    if is_remains(directory):
+        remove(directory)
     return True
+
+
+def is_remains(directory: str) -> bool:
+    """Tell whether a container without a monitor is one that nobody is to see again."""
+    aside = directory.rpartition("/")[2].startswith(".")
+    never_ran = not state.is_recorded(directory) and is_abandoned(directory)
+    return aside or never_ran or _is_throw_away(directory)
 
 
 def _is_throw_away(directory: str) -> bool:
@@ -73,7 +81,8 @@ def _is_throw_away(directory: str) -> bool:
     return removal is Removal.AT_END and state.read(directory).status == "exited"
 
 
-def _is_abandoned(path: str) -> bool:
+def is_abandoned(path: str) -> bool:
+    """Tell whether what is there is too old for its maker to be still at it."""
     try:
         age_s = time.time() - os.lstat(path).st_ctime
     except FileNotFoundError:

@@ -17,11 +17,11 @@ import socket
 import sys
 from typing import Any, NamedTuple, NoReturn
 
-from ..linux import capabilities, idmaps, landlock, mounts, seccomp, userns
+from ..linux import capabilities, idmaps, landlock, mounts, notifications, seccomp
 from ..linux import syscalls as linux
 from ..linux.cgroups import Entrance
 from . import identity, wire
-from .spec import ProcessSpec
+from .spec import ProcessSpec, StandIns
 
 _DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _RLIMITS = (
@@ -51,17 +51,20 @@ class Namespaces(NamedTuple):
 class Assignment(NamedTuple):
     """All a command needs, prepared while the host's files were still in reach.
 
-    ``occupied``: the root is ready, and code of the image may be inside.
+    ``occupied``: the root is ready, and code of the image may be inside. ``fake_ids_program`` is
+    empty where the kernel's own answers to changes of ids and owners are to be given.
     """
 
     process: ProcessSpec
     namespaces: Namespaces
-    single_id: bool
+    is_rootless: bool
+    ids: idmaps.Inside
     occupied: bool
     entrance: Entrance
     stdio: tuple[int, int, int]
     channels: tuple[int, ...]
     seccomp_program: bytes
+    fake_ids_program: bytes
 
 
 def enter_by_helper(assignment: Assignment, sock: socket.socket) -> NoReturn:
@@ -105,14 +108,14 @@ def become(assignment: Assignment, sock: socket.socket) -> NoReturn:
             os.write(fd, b"0")
         stage = "namespaces"
         if not assignment.occupied:
-            if not assignment.single_id:
+            if not assignment.is_rootless:
                 linux.setns(assignment.namespaces.user, linux.CLONE_NEWUSER)
             _join(assignment.namespaces)
         linux.unshare(linux.CLONE_NEWCGROUP)
         os.setsid()
         stage = "hardening"
         # The ids until now are the monitor's, and belong to no file there.
-        idmaps.become_root(single_id=assignment.single_id)
+        idmaps.become_root(single_id=assignment.ids.is_single)
         process = assignment.process
         kept = capabilities.mask(frozenset(process.capabilities))
         _restrict(kept)
@@ -122,33 +125,48 @@ def become(assignment: Assignment, sock: socket.socket) -> NoReturn:
         if not assignment.occupied:
             _join_mounts(assignment.namespaces)
         stage = "user"
-        who = resolve_user(process.user, single_id=assignment.single_id)
+        who = resolve_user(process.user, assignment.ids)
         stage = "working directory"
         workdir = _open_workdir(os.fsencode(process.cwd))
         argv, env = _words(process, who.home)
         stage = "standard streams"
         sock, workdir = _arrange_descriptors(assignment, sock, workdir)
         stage = "user"
-        _take_ids(who, single_id=assignment.single_id)
+        _take_ids(who, assignment.ids)
         stage = "working directory"
         _change_directory(workdir)
         stage = "ulimits"
-        _limit(process.ulimits)
+        _limit(process, who.uid)
         stage = "hardening"
         _hold_capabilities(0 if who.uid else kept)
         # Root inside owns the host's files here, among them the interpreter that is still ours.
-        if assignment.single_id and landlock.available():
+        if assignment.is_rootless and landlock.available():
             landlock.confine_execution()
-        # The filter comes last: it allows none of the above.
-        seccomp.install(assignment.seccomp_program)
+        # The filters come last: they allow none of the above.
+        _filter_calls(assignment, sock)
         stage = "execute"
-        _execute(argv, env)
+        _execute(argv, env, process.stand_ins.memory_bytes)
     except identity.UnknownUser as error:
         wire.send(sock, {"stage": stage, "errno": errno.EINVAL, "text": str(error)})
     except OSError as error:
         report(sock, stage, error)
     finally:
         os._exit(125)
+
+
+def _filter_calls(assignment: Assignment, sock: socket.socket) -> None:
+    """Put itself under the filters; who listens to that of owners is the monitor's business."""
+    if assignment.fake_ids_program:
+        try:
+            listener = notifications.install(assignment.fake_ids_program)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            # A filter around the engine has a listener: the kernel alone answers then.
+        else:
+            wire.send(sock, {"listener": True}, [listener])
+            os.close(listener)
+    seccomp.install(assignment.seccomp_program)
 
 
 def report(sock: socket.socket, stage: str, error: OSError) -> None:
@@ -183,14 +201,15 @@ def refuse_imports() -> None:
     sys.addaudithook(refuse)
 
 
-def resolve_user(user: str, *, single_id: bool) -> identity.Identity:
+def resolve_user(user: str, ids: idmaps.Inside) -> identity.Identity:
     """Return who ``user`` is in the present root. Raises UnknownUser, OSError."""
     who = identity.resolve(os.fsencode(user))
-    if single_id and (who.uid or who.gid):
+    if ids.is_single and (who.uid or who.gid):
         raise identity.UnknownUser("only user 0 is mapped here (no subordinate ids)")
-    if max(who.uid, who.gid) >= userns.RANGE_SIZE:
-        raise identity.UnknownUser(f"ids end at {userns.RANGE_SIZE - 1} in a container")
-    return who._replace(groups=[gid for gid in who.groups if gid < userns.RANGE_SIZE])
+    for kind, number, count in (("users", who.uid, ids.users), ("groups", who.gid, ids.groups)):
+        if number >= count:
+            raise identity.UnknownUser(f"{kind} end at {count - 1} in this container")
+    return who._replace(groups=[gid for gid in who.groups if gid < ids.groups])
 
 
 def _restrict(kept: int) -> None:
@@ -206,9 +225,9 @@ def _restrict(kept: int) -> None:
     capabilities.drop_bounding(kept)
 
 
-def _limit(ulimits: tuple[tuple[str, int, int], ...]) -> None:
+def _limit(process: ProcessSpec, uid: int) -> None:
     """Set the limits that were asked for. Raises PermissionError where the machine's are lower."""
-    for name, soft, hard in ulimits:
+    for name, soft, hard in process.ulimits:
         kind = _ULIMITS[name]
         most = resource.getrlimit(kind)[1]
         # 1 keeps a dump from the host's handler, 0 would not.
@@ -216,10 +235,30 @@ def _limit(ulimits: tuple[tuple[str, int, int], ...]) -> None:
         if most != resource.RLIM_INFINITY and not 0 <= wanted[1] <= most:
             raise PermissionError(errno.EPERM, f"{name} is at most {most} on this machine")
         resource.setrlimit(kind, wanted)
+    _hold(process.stand_ins, uid)
 
 
-def _take_ids(who: identity.Identity, *, single_id: bool) -> None:
-    if not single_id:
+def _hold(stand_ins: StandIns, uid: int) -> None:
+    """Hold it to what stands in for limits of a control group. setrlimit(2), NPROC.
+
+    Processes are counted by user namespace and user there since Linux 5.14, by the host's user
+    before that. Nobody inside can raise the limit: that takes CAP_SYS_RESOURCE on the host.
+    """
+    if stand_ins.pids is not None:
+        _lower(resource.RLIMIT_NPROC, stand_ins.pids + (uid == 0))  # init is one of user 0
+    if stand_ins.processors:
+        os.sched_setaffinity(0, stand_ins.processors)
+
+
+def _lower(kind: int, most: int) -> None:
+    """Set a limit to ``most``, or leave it where it is lower."""
+    present = [each for each in resource.getrlimit(kind) if each != resource.RLIM_INFINITY]
+    lowest = min([most, *present])
+    resource.setrlimit(kind, (lowest, lowest))
+
+
+def _take_ids(who: identity.Identity, ids: idmaps.Inside) -> None:
+    if not ids.is_single:
         os.setgroups(who.groups)
     os.setresgid(who.gid, who.gid, who.gid)
     os.setresuid(who.uid, who.uid, who.uid)
@@ -281,8 +320,12 @@ def reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _execute(argv: list[bytes], env: dict[bytes, bytes]) -> NoReturn:
+def _execute(argv: list[bytes], env: dict[bytes, bytes], most_bytes: int | None) -> NoReturn:
+    """Execute it; ``most_bytes`` is how much it can map. Raises OSError."""
     command = argv[0]
+    if most_bytes is not None:
+        # Not before: what is mapped now is this interpreter's, and may be more.
+        _lower(resource.RLIMIT_AS, most_bytes)
     if b"/" in command:
         os.execve(command, argv, env)  # noqa: S606 - that is what this is for
     refused: OSError | None = None

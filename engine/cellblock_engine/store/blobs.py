@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import DigestMismatch, StoreError, StoreFull
 from ..layout import Layout
+from ..linux import idmaps
 from ..oci.digest import Digest
 from ..private import make_private
 from ..units import format_bytes
@@ -101,7 +102,8 @@ class Blobs:
     def check_room(self, size_bytes: int) -> None:
         """Raise StoreFull if the store's file system has less room than that."""
         status = os.statvfs(self._layout.home)
-        blocks = status.f_bfree if os.geteuid() == 0 else status.f_bavail
+        is_root = os.geteuid() == 0 and idmaps.may_map_ranges()  # not of an ordinary user's ids
+        blocks = status.f_bfree if is_root else status.f_bavail
         free_bytes = blocks * status.f_frsize
         if status.f_blocks and size_bytes > free_bytes:  # without blocks, it does not tell
             raise StoreFull(

@@ -25,6 +25,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from ..errors import InvalidLayer
+from . import owners
 from .directories import Directories, is_opaque, is_whiteout
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -263,8 +264,7 @@ def _write_fixes(
 
 
 def _copy_attributes(status: os.stat_result, source: int, target: int) -> None:
-    if os.geteuid() == 0:
-        os.fchown(target, status.st_uid, status.st_gid)
+    owners.copy(source, target)
     os.fchmod(target, stat.S_IMODE(status.st_mode))
     for key, value in _xattrs(source).items():
         os.setxattr(target, key, value)

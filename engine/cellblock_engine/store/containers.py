@@ -10,9 +10,10 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..errors import Conflict, ContainerNotFound, StoreError
 from ..layout import Layout
@@ -22,6 +23,8 @@ from ..private import make_private
 from ..privileges import Ulimit
 from ..removal import Removal, recorded_removal
 from ..volumes import DEFAULT_SHM_BYTES, Bind, Tmpfs
+from . import owners
+from .inside import Inside
 from .names import random_name
 from .room import raise_if_full
 from .trees import put_aside, remove_tree
@@ -38,7 +41,9 @@ class ContainerConfig:
 
     ``layers`` are diffIDs (empty for the host image); garbage collection keeps them, and what the
     image's ``manifest`` names, which a commit builds on. ``trees`` are
-    the targets of its overlays, in the order of their uppers. ``unknown`` are the settings that a
+    the targets of its overlays, in the order of their uppers. ``replaced_limits`` are the names of
+    limits that no control group enforces (:mod:`..enforcement`); ``device_rates`` are by the names
+    of those limits and by disks' paths. ``unknown`` are the settings that a
     newer version wrote and this one cannot follow.
     """
 
@@ -71,6 +76,11 @@ class ContainerConfig:
     interactive: bool = False
     memory_swap_bytes: int | None = None
     cpuset_cpus: str | None = None
+    cpu_shares: int | None = None
+    memory_reservation_bytes: int | None = None
+    blkio_weight: int | None = None
+    device_rates: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    replaced_limits: tuple[str, ...] = ()
     storage_bytes: int | None = None
     allow_hosts: tuple[str, ...] = ()
     manifest: str | None = None
@@ -78,17 +88,28 @@ class ContainerConfig:
 
     @property
     def limits(self) -> Limits:
-        """What it may use at most."""
+        """What it may use at most; best effort where that is what some are."""
+        rates: Mapping[str, Any] = self.device_rates
         return Limits(
-            self.memory_bytes, self.cpus, self.pids, self.memory_swap_bytes, self.cpuset_cpus
+            self.memory_bytes,
+            self.cpus,
+            self.pids,
+            self.memory_swap_bytes,
+            self.cpuset_cpus,
+            self.cpu_shares,
+            self.memory_reservation_bytes,
+            self.blkio_weight,
+            **rates,
+            mode="best-effort" if self.replaced_limits else None,
         )
 
 
 class Containers:
-    """The containers of one store."""
+    """The containers of one store; who does not change them needs no way ``inside``."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, inside: Inside | None = None) -> None:
         self._layout = layout
+        self._inside = inside
 
     def reserve(self, name: str | None) -> tuple[str, str]:
         """Return a new id and the name that now belongs to it. Raises Conflict.
@@ -132,7 +153,10 @@ class Containers:
                 tree = upper(directory, number)
                 tree.mkdir(mode=0o755)
                 (tree / "work").mkdir(mode=0o700)
-                _make_like(tree / "fs", top)
+                (tree / "fs").mkdir()
+                (tree / "fs").chmod(stat.S_IMODE(top.stat().st_mode))
+                if config.image_id is not None or self._is_root:
+                    self._give(tree / "fs", top)
             draft = directory / f".{_CONFIG}"
             plain = {name: value for name, value in vars(config).items() if name != "unknown"}
             with draft.open("w", encoding="utf-8") as file:
@@ -158,7 +182,7 @@ class Containers:
         except FileNotFoundError:
             return
         for identifier in identifiers:
-            config = None if identifier.startswith(".") else self._read(identifier)
+            config = None if identifier.startswith(".") else self.read(identifier)
             if config is not None:
                 yield config
 
@@ -173,14 +197,14 @@ class Containers:
                 identifier = os.fspath((self._layout.names / name).readlink())
             except OSError:
                 identifier = self._by_prefix(name)
-        config = self._read(identifier) if identifier else None
+        config = self.read(identifier) if identifier else None
         if config is None:
             raise ContainerNotFound(f"no container {name!r}: see the names there are with ps -a")
         return config
 
     def current(self, config: ContainerConfig) -> ContainerConfig:
         """Return a container as its config says now; as it was, if it is gone."""
-        return self._read(config.id) or config
+        return self.read(config.id) or config
 
     def remove(self, config: ContainerConfig) -> None:
         """Take the directory and the name away; nothing if that was done. Raises OSError.
@@ -193,7 +217,29 @@ class Containers:
                 link.unlink()
         except FileNotFoundError:
             pass
-        remove_tree(put_aside(os.fspath(self.directory(config.id))))
+        aside = put_aside(os.fspath(self.directory(config.id)))
+        self.remove_tree(aside)
+
+    def remove_tree(self, path: str) -> None:
+        """Remove what containers have left, whoever of them owns it. Raises OSError."""
+        if self._inside is None:
+            remove_tree(path)
+        else:
+            self._inside.remove(path)
+
+    @property
+    def _is_root(self) -> bool:
+        return self._inside is None or self._inside.is_here
+
+    def _give(self, directory: Path, model: Path) -> None:
+        """Let a new directory belong to whom another of the store belongs to."""
+        try:
+            owners.copy(os.fspath(model), os.fspath(directory))
+        except PermissionError:
+            maps = None if self._inside is None else self._inside.maps()
+            if self._inside is None or maps is None:
+                raise
+            self._inside.run(owners.copy, os.fspath(model), os.fspath(directory))
 
     def _by_prefix(self, prefix: str) -> str | None:
         if len(prefix) < _SHORTEST_PREFIX or not set(prefix) <= set("0123456789abcdef"):
@@ -207,9 +253,12 @@ class Containers:
             raise Conflict(f"several containers' ids start with {prefix!r}: give more of it")
         return found[0] if found else None
 
-    def _read(self, identifier: str) -> ContainerConfig | None:
+    def read(self, identifier: str) -> ContainerConfig | None:
+        """Return the container of this whole id, None where it is none. Raises StoreError."""
         try:
-            text = (self.directory(identifier) / _CONFIG).read_text(encoding="utf-8")
+            text = (self.directory(identifier) / _CONFIG).read_text(
+                encoding="utf-8", errors="replace"
+            )
         except (FileNotFoundError, NotADirectoryError):
             return None
         if is_blank(text):
@@ -223,7 +272,7 @@ class Containers:
             )
             rich["tmpfs"] = tuple(Tmpfs(**each) for each in plain.get("tmpfs", ()))
             rich["ulimits"] = tuple(Ulimit(**each) for each in plain.get("ulimits", ()))
-            for key in {"capabilities", "trees", "allow_hosts"} & plain.keys():
+            for key in {"capabilities", "trees", "allow_hosts", "replaced_limits"} & plain.keys():
                 rich[key] = tuple(plain[key])
             rich["removal"] = recorded_removal(plain)
             known = plain.keys() & ContainerConfig.__dataclass_fields__
@@ -251,11 +300,3 @@ def upper(directory: Path, number: int) -> Path:
 
 def _plain(value: object) -> object:
     return os.fspath(value) if isinstance(value, Path) else vars(value)
-
-
-def _make_like(directory: Path, model: Path) -> None:
-    directory.mkdir()
-    status = model.stat()
-    if os.geteuid() == 0:
-        os.chown(directory, status.st_uid, status.st_gid)
-    directory.chmod(stat.S_IMODE(status.st_mode))

@@ -143,7 +143,7 @@ class LayerCopy(LayerTree):
                     rest = memoryview(piece)
                     while rest:
                         rest = rest[os.write(file, rest) :]
-            self.apply(file, entry)
+            self.apply(file, entry, entry.name)
         finally:
             os.close(file)
 

@@ -66,7 +66,7 @@ def _file(
         return
     inode = place.status.st_dev, place.status.st_ino
     if inode in first:
-        yield link(place, first[inode])
+        yield link(place._replace(directory=directory), first[inode])
         return
     pieces = described(place._replace(directory=directory), read)
     try:

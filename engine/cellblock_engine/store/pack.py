@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..errors import Conflict, InvalidLayer
-from . import beneath, pax, tar, unreadable
+from . import beneath, owners, pax, tar, unreadable
 from .directories import MAX_PATH_BYTES, WHITEOUT, is_opaque, is_whiteout
 from .unpack import OPAQUE_MARKER, WHITEOUT_PREFIX, is_kept
 
@@ -69,9 +69,9 @@ def entries(
     a leading slash, empty files and directories are left out, and files that are ``excluded``: not
     removals, nor directories that may have some in them (:meth:`.exclusion.Exclusion.applied`).
     Files that are ``absent`` are told of as removals. Sockets are left out, as archives have none.
-    Without privileges all belongs to user 0, as it does in a container of one id. Raises
-    InvalidLayer for what a layer cannot hold, Conflict for a file that changes meanwhile, OSError;
-    in a ``moving`` tree, what goes away is left out.
+    Who owns what is as :mod:`.owners` says. Raises InvalidLayer for what a layer cannot hold,
+    Conflict for a file that changes meanwhile, OSError; in a ``moving`` tree, what goes away is
+    left out.
     """
     without = frozenset(without)
     first: dict[tuple[int, int], bytes] = {}  # names of files that have several
@@ -120,7 +120,8 @@ def described(
 
 def link(place: Place, target: bytes) -> tar.Entry:
     """Return the entry of one more name of a file that was told of as ``target``."""
-    return _entry(place.path, tar.HARD_LINK, place.status)._replace(link=target)
+    owner = owners.of_name(place.status, place.name, place.directory)
+    return _entry(place.path, tar.HARD_LINK, place.status, owner)._replace(link=target)
 
 
 def archive(described: Iterable[tar.Entry | bytes]) -> Iterator[bytes]:
@@ -226,11 +227,6 @@ def open_file(place: Place) -> tuple[int, os.stat_result]:
     return fd, status
 
 
-def owner(status: os.stat_result) -> tuple[int, int]:
-    """Return the user and group that a layer names for it."""
-    return (status.st_uid, status.st_gid) if os.geteuid() == 0 else (0, 0)
-
-
 def kept_xattrs(fd: int) -> dict[bytes, bytes]:
     """Return the extended attributes that a layer keeps."""
     try:
@@ -256,7 +252,8 @@ def changed(path: bytes) -> Conflict:
 
 def _directory(place: Place, *, opaque: bool) -> Iterator[tar.Entry]:
     above = place.path + b"/" if place.path else b""
-    entry = _entry(above or ROOT, tar.DIRECTORY, place.status)
+    owner = owners.of(place.status, place.directory)
+    entry = _entry(above or ROOT, tar.DIRECTORY, place.status, owner)
     if not place.path:
         # A container's root has the time of its own upper, whatever a layer says.
         entry = entry._replace(mtime_ns=0)
@@ -268,6 +265,7 @@ def _directory(place: Place, *, opaque: bool) -> Iterator[tar.Entry]:
 def _other(place: Place, *, moving: bool) -> Iterator[tar.Entry]:
     """Yield what is neither a directory nor a regular file."""
     kind = stat.S_IFMT(place.status.st_mode)
+    owner = owners.of_name(place.status, place.name, place.directory)
     if kind == stat.S_IFLNK:
         try:
             target = os.readlink(place.name, dir_fd=place.directory)
@@ -275,10 +273,10 @@ def _other(place: Place, *, moving: bool) -> Iterator[tar.Entry]:
             if moving:
                 return
             raise
-        yield _entry(place.path, tar.SYMLINK, place.status)._replace(link=target)
+        yield _entry(place.path, tar.SYMLINK, place.status, owner)._replace(link=target)
         return
     device = place.status.st_rdev  # 0 for a FIFO
-    entry = _entry(place.path, _SPECIAL[kind], place.status)
+    entry = _entry(place.path, _SPECIAL[kind], place.status, owner)
     yield entry._replace(device=(os.major(device), os.minor(device)))
 
 
@@ -297,7 +295,8 @@ def _file(
             return  # it has another file by now, or none
         raise
     try:
-        yield _entry(place.path, tar.FILE, status, status.st_size, kept_xattrs(fd))
+        entry = _entry(place.path, tar.FILE, status, owners.of(status, fd))
+        yield entry._replace(size=status.st_size, xattrs=kept_xattrs(fd))
         yield from contents(place.path, fd, status)
     finally:
         os.close(fd)
@@ -307,13 +306,11 @@ def _entry(
     name: bytes,
     kind: bytes,
     status: os.stat_result,
-    size: int = 0,
-    xattrs: dict[bytes, bytes] | None = None,
+    owner: tuple[int, int],
 ) -> tar.Entry:
-    uid, gid = owner(status)
     mode = stat.S_IMODE(status.st_mode)
     times = status.st_mtime_ns
-    return tar.Entry(name, kind, size, mode, uid, gid, times, b"", (0, 0), xattrs or {})
+    return tar.Entry(name, kind, 0, mode, *owner, times, b"", (0, 0), {})
 
 
 def _marker(name: bytes) -> tar.Entry:

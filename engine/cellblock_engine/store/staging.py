@@ -13,12 +13,12 @@ import json
 import os
 import secrets
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..private import make_private
 from .locks import Kind, try_lock
-from .trees import remove_at
+from .trees import remove_tree
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ATTEMPTS = 100
@@ -29,10 +29,11 @@ _FS_TOPDIR_FL = 0x00020000
 
 
 class Staging:
-    """The staging directory of a store."""
+    """The staging directory of a store; ``remove`` is what takes an entry away, with all in it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, remove: Callable[[Path], None] = remove_tree) -> None:
         self._path = path
+        self._remove = remove
 
     @contextlib.contextmanager
     def directory(self) -> Iterator[Path]:
@@ -111,13 +112,6 @@ class Staging:
             make_private(self._path.parent, self._path)
             _spread(self._path)
         return self._path / secrets.token_hex(8)
-
-    def _remove(self, path: Path) -> None:
-        fd = os.open(self._path, _DIRECTORY)
-        try:
-            remove_at(fd, os.fsencode(path.name))
-        finally:
-            os.close(fd)
 
 
 def sync_directory(path: Path) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from . import tar
+from . import owners, tar
 from .directories import is_opaque, is_whiteout
-from .pack import kept_xattrs, owner
+from .pack import kept_xattrs
 from .unpack import OPAQUE_MARKER
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -107,7 +107,8 @@ class Lowers:
             if fd is not None:
                 try:
                     status = os.fstat(fd)
-                    found = (stat.S_IMODE(status.st_mode), *owner(status), kept_xattrs(fd))
+                    owner = owners.of(status, fd)
+                    found = (stat.S_IMODE(status.st_mode), *owner, kept_xattrs(fd))
                     return found == (entry.mode, entry.uid, entry.gid, entry.xattrs)
                 finally:
                     os.close(fd)

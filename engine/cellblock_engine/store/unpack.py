@@ -19,7 +19,9 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 from ..errors import CellblockError, InvalidLayer, StoreError
-from . import tar
+from ..linux import idmaps
+from ..linux.owners import ATTRIBUTE
+from . import owners, tar
 from .directories import MAX_PATH_BYTES, WHITEOUT, Attributes, Directories, is_opaque, is_whiteout
 from .room import raise_if_full
 
@@ -31,6 +33,7 @@ OPAQUE_MARKER = b".wh..wh..opq"
 _UNUSUAL = re.compile(rb"(?:^|/)\.{0,2}(?:/|\Z)|\0")  # empty, dots only, or with a NUL byte
 _MAX_XATTR_BYTES = 2**16  # XATTR_SIZE_MAX
 _KEPT_XATTRS = (b"security.capability", b"system.posix_acl_access", b"system.posix_acl_default")
+_OWNER = ATTRIBUTE.encode()
 _MAX_TIME_NS = 2**63 - 1  # the year 2262; the file system clamps further
 
 
@@ -65,8 +68,9 @@ class Unpacked(NamedTuple):
 def unpack(stream: tar.Stream, root: int, *, max_entries: int) -> Unpacked:
     """Unpack the archive into the empty directory ``root`` and read the stream to its end.
 
-    As root, owners and device nodes are as recorded; else everything is the caller's own and
-    devices are left out. Raises InvalidLayer, StoreFull or StoreError.
+    As root, owners and device nodes are as recorded; else devices are left out, and in a process
+    of one id owners are written down (:mod:`.owners`). Raises InvalidLayer, StoreFull or
+    StoreError.
     """
     layer = _Unpacked(stream, root)
     try:
@@ -79,9 +83,12 @@ def unpack(stream: tar.Stream, root: int, *, max_entries: int) -> Unpacked:
 
 
 def is_kept(key: bytes) -> bool:
-    """Tell the attributes that a container may see from overlayfs's own, labels, foreign ones."""
+    """Tell the attributes that a container may see from overlayfs's own, labels, foreign ones.
+
+    What names an owner is ours, wherever it comes from.
+    """
     own = key.startswith(b"user.") and not key.startswith(b"user.overlay.")
-    return own or key in _KEPT_XATTRS
+    return (own and key != _OWNER) or key in _KEPT_XATTRS
 
 
 def _refused(error: OSError, name: bytes) -> CellblockError:
@@ -90,6 +97,13 @@ def _refused(error: OSError, name: bytes) -> CellblockError:
     if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EMLINK, errno.ENOENT):
         return InvalidLayer(f"entry {shown} of the layer cannot be made: {error.strerror}")
     return StoreError(f"cannot unpack {shown} of the layer: {error.strerror}")
+
+
+def _disowned(error: OSError, name: bytes, meant: Attributes | tar.Entry) -> Exception:
+    """Return what is to be told of a file that cannot be given to whom it is meant for."""
+    if error.errno != errno.EINVAL:  # EINVAL: chown(2), of ids that the user namespace lacks
+        return error
+    return owners.unmapped(name, meant.uid, meant.gid)
 
 
 def _normal(name: bytes) -> bytes:
@@ -120,6 +134,8 @@ class LayerTree(ABC):
         self._opaque = False
         self._owner = os.geteuid(), os.getegid()
         self._privileged = self._owner[0] == 0
+        self._records_owners = owners.are_recorded()
+        self._makes_devices = self._privileged and idmaps.may_map_ranges()
 
     def close(self) -> None:
         """Close all descriptors but the root's."""
@@ -168,7 +184,7 @@ class LayerTree(ABC):
             attributes = described[real]
             try:
                 if attributes is not None:
-                    self.apply(fd, attributes)
+                    self.apply(fd, attributes, real)
                 else:
                     os.fchmod(fd, 0o755)
                     implied.append(real)
@@ -204,8 +220,11 @@ class LayerTree(ABC):
             os.symlink(entry.link, name, dir_fd=fd)
         elif not self._create_node(entry, fd, name):
             return
-        if (entry.uid, entry.gid) != self._owner and self._privileged:
-            os.chown(name, entry.uid, entry.gid, dir_fd=fd, follow_symlinks=False)
+        if (entry.uid, entry.gid) != self._owner and not self._records_owners:
+            try:
+                os.chown(name, entry.uid, entry.gid, dir_fd=fd, follow_symlinks=False)
+            except OSError as error:
+                raise _disowned(error, entry.name, entry) from error
         if entry.kind != tar.SYMLINK:
             os.chmod(name, entry.mode, dir_fd=fd)  # chown(2) clears set-id bits, the umask others
         os.utime(name, ns=_times(entry.mtime_ns), dir_fd=fd, follow_symlinks=False)
@@ -218,16 +237,21 @@ class LayerTree(ABC):
         major, minor = entry.device
         if (major, minor) == (0, 0) or not (0 <= major < 2**12 and 0 <= minor < 2**20):
             raise InvalidLayer(f"the device {entry.name[-80:]!r} in the layer is {major}:{minor}")
-        if not self._privileged:
+        if not self._makes_devices:
             return False
         kind = stat.S_IFCHR if entry.kind == tar.CHARACTER else stat.S_IFBLK
         os.mknod(name, kind | entry.mode, os.makedev(major, minor), dir_fd=fd)
         return True
 
-    def apply(self, fd: int, attributes: Attributes | tar.Entry) -> None:
+    def apply(self, fd: int, attributes: Attributes | tar.Entry, name: bytes) -> None:
         """Set owner, mode, attributes and time, in the order in which they survive each other."""
-        if (attributes.uid, attributes.gid) != self._owner and self._privileged:
-            os.fchown(fd, attributes.uid, attributes.gid)  # clears set-id bits and capabilities
+        if self._records_owners:
+            owners.record(fd, attributes.uid, attributes.gid)
+        elif (attributes.uid, attributes.gid) != self._owner:
+            try:
+                os.fchown(fd, attributes.uid, attributes.gid)  # clears set-id bits, capabilities
+            except OSError as error:
+                raise _disowned(error, name, attributes) from error
         for key, value in attributes.xattrs.items():  # while an ordinary owner may still write
             self._set_xattr(fd, key, value)
         os.fchmod(fd, attributes.mode)
@@ -372,7 +396,7 @@ class _Unpacked(LayerTree):
                     written = os.write(file, piece)
                     while written < len(piece):
                         written += os.write(file, piece[written:])
-            self.apply(file, entry)
+            self.apply(file, entry, entry.name)
         finally:
             os.close(file)
 

@@ -1,9 +1,10 @@
 """The unpacker: a small process that unpacks layers, one after another, until told to end.
 
-Started by :mod:`.unpacking` as ``python -I -S unpacker.py PARENT_PID SYS_PATH...``: isolated, so
-nothing of the user's Python is loaded, and killable, so a hostile or endless layer costs no more
-than this process. Requests and answers are JSON lines on its standard input and output. It ends
-when its input ends or its parent does (by pidfd: other children of the parent may hold the pipe).
+Started by :mod:`.unpacking` as ``python -I -S unpacker.py PARENT_PID MAPS SYS_PATH...``: isolated,
+so nothing of the user's Python is loaded, and killable, so a hostile or endless layer costs no more
+than this process. Where MAPS has the ids of an ordinary user's containers, it becomes root of
+them. Requests and answers are JSON lines on its standard input and output. It ends when its input
+ends or its parent does (by pidfd: other children of the parent may hold the pipe).
 
 A request is ``{"blob", "staging", "max_bytes", "max_entries"}``: unpack that file into
 ``staging/fs``, describe it in ``staging/layer.json``, sync both to the disk. Answers are
@@ -30,13 +31,17 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def main(parent_pid: int, paths: list[str]) -> None:
+def main(parent_pid: int, maps: list[list[list[int]]] | None, paths: list[str]) -> None:
     """Serve requests until the end of standard input."""
     sys.path += paths
     requests: SimpleQueue[bytes | None] = SimpleQueue()
     parent = os.pidfd_open(parent_pid)
     if os.getppid() != parent_pid:
         return
+    if maps is not None:
+        from cellblock_engine.linux import idmaps  # noqa: PLC0415 - its path is known now
+
+        idmaps.enter(idmaps.IdMaps.of(maps))  # while there is one thread
     threading.Thread(target=_watch, args=(parent, requests), daemon=True).start()
     gc.disable()  # nothing here makes cycles worth finding
     os.umask(0)
@@ -185,4 +190,4 @@ def _report(read_bytes: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2:])
+    main(int(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:])

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InvalidLayer, StoreError, StoreFull
+from ..linux.idmaps import IdMaps
 
 _ERRORS = {kind.__name__: kind for kind in (InvalidLayer, StoreError, StoreFull)}
 _STALL_S = 600.0  # without a sign of life; a slow disk may take long to sync
@@ -49,11 +50,12 @@ class Caps:
 class Unpacker:
     """One child process; used by one thread at a time. Close it, or it lives as long as we do.
 
-    ``source`` is a descriptor that it inherits.
+    ``source`` is a descriptor that it inherits. With ``maps`` it becomes root of these ids.
     """
 
-    def __init__(self, source: int | None = None) -> None:
-        command = [sys.executable, "-I", "-S", str(_PROGRAM), str(os.getpid()), *_library_paths()]
+    def __init__(self, maps: IdMaps | None, source: int | None = None) -> None:
+        words = [str(_PROGRAM), str(os.getpid()), json.dumps(maps), *library_paths()]
+        command = [sys.executable, "-I", "-S", *words]
         self._process = subprocess.Popen(
             command,
             bufsize=0,
@@ -145,7 +147,9 @@ class Unpacker:
         return StoreError(f"the unpacker of a layer {how}: {last or 'try again'}")
 
 
-def unpack_while_made(archive: Iterable[bytes], staging: Path, caps: Caps) -> tuple[str, int]:
+def unpack_while_made(
+    archive: Iterable[bytes], staging: Path, caps: Caps, maps: IdMaps | None = None
+) -> tuple[str, int]:
     """Unpack an archive that is there only while it is made, as :meth:`Unpacker.unpack` does.
 
     Returns its hexadecimal SHA-256, and its size in bytes. Raises as that does, and what
@@ -153,7 +157,7 @@ def unpack_while_made(archive: Iterable[bytes], staging: Path, caps: Caps) -> tu
     """
     source, sink = os.pipe()
     try:
-        unpacker = Unpacker(source)
+        unpacker = Unpacker(maps, source)
     except BaseException:
         os.close(sink)
         raise
@@ -212,7 +216,8 @@ def _silence() -> StoreError:
 class Unpackers:
     """Unpackers ready for use; while somebody keeps them warm, each serves many layers."""
 
-    def __init__(self) -> None:
+    def __init__(self, maps: Callable[[], IdMaps | None]) -> None:
+        self._maps = maps
         self._lock = threading.Lock()
         self._idle: list[Unpacker] = []
         self._keepers = 0
@@ -220,7 +225,7 @@ class Unpackers:
     @contextmanager
     def warm(self) -> Iterator[None]:
         """Start one ahead of need and keep those that become free, until the end of the block."""
-        first = Unpacker()
+        first = Unpacker(self._maps())
         with self._lock:
             self._keepers += 1
             self._idle.append(first)
@@ -238,7 +243,7 @@ class Unpackers:
         """Give an unpacker; it is ended where its use raises, or nobody keeps it warm."""
         with self._lock:
             unpacker = self._idle.pop() if self._idle else None
-        unpacker = unpacker or Unpacker()
+        unpacker = unpacker or Unpacker(self._maps())
         kept = False
         try:
             yield unpacker
@@ -251,8 +256,8 @@ class Unpackers:
                 unpacker.close()
 
 
-def _library_paths() -> list[str]:
-    """Return where the engine and the decompressors live: all the child may import from."""
+def library_paths() -> list[str]:
+    """Return where the engine and the decompressors live: all that a child may import from."""
     names = ["isal"] if sys.version_info >= (3, 14) else ["isal", "backports.zstd"]
     paths = [str(Path(__file__).parents[2])]
     for name in names:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ..errors import InvalidLayer, StoreError
-from . import beneath
+from . import beneath, owners
 from .directories import MAX_PATH_BYTES, is_opaque, is_whiteout
 from .pack import kept_xattrs
 
@@ -245,6 +245,8 @@ def _content(fd: int, most_bytes: int) -> bytes:
 
 def _same_content(one: int, other: int) -> bool:
     if kept_xattrs(one) != kept_xattrs(other):
+        return False
+    if owners.are_recorded() and owners.recorded(one) != owners.recorded(other):
         return False
     if stat.S_ISDIR(os.fstat(one).st_mode):
         return True

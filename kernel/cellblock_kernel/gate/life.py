@@ -26,6 +26,7 @@ from cellblock_engine import (
     InvalidInput,
     RunRequest,
     TimedOut,
+    best_effort_line,
     parse_seconds,
 )
 
@@ -273,9 +274,13 @@ class _Life:
             # Gone where the gate before this one was killed: then there is nothing to keep.
             with suppress(ContainerNotFound):
                 return self._engine.spawn(self._options.container, env=self._environ)
-        return self._engine.spawn(
+        attached = self._engine.spawn(
             house.request(self._options, self._room, self._environ, Path.cwd())
         )
+        replaced = self._options.kernel.limits and attached.container.inspect().replaced_limits
+        if replaced:
+            print(f"cellblock: {best_effort_line(replaced)}", file=sys.stderr)
+        return attached
 
     def _turn(self, timeout_s: float | None) -> None:
         if self._kill_at is not None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, NoReturn, get_args
 
-from cellblock_engine import HOST_IMAGE, InvalidInput
+from cellblock_engine import HOST_IMAGE, LIMITS_MODES, InvalidInput, Limits
 
 Workspace = Literal["rw", "ro", "none"]
 MODULE = "cellblock_kernel.gate"
@@ -27,7 +27,8 @@ class KernelOptions:
 
     ``timeout`` is a duration, from each start on. ``env`` entries are ``NAME=VALUE``, or ``NAME``
     for what the gate's own environment says: other users can read a command line. ``keep`` leaves
-    the ended container when the kernel is shut down. ``allow_host`` is as for ``run``.
+    the ended container when the kernel is shut down. ``allow_host`` and ``limits``, which is
+    "enforce" or "best-effort", are as for ``run``.
     """
 
     image: str = HOST_IMAGE
@@ -42,6 +43,12 @@ class KernelOptions:
     keep: bool = False
     untrusted: bool = False
     allow_host: tuple[str, ...] = ()
+    limits: str | None = None
+
+    @property
+    def wanted(self) -> Limits:
+        """The limits that it is to have. Raises InvalidInput."""
+        return Limits(self.memory, self.cpus, self.pids_limit, mode=self.limits)
 
     def words(self) -> list[str]:
         """Return the words that mean this, without those that say what is so anyway."""
@@ -107,6 +114,7 @@ def parse(words: Sequence[str]) -> GateOptions:
     parser.add_argument("--memory")
     parser.add_argument("--cpus", type=float)
     parser.add_argument("--pids-limit", type=int)
+    parser.add_argument("--limits", choices=LIMITS_MODES)
     parser.add_argument("--timeout")
     parser.add_argument("--volume", action="append", default=[])
     parser.add_argument("--env", action="append", default=[])

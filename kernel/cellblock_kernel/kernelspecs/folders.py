@@ -156,6 +156,7 @@ def _row(name: str, path: str, document: Mapping[str, Any]) -> Kernelspec:
         "cpus": kernel.cpus,
         "pids": kernel.pids_limit,
         "timeout": kernel.timeout,
+        "limits": kernel.limits,
     }
     said = " ".join(f"{what}={limit}" for what, limit in limits.items() if limit is not None)
     return Kernelspec(

@@ -50,8 +50,7 @@ def install_kernelspecs(
     """
     base, into = checked_name(name or default_name(options.image)), folder(place)
     image = None if options.image == HOST_IMAGE else engine.image(options.image)
-    limits = Limits(memory=options.memory, cpus=options.cpus, pids=options.pids_limit)
-    chosen = find_kernels(engine, image, options.image, limits, kernel)
+    chosen = find_kernels(engine, image, options.image, options.wanted, kernel)
     alone = name is not None and len(chosen) == 1
     named = {
         base if alone or each.offer.name == PYTHON else f"{base}-{each.offer.name}": each

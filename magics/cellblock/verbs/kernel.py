@@ -17,7 +17,7 @@ from .attachments import VOLUME
 from .common import ENV, JSON, NO_TRUNC, PLATFORM, each, environment, style
 from .declaration import Argument, Call, Verb
 from .group import Group
-from .limits import CPUS, MEMORY, PIDS_LIMIT, TIMEOUT
+from .limits import CPUS, LIMITS_MODE, MEMORY, PIDS_LIMIT, TIMEOUT, notes
 from .outcome import Acknowledged, Listing
 from .run import PULL, ensure_image
 
@@ -54,7 +54,8 @@ def install(call: Call) -> Acknowledged:
             display_name=given.display_name,
             progress=preparing(call, shown),
         )
-    return Acknowledged(tuple(f"{path.name}: {path}" for path in paths))
+    lines = tuple(f"{path.name}: {path}" for path in paths)
+    return Acknowledged(lines, notes=notes(call, options.wanted))
 
 
 def list_(call: Call) -> Listing:
@@ -111,13 +112,14 @@ def surroundings(call: Call) -> KernelOptions:
             raise InvalidInput(f"{flag} {value!r} is not known: use one of {', '.join(known)}")
     if given.timeout is not None:
         parse_seconds(given.timeout)
-    limits = Limits(given.memory, given.cpus, given.pids_limit)
+    limits = Limits(given.memory, given.cpus, given.pids_limit, mode=given.limits)
     return KernelOptions(
         network=given.network,
         workspace=given.workspace,
         memory=given.memory,
         cpus=limits.cpus,
         pids_limit=limits.pids,
+        limits=given.limits,
         timeout=given.timeout,
         untrusted=given.untrusted,
     )
@@ -164,6 +166,7 @@ _INSTALL = Verb(
         MEMORY,
         CPUS,
         PIDS_LIMIT,
+        LIMITS_MODE,
         TIMEOUT,
         NETWORK,
         WORKSPACE,

@@ -14,7 +14,7 @@ from cellblock_engine import Conflict, ImageNotFound, InvalidInput, RunRequest
 from ..tables import counted
 from .declaration import Argument, Call, Verb
 from .kernel import NETWORK, WORKSPACE, preparing, surroundings
-from .limits import CPUS, MEMORY, PIDS_LIMIT, TIMEOUT
+from .limits import CPUS, LIMITS_MODE, MEMORY, PIDS_LIMIT, TIMEOUT, notes
 from .outcome import Acknowledged
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def run_notebook(call: Call) -> Acknowledged:
             progress=_pulling(call, shown),
             shows_progress=sys.stderr is not None and sys.stderr.isatty(),
         )
-    return Acknowledged((str(written),))
+    return Acknowledged((str(written),), notes=notes(call, options.wanted))
 
 
 def _checked(notebook: str, checked: CheckedLock) -> Acknowledged:
@@ -166,6 +166,7 @@ VERBS = (
             MEMORY,
             CPUS,
             PIDS_LIMIT,
+            LIMITS_MODE,
             TIMEOUT,
             NETWORK,
             Argument(

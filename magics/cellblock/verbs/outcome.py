@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Listing:
-    """A table; ``wide`` shows identifiers and commands in full."""
+    """A table; ``wide`` shows identifiers and commands in full.
+
+    ``exit_status`` is the command's, where the table tells of something that is not well.
+    """
 
     table: Table
     style: Literal["text", "wide", "json"]
+    exit_status: int = 0
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,10 @@ class Identifiers:
 
 @dataclass(frozen=True)
 class Started:
-    """A container that now runs by itself."""
+    """A container that now runs by itself; ``notes`` are worth knowing, for people only."""
 
     container_id: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,12 +91,14 @@ class Records:
 class Foreground:
     """A process to be started and followed to its end; ``start`` gives it to the surface.
 
-    ``stdin`` says where its input comes from: from the caller, or from nowhere.
+    ``stdin`` says where its input comes from: from the caller, or from nowhere. ``notes`` are worth
+    knowing, for people only.
     """
 
     start: Callable[[], Attached]
     words: tuple[str, ...]
     stdin: Literal["caller", "empty"] = "empty"
+    notes: tuple[str, ...] = ()
 
 
 Outcome: TypeAlias = (

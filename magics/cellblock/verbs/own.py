@@ -125,12 +125,14 @@ def _image(call: Call) -> str:
 
 
 def _limits(call: Call) -> dict[str, object]:
-    now = call.engine.container(call.arguments.container).stats()
+    container = call.engine.container(call.arguments.container)
+    now, replaced = container.stats(), container.inspect().replaced_limits
     memory, cpus, pids = now.memory_limit_bytes, now.cpus_limit, now.pids_limit
     return {
         "memory": _UNLIMITED if memory is None else format_bytes(memory),
         "cpus": _UNLIMITED if cpus is None else f"{cpus:g}",
         "pids": _UNLIMITED if pids is None else str(pids),
+        **{f"{name} by best effort": what for name, what in replaced.items()},
     }
 
 

@@ -12,7 +12,6 @@ from cellblock_engine import (
     ExecRequest,
     ImageNotFound,
     InvalidInput,
-    Limits,
     Platform,
     Removal,
     RunDefaults,
@@ -38,7 +37,7 @@ from .common import (
 )
 from .declaration import Argument, Call, Verb
 from .defaults import settled
-from .limits import CPUS, MEMORY, MEMORY_SWAP, PIDS_LIMIT, TIMEOUT
+from .limits import LIMITS, TIMEOUT, limits, notes
 from .outcome import Acknowledged, Foreground, Outcome, Started
 from .privileges import PRIVILEGES
 
@@ -60,19 +59,19 @@ def run(call: Call) -> Outcome:
     if call.arguments.explain:
         return Acknowledged(call.engine.explain(request).lines())
     ensure_image(call, request.image)
+    said = notes(call, request.limits)
     if call.arguments.detach:
-        return Started(call.engine.start(request).id)
+        return Started(call.engine.start(request).id, said)
     words = ("run", request.image, *request.argv)
-    return Foreground(
-        lambda: call.engine.spawn(request), words, "caller" if request.interactive else "empty"
-    )
+    stdin: Literal["caller", "empty"] = "caller" if request.interactive else "empty"
+    return Foreground(lambda: call.engine.spawn(request), words, stdin, said)
 
 
 def create(call: Call) -> Started:
     """Make a container that start starts; the line is its id."""
     request = run_request(call)
     ensure_image(call, request.image)
-    return Started(call.engine.create(request).id)
+    return Started(call.engine.create(request).id, notes(call, request.limits))
 
 
 def start(call: Call) -> Outcome:
@@ -110,9 +109,7 @@ def run_request(call: Call) -> RunRequest:
         user=given.user,
         hostname=given.hostname,
         network=_network(given, defaults),
-        limits=Limits(
-            given.memory, given.cpus, given.pids_limit, given.memory_swap, given.cpuset_cpus
-        ),
+        limits=limits(given),
         timeout_s=time_limit(call),
         name=given.name,
         removal=Removal.AT_END if given.rm or (cell and given.name is None) else Removal.NEVER,
@@ -236,11 +233,7 @@ _WHAT = (
         "each",
         "HOST[:PORT]",
     ),
-    MEMORY,
-    MEMORY_SWAP,
-    Argument(("--cpuset-cpus",), "the processors to run on: 0-2,4", metavar="CPUS"),
-    CPUS,
-    PIDS_LIMIT,
+    *LIMITS,
     PULL,
     PLATFORM,
     TIMEOUT,

@@ -16,6 +16,7 @@ from .declaration import Argument, Call, Verb
 from .group import Group
 from .outcome import Acknowledged, Facts, Inspection, Listing
 
+_CANNOT_RUN_STATUS = 1
 _CHECK_COLUMNS = (
     Column("CHECK", lambda row, _: row.name),
     Column("STATUS", lambda row, _: row.status),
@@ -42,14 +43,13 @@ def _inspect(call: Call, name: str) -> dict[str, object]:
 
 
 def doctor(call: Call) -> Listing:
-    """Return a row for each thing that containers need, and one for what was stale."""
+    """Return a row for each thing that containers need, and for what is wrong in the store."""
     from cellblock_engine import Check  # noqa: PLC0415 - help must not load the engine
 
-    found = call.engine.doctor()
-    count = len(found.swept)
-    stale = Check("stale state", "swept" if count else "ok", "; ".join(found.swept) or "none")
-    table = Table(Check, _CHECK_COLUMNS, (*found.checks, stale))
-    return Listing(table, "json" if call.arguments.json else "text")
+    found = call.engine.doctor(repair=call.arguments.repair, quick=call.arguments.quick)
+    table = Table(Check, _CHECK_COLUMNS, found.rows)
+    status = 0 if found.usable else _CANNOT_RUN_STATUS
+    return Listing(table, "json" if call.arguments.json else "text", exit_status=status)
 
 
 def info(call: Call) -> Facts:
@@ -99,7 +99,16 @@ VERBS = (
         (Argument(("names",), "containers or images", "some", "NAME", subject="either"),),
         inspect,
     ),
-    Verb("doctor", "Show what this machine offers; sweep what is stale", (JSON,), doctor),
+    Verb(
+        "doctor",
+        "Show what this machine offers, and what is wrong in the store",
+        (
+            Argument(("--repair",), "sweep what is stale, mend what is damaged", "flag"),
+            Argument(("--quick",), "leave out the contents of blobs and layers", "flag"),
+            JSON,
+        ),
+        doctor,
+    ),
     _INFO,
     DF,
     Verb("version", "Show versions", (JSON,), version),

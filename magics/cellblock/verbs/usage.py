@@ -12,7 +12,14 @@ from cellblock_engine import Conflict, ContainerNotFound, Limits, format_bytes
 from ..tables import Column, Table
 from .common import CONTAINERS, JSON, NO_TRUNC, each, style
 from .declaration import Argument, Call, Verb
-from .limits import CPUS, MEMORY, MEMORY_SWAP, PIDS_LIMIT
+from .limits import (
+    CPU_SHARES,
+    CPUS,
+    MEMORY,
+    MEMORY_RESERVATION,
+    MEMORY_SWAP,
+    PIDS_LIMIT,
+)
 from .outcome import Acknowledged, Listing
 
 if TYPE_CHECKING:
@@ -108,7 +115,14 @@ def stats(call: Call) -> Listing:
 def update(call: Call) -> Acknowledged:
     """Change limits of containers."""
     given = call.arguments
-    limits = Limits(given.memory, given.cpus, given.pids_limit, given.memory_swap)
+    limits = Limits(
+        given.memory,
+        given.cpus,
+        given.pids_limit,
+        given.memory_swap,
+        cpu_shares=given.cpu_shares,
+        memory_reservation=given.memory_reservation,
+    )
 
     def act(name: str) -> list[str]:
         call.engine.container(name).update(limits)
@@ -137,7 +151,15 @@ VERBS = (
     Verb(
         "update",
         "Change limits of containers, also while they run",
-        (MEMORY, MEMORY_SWAP, CPUS, PIDS_LIMIT, CONTAINERS),
+        (
+            MEMORY,
+            MEMORY_SWAP,
+            MEMORY_RESERVATION,
+            CPUS,
+            CPU_SHARES,
+            PIDS_LIMIT,
+            CONTAINERS,
+        ),
         update,
     ),
 )

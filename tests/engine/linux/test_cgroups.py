@@ -14,7 +14,7 @@ import pytest
 
 from cellblock_engine.errors import LimitNotEnforceable, Unsupported
 from cellblock_engine.linux import cgroups, syscalls
-from cellblock_engine.linux.cgroups import hierarchy
+from cellblock_engine.linux.cgroups import disks, hierarchy
 from cellblock_engine.linux.cgroups.v1 import V1Controllers
 
 MEBIBYTE = 2**20
@@ -390,6 +390,17 @@ def test_a_hybrid_layout_gives_the_v1_controllers_and_leaves_v2_alone(tmp_path):
         "pids": "the pids controller of cgroup v1 is not mounted",
         "cpuset-cpus": "the cpuset controller of cgroup v1 is not mounted",
         "memory-swap": "this kernel does not count swap (boot it with swapaccount=1)",
+        "memory-reservation": "this kernel has no memory.soft_limit_in_bytes",
+        **dict.fromkeys(
+            (
+                "blkio-weight",
+                "device-read-bps",
+                "device-write-bps",
+                "device-read-iops",
+                "device-write-iops",
+            ),
+            "the blkio controller of cgroup v1 is not mounted",
+        ),
     }
     group = controllers.create("g", cgroups.Limits())
     assert group.paths == (
@@ -406,6 +417,36 @@ def test_a_hybrid_layout_gives_the_v1_controllers_and_leaves_v2_alone(tmp_path):
     with pytest.raises(LimitNotEnforceable, match="pids controller"):
         controllers.create("h", cgroups.Limits(pids=5))
     assert not (tmp_path / "a b" / "h").exists()
+
+
+def test_disks_are_limited_in_the_words_of_each_version():
+    limits = cgroups.Limits(
+        blkio_weight=300,
+        device_read_bps={"8:0": 1024, "8:16": 2048},
+        device_write_iops={"8:0": 9},
+    )
+    assert list(disks.v1_settings(limits)) == [
+        ("blkio.throttle.read_bps_device", "8:0 1024"),
+        ("blkio.throttle.read_bps_device", "8:16 2048"),
+        ("blkio.throttle.write_iops_device", "8:0 9"),
+        ("blkio.bfq.weight", "300"),
+    ]
+    assert list(disks.v2_settings(limits)) == [
+        ("io.max", "8:0 rbps=1024 wiops=9"),
+        ("io.max", "8:16 rbps=2048"),
+        ("io.bfq.weight", "300"),
+    ]
+
+
+@pytest.mark.parametrize("bfq", [True, False])
+def test_weights_are_for_disks_that_follow_them(monkeypatch, tmp_path, bfq):
+    directory = tmp_path / "blkio"
+    directory.mkdir()
+    (directory / "blkio.bfq.io_serviced").touch()
+    monkeypatch.setattr(disks, "weighed", lambda: bfq)
+    refused = V1Controllers({"blkio": str(directory)}, {}).refused(cgroups.Limits(blkio_weight=9))
+    assert (refused is None) == bfq
+    assert bfq or "on blkio-weight: no disk of this machine is scheduled by BFQ" in refused
 
 
 def test_groups_inside_a_cgroup_namespace_or_a_bind_are_found_or_named(tmp_path):

@@ -18,6 +18,7 @@ import pytest
 
 from cellblock_engine.linux import seccomp, syscalls
 from cellblock_engine.linux.syscall_numbers import numbers
+from support.bpf import interpret
 
 MACHINE = os.uname().machine
 NUMBERS = numbers(MACHINE)
@@ -319,12 +320,12 @@ def test_the_program_is_short_and_its_jumps_stay_inside(machine):
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_every_number_is_decided_as_the_list_says(machine):
     """Interpret the program for each number: no neighbour may be decided by its neighbour."""
-    program = list(struct.iter_unpack("HBBI", seccomp.compile_filter(machine)))
+    program = seccomp.compile_filter(machine)
     arch = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}[machine]
     by_number = {number: name for name, number in numbers(machine).items()}
     steps = 0
     for number in range(600):
-        answer, took = _interpret(program, struct.pack("IIQ6Q", number, arch, 0, *(0,) * 6))
+        answer, took = interpret(program, arch=arch, number=number)
         steps = max(steps, took)
         name = by_number.get(number)
         conditional = {"clone", "clone3", "ioctl", "personality", "socket", "socketpair", "unshare"}
@@ -338,26 +339,20 @@ def test_every_number_is_decided_as_the_list_says(machine):
             assert answer == 0x50000 | errno.EPERM, name
     assert steps <= 25
     other = 0xC00000B7 if machine == "x86_64" else 0x40000028
-    assert _interpret(program, struct.pack("IIQ6Q", 0, other, 0, *(0,) * 6))[0] == 0x80000000
+    assert interpret(program, arch=other, number=0).value == 0x80000000
 
 
-def _interpret(program, packed):
-    accumulator, index = 0, 0
-    for step in range(len(program)):
-        code, jump_true, jump_false, k = program[index]
-        index += 1
-        if code == 0x20:
-            (accumulator,) = struct.unpack_from("I", packed, k)
-        elif code == 0x54:
-            accumulator &= k
-        elif code == 0x05:
-            index += k
-        elif code == 0x06:
-            return k, step
-        else:
-            test = {0x15: accumulator == k, 0x35: accumulator >= k, 0x45: accumulator & k != 0}
-            index += jump_true if test[code] else jump_false
-    raise AssertionError("the program does not return")
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_a_narrow_filter_allows_what_is_named_and_nothing_else(machine):
+    program = seccomp.compile_narrow(machine, {"close", "openat2"})
+    arch = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}[machine]
+    allowed = {
+        name
+        for name, number in numbers(machine).items()
+        if interpret(program, arch=arch, number=number).value == 0x7FFF0000
+    }
+    assert allowed == {"close", "openat2"}
+    assert interpret(program, arch=0, number=3).value == 0x80000000
 
 
 def test_every_name_of_the_list_exists_somewhere():

@@ -6,7 +6,7 @@ why others are not; the answer makes groups. cgroups(7).
 
 from __future__ import annotations
 
-from .group import Controllers, Counters, Entrance, Group, Limits, Usage
+from .group import Controllers, Counters, Entrance, Group, Limits, Usage, refusal
 from .hierarchy import discover, granted, settle
 from .leftovers import remove_stale
 from .unified import SCOPE_PREFIX, Delegable
@@ -24,6 +24,7 @@ __all__ = [
     "Usage",
     "discover",
     "granted",
+    "refusal",
     "remove_stale",
     "settle",
 ]

@@ -7,7 +7,16 @@ import os
 
 from ...errors import LimitNotEnforceable
 
-_NOT_TAKEN = (errno.EINVAL, errno.EBUSY, errno.ERANGE, errno.EPERM, errno.EACCES, errno.EROFS)
+_NOT_TAKEN = (
+    errno.ENODEV,
+    errno.EINVAL,
+    errno.EBUSY,
+    errno.ERANGE,
+    errno.EPERM,
+    errno.EACCES,
+    errno.EROFS,
+)
+_HINTS = {errno.EINVAL: "a group above it may allow less", errno.ENODEV: "it is no whole disk"}
 _LONGEST_FILE = 16384
 
 
@@ -54,7 +63,7 @@ def write(path: str, value: int | str) -> None:
         if error.errno not in _NOT_TAKEN:
             raise
         reason = f"the kernel refused {value} for {path}: {error.strerror}"
-        hint = "a group above it may allow less" if error.errno == errno.EINVAL else "run as root"
+        hint = _HINTS.get(error.errno or 0, "run as root")
         raise LimitNotEnforceable(f"{reason}; {hint}") from error
     finally:
         os.close(fd)

@@ -6,6 +6,7 @@ be made :class:`Unmanaged` does, which limits nothing and says so.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import NamedTuple, Protocol
 
 from ...errors import LimitNotEnforceable, Unsupported
@@ -21,27 +22,63 @@ class Limits(NamedTuple):
     """Memory and swap together; -1 is as much swap as there is, None is no swap."""
     cpuset_cpus: str | None = None
     """The processors it may run on, as cpuset(7) lists them."""
+    cpu_shares: int | None = None
+    """Its share of the processors where others want them, as cpu.shares of v1: 1024 is usual."""
+    memory_reservation_bytes: int | None = None
+    """Memory that is taken from others first."""
+    blkio_weight: int | None = None
+    device_read_bps: Mapping[str, int] | None = None
+    """Bytes a second, by the disk's numbers (``8:0``)."""
+    device_write_bps: Mapping[str, int] | None = None
+    device_read_iops: Mapping[str, int] | None = None
+    """Operations a second."""
+    device_write_iops: Mapping[str, int] | None = None
 
     def named(self) -> dict[str, str]:
         """Return the limits that are set, as limit name -> the controller that enforces it."""
-        values = (
-            ("memory", "memory", self.memory_bytes),
-            ("cpus", "cpu", self.cpus),
-            ("pids", "pids", self.pids),
-            ("memory-swap", "memory", self.memory_swap_bytes if self.swaps else None),
-            ("cpuset-cpus", "cpuset", self.cpuset_cpus),
-        )
-        return {name: controller for name, controller, value in values if value is not None}
+        values = self._asdict()
+        if not self.swaps:
+            values["memory_swap_bytes"] = None
+        return {
+            name: controller
+            for field, (name, controller) in _LIMITS.items()
+            if values[field] is not None
+        }
 
     def over(self, others: Limits) -> Limits:
         """Return these limits, and those of ``others`` where none is set."""
         own = {name: value for name, value in self._asdict().items() if value is not None}
         return others._replace(**own)
 
+    def without(self, names: Collection[str]) -> Limits:
+        """Return these limits but for some; without one on memory there is none on no swap."""
+        gone = {field for field, (name, _) in _LIMITS.items() if name in names}
+        if "memory_bytes" in gone and not self.swaps:
+            gone.add("memory_swap_bytes")
+        return self._replace(**dict.fromkeys(gone))
+
     @property
     def swaps(self) -> bool:
         """Tell whether swap may be used; memory and swap equal to memory is none."""
         return self.memory_swap_bytes not in (None, self.memory_bytes)
+
+
+_LIMITS = {
+    "memory_bytes": ("memory", "memory"),
+    "cpus": ("cpus", "cpu"),
+    "pids": ("pids", "pids"),
+    "memory_swap_bytes": ("memory-swap", "memory"),
+    "cpuset_cpus": ("cpuset-cpus", "cpuset"),
+    "cpu_shares": ("cpu-shares", "cpu"),
+    "memory_reservation_bytes": ("memory-reservation", "memory"),
+    "blkio_weight": ("blkio-weight", "blkio"),
+    "device_read_bps": ("device-read-bps", "blkio"),
+    "device_write_bps": ("device-write-bps", "blkio"),
+    "device_read_iops": ("device-read-iops", "blkio"),
+    "device_write_iops": ("device-write-iops", "blkio"),
+}
+"""The name of a limit, and what v1 calls the controller that enforces it; v2's io is blkio."""
+LIMITED_BY = dict(_LIMITS.values())
 
 
 class Counters(NamedTuple):
@@ -192,7 +229,7 @@ class Unmanaged:
 
     def missing(self) -> dict[str, str]:
         """As the protocol says."""
-        return dict.fromkeys(("memory", "cpus", "pids", "memory-swap", "cpuset-cpus"), self._reason)
+        return dict.fromkeys((name for name, _ in _LIMITS.values()), self._reason)
 
     def refused(self, limits: Limits) -> str | None:
         """As the protocol says."""

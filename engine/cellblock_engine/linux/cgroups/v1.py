@@ -11,18 +11,25 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 from typing import NamedTuple
 
 from ...errors import LimitNotEnforceable, Unsupported
 from ...units import format_bytes
 from ..alarm import interrupted
-from . import files
-from .group import Counters, Entrance, Limits, Usage, refusal
+from . import disks, files
+from .group import LIMITED_BY, Counters, Entrance, Limits, Usage, refusal
 from .leftovers import remove_directory
 
-CONTROLLERS = frozenset({"cpu", "cpuacct", "cpuset", "freezer", "memory", "pids"})
-_LIMITED_BY = {"memory": "memory", "cpus": "cpu", "pids": "pids", "cpuset-cpus": "cpuset"}
+CONTROLLERS = frozenset({"blkio", "cpu", "cpuacct", "cpuset", "freezer", "memory", "pids"})
+_NEEDED_FILES = {
+    "memory-swap": "memory.memsw.limit_in_bytes",
+    "memory-reservation": "memory.soft_limit_in_bytes",
+    "blkio-weight": disks.V1_BFQ,
+    **{name.replace("_", "-"): file for name, file in disks.V1_THROTTLES.items()},
+}
+_ABSENT = {"memory-swap": "this kernel does not count swap (boot it with swapaccount=1)"}
 _MEMORY = "memory.limit_in_bytes"
 _WITH_SWAP = "memory.memsw.limit_in_bytes"
 _CPU_PERIOD_US = 100_000
@@ -48,21 +55,27 @@ class V1Controllers:
 
     def missing(self) -> dict[str, str]:
         """As the protocol says."""
-        reasons = {
-            limit: self._missing[controller]
-            for limit, controller in _LIMITED_BY.items()
-            if controller in self._missing
-        }
-        memory = self._directories.get("memory")
-        if memory is None:
-            reasons["memory-swap"] = self._missing.get("memory", "there is no memory controller")
-        elif not os.path.exists(f"{memory}/{_WITH_SWAP}"):
-            reasons["memory-swap"] = "this kernel does not count swap (boot it with swapaccount=1)"
-        return reasons
+        return self._reasons(LIMITED_BY)
 
     def refused(self, limits: Limits) -> str | None:
         """As the protocol says."""
-        return refusal(limits, self.missing())
+        return refusal(limits, self._reasons(limits.named()))
+
+    def _reasons(self, names: Iterable[str]) -> dict[str, str]:
+        reasons = {name: self._reason(name) for name in names}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
+
+    def _reason(self, limit: str) -> str | None:
+        """Return why a limit cannot be enforced, None if it can."""
+        controller = LIMITED_BY[limit]
+        if controller in self._missing:
+            return self._missing[controller]
+        file = _NEEDED_FILES.get(limit)
+        if file is not None and not os.path.exists(f"{self._directories.get(controller)}/{file}"):
+            return _ABSENT.get(limit, f"this kernel has no {file}")
+        if limit == "blkio-weight" and not disks.weighed():
+            return disks.UNWEIGHED
+        return None
 
     def places(self, name: str) -> tuple[str, ...]:
         """As the protocol says."""
@@ -82,7 +95,7 @@ class V1Controllers:
         if reason := self.refused(limits):
             raise LimitNotEnforceable(reason)
         # Entering a cpuset group moves memory and takes time: only where one was asked for.
-        unused = () if limits.cpuset_cpus is not None else ("cpuset",)
+        unused = {"cpuset", "blkio"} - set(limits.named().values())
         group = self._group(name, unused)
         made: list[str] = []
         try:
@@ -96,7 +109,7 @@ class V1Controllers:
             raise
         return group
 
-    def _group(self, name: str, unused: tuple[str, ...] = ()) -> V1Group:
+    def _group(self, name: str, unused: Collection[str] = ()) -> V1Group:
         return V1Group(
             {c: f"{parent}/{name}" for c, parent in self._directories.items() if c not in unused}
         )
@@ -122,6 +135,8 @@ class V1Group:
             self._set(*setting)
         if limits.cpuset_cpus is not None:
             self._limit_processors(limits.cpuset_cpus)
+        for name, text in disks.v1_settings(limits):
+            self._set("blkio", name, text)
 
     def update(self, limits: Limits) -> None:
         """As the protocol says."""
@@ -144,8 +159,13 @@ class V1Group:
             quota_us = max(_CPU_QUOTA_MIN_US, round(limits.cpus * _CPU_PERIOD_US))
             settings.append(_Setting("cpu", "cpu.cfs_period_us", _CPU_PERIOD_US))
             settings.append(_Setting("cpu", "cpu.cfs_quota_us", quota_us))
+        if limits.cpu_shares is not None:
+            settings.append(_Setting("cpu", "cpu.shares", limits.cpu_shares))
         if limits.pids is not None:
             settings.append(_Setting("pids", "pids.max", limits.pids))
+        if limits.memory_reservation_bytes is not None:
+            reserved = limits.memory_reservation_bytes
+            settings.append(_Setting("memory", "memory.soft_limit_in_bytes", reserved))
         return settings
 
     def _memory_settings(self, memory_bytes: int, limits: Limits) -> list[_Setting]:

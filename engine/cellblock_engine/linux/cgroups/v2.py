@@ -17,22 +17,23 @@ from typing import NamedTuple
 from ...errors import LimitNotEnforceable
 from ...units import format_bytes
 from ..alarm import interrupted
-from . import files
-from .group import Counters, Entrance, Limits, Usage, refusal
+from . import disks, files
+from .group import LIMITED_BY, Counters, Entrance, Limits, Usage, refusal
 from .leftovers import remove_directory
 
 CONTROLLERS = frozenset({"cpu", "cpuset", "io", "memory", "pids"})
 SHOWN_AT = "."
 """The one hierarchy is not in a directory of its own below /sys/fs/cgroup."""
 
-_LIMITED_BY = {
-    "memory": "memory",
-    "cpus": "cpu",
-    "pids": "pids",
-    "memory-swap": "memory",
-    "cpuset-cpus": "cpuset",
-}
+_CALLED = {"blkio": "io"}  # which controllers have other names than on v1
 _SWAP = "memory.swap.max"
+_NEEDED_FILES = {
+    "memory-swap": _SWAP,
+    "blkio-weight": disks.V2_WEIGHT,
+    **{name.replace("_", "-"): disks.V2_THROTTLES for name in disks.V1_THROTTLES},
+}
+_ABSENT = {"memory-swap": "this kernel does not count swap (boot it with swapaccount=1)"}
+_CPU_WEIGHTS = (1, 10000)
 _CPU_PERIOD_US = 100_000
 _CPU_QUOTA_MIN_US = 1_000  # the kernel's min_cfs_quota_period
 _RECLAIM_S = 2.0
@@ -43,7 +44,7 @@ def missing_limits(reasons: Mapping[str, str]) -> dict[str, str]:
     """Return limit name -> reason, for controllers that are missing for these reasons."""
     return {
         limit: reasons[controller]
-        for limit, controller in _LIMITED_BY.items()
+        for limit, controller in _controllers(LIMITED_BY).items()
         if controller in reasons
     }
 
@@ -60,9 +61,12 @@ class V2Controllers:
     def missing(self) -> dict[str, str]:
         """As the protocol says."""
         missing = missing_limits(self._reasons)
-        counts_swap = os.path.exists(f"{self._base}/{_SWAP}")
-        if "memory-swap" not in missing and not counts_swap and not is_root(self._base):
-            missing["memory-swap"] = "this kernel does not count swap (boot it with swapaccount=1)"
+        if not is_root(self._base):  # which has none of these
+            for limit, file in _NEEDED_FILES.items():
+                if limit not in missing and not os.path.exists(f"{self._base}/{file}"):
+                    missing[limit] = _ABSENT.get(limit, f"this kernel has no {file}")
+        if "blkio-weight" not in missing and not disks.weighed():
+            missing["blkio-weight"] = disks.UNWEIGHED
         return missing
 
     def refused(self, limits: Limits) -> str | None:
@@ -83,7 +87,7 @@ class V2Controllers:
             raise ValueError(f"{name!r} is no name of a group")
         if reason := self.refused(limits):
             raise LimitNotEnforceable(reason)
-        self._enable(frozenset(limits.named().values()))
+        self._enable(frozenset(_controllers(limits.named()).values()))
         path = f"{self._base}/{name}"
         os.mkdir(path, 0o755)
         group = V2Group(path)
@@ -129,6 +133,8 @@ class V2Group:
             self._set(name, value)
         if limits.cpuset_cpus is not None:
             self._limit_processors(limits.cpuset_cpus)
+        for name, text in disks.v2_settings(limits):
+            self._set(name, text)
 
     def update(self, limits: Limits) -> None:
         """As the protocol says."""
@@ -148,8 +154,12 @@ class V2Group:
         if limits.cpus is not None:
             quota_us = max(_CPU_QUOTA_MIN_US, round(limits.cpus * _CPU_PERIOD_US))
             settings.append(_Setting("cpu.max", f"{quota_us} {_CPU_PERIOD_US}"))
+        if limits.cpu_shares is not None:
+            settings.append(_Setting("cpu.weight", _weight(limits.cpu_shares)))
         if limits.pids is not None:
             settings.append(_Setting("pids.max", limits.pids))
+        if limits.memory_reservation_bytes is not None:
+            settings.append(_Setting("memory.low", limits.memory_reservation_bytes))
         if limits.memory_bytes is not None:
             if limits.swaps or self._text(_SWAP) is not None:
                 settings.append(_Setting(_SWAP, _swap(limits, limits.memory_bytes)))
@@ -307,6 +317,20 @@ def is_root(directory: str) -> bool:
 def available(directory: str) -> frozenset[str]:
     """Return the controllers that can be enabled for groups below. Raises OSError."""
     return CONTROLLERS & _words(directory, "cgroup.controllers")
+
+
+def _controllers(limits: Mapping[str, str]) -> dict[str, str]:
+    """Return limit name -> the controller that enforces it here."""
+    return {limit: _CALLED.get(controller, controller) for limit, controller in limits.items()}
+
+
+def _weight(shares: int) -> int:
+    """Return cpu.weight for cpu.shares of v1, as the kernel has them: 1024 are 100.
+
+    Shares then mean as much beside groups that ask for none. kernel/sched/core.c.
+    """
+    least, most = _CPU_WEIGHTS
+    return max(least, min(most, round(shares * 100 / 1024)))
 
 
 def _words(directory: str, name: str) -> frozenset[str]:

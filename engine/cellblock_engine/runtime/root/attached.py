@@ -43,7 +43,7 @@ class Bind:
 
 @dataclass(frozen=True)
 class Files:
-    """Small files of the container's own, in a file system in memory; they can be written."""
+    """Small files of the container's own, in a file system in memory; most can be written."""
 
     files: tuple[FileSpec, ...]
     sources = ()
@@ -58,11 +58,15 @@ class Files:
         os.mkdir(b"files")
         sys.move_mount(tree, sys.AT_FDCWD, b"files")
         for number, file in enumerate(self.files):
+            target = os.fsencode(file.target)
+            if file.optional and not mounts.is_directory(root.fd, os.path.dirname(target)):
+                continue
             name = b"files/%d" % number
             fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
             os.write(fd, file.text.encode("utf-8", "surrogateescape"))
             os.close(fd)
-            cover_with_file(mounts.ensure_file(root.fd, os.fsencode(file.target)), name)
+            attributes = sys.MOUNT_ATTR_RDONLY if file.optional else 0
+            cover_with_file(mounts.ensure_file(root.fd, target), name, attributes)
         os.close(tree)
 
 

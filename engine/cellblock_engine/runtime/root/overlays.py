@@ -15,6 +15,7 @@ SCRATCH = "scratch"
 """The name under which a root keeps the memory that takes what is written."""
 
 _SCRATCH = SCRATCH.encode()
+_NOBODY = 65534  # as whom the kernel shows an owner without an id in here (overflowuid)
 
 
 @dataclass(frozen=True)
@@ -86,5 +87,7 @@ def _upper_in_memory(top: bytes) -> bytes:
     for name, mode in ((b"", 0o755), (b"/fs", stat.S_IMODE(status.st_mode)), (b"/work", 0o700)):
         os.mkdir(parent + name)
         os.chmod(parent + name, mode)
-    os.chown(parent + b"/fs", status.st_uid, status.st_gid)
+    # The host's own trees, as an ordinary user sees them inside: the upper is root's then.
+    owner, group = (0 if each == _NOBODY else each for each in (status.st_uid, status.st_gid))
+    os.chown(parent + b"/fs", owner, group)
     return parent
