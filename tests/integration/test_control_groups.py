@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -207,7 +209,7 @@ def test_nothing_is_left_of_a_killed_monitor(engine: Engine) -> None:
     assert "killed" in container.inspect().verdict
 
 
-WITHOUT_SYSTEMD = """
+REPORT = """
 import json, sys
 from pathlib import Path
 from cellblock_engine import Engine, Limits, LimitNotEnforceable, RunRequest
@@ -237,7 +239,7 @@ if os.fork() == 0:
 def said_where(setting: str, home: Path) -> tuple[str, str]:
     """Run containers where ``setting`` was done to the mounts; return a limit and a group."""
     script = f'{setting}; exec {sys.executable} -c "$0" "$1"'
-    argv = ["unshare", "--mount", "sh", "-ec", script, WITHOUT_SYSTEMD, str(home)]
+    argv = ["unshare", "--mount", "sh", "-ec", script, REPORT, str(home)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
     said, group = json.loads(done.stdout)
@@ -266,3 +268,23 @@ def test_a_systemd_that_gives_nothing_is_named_and_containers_run(
     assert "cannot enforce a limit on memory: systemd" in said
     assert ("does not answer on" if answers else "there is no /run/dbus/system_bus_socket") in said
     assert "cellblock-" not in group
+
+
+@pytest.mark.usefixtures("root")
+def test_a_user_is_given_groups_also_outside_of_its_own_systemd() -> None:
+    """As after a log-in by ssh: the session is a unit of the machine's systemd."""
+    user = next((path.name for path in Path("/var/lib/systemd/linger").glob("*")), None)
+    if user is None or not Path(f"/run/user/{pwd.getpwnam(user).pw_uid}/bus").is_socket():
+        pytest.skip("needs an ordinary user with a systemd of its own")
+    account = pwd.getpwnam(user)
+    with tempfile.TemporaryDirectory() as home:
+        os.chown(home, account.pw_uid, account.pw_gid)
+        words = [f"HOME={home}", f"PYTHONPATH={os.pathsep.join(sys.path)}", sys.executable]
+        argv = ["runuser", "-u", user, "--", "env", "-i", *words, "-c", REPORT, f"{home}/store"]
+        done = subprocess.run(
+            argv, capture_output=True, text=True, check=False, timeout=200, cwd="/"
+        )
+    assert done.returncode == 0, done.stderr
+    said, group = json.loads(done.stdout)
+    assert said == f"{64 * MEBIBYTE}\n"
+    assert f"/user@{account.pw_uid}.service/" in group
