@@ -10,6 +10,7 @@ from ..errors import LimitNotEnforceable
 from ..linux import cgroups
 from ..linux.cgroups.group import LIMITED_BY
 from ..linux.cgroups.hierarchy import CgroupMount, parse_membership, parse_mounts
+from ..linux.cgroups.unified import Delegable
 from .check import Check
 from .surroundings import Surroundings
 
@@ -42,12 +43,16 @@ def all_rungs(around: Surroundings) -> Iterator[Check]:
     remedy = _remedy(version, around)
     yield _groups(version, membership, remedy)
     controllers = cgroups.discover(os.getpid())
+    is_given = isinstance(controllers, Delegable)  # once a container starts
     missing = controllers.missing()
     for name in LIMITED_BY:
-        problem = missing.get(name) or (_tried(controllers, name) if name in _TRIALS else None)
+        problem = missing.get(name)
+        if problem is None and name in _TRIALS and not is_given:
+            problem = _tried(controllers, name)
         flag = f"--{_FLAGS.get(name, name)}"
         if problem is None:
-            yield Check(f"limit {flag}", "ok", f"is enforced, by cgroup {version}")
+            scope = ", in a scope that systemd gives" if is_given else ""
+            yield Check(f"limit {flag}", "ok", f"is enforced, by cgroup {version}{scope}")
         else:
             lost = f"{flag} is refused"
             own = next((way for sign, way in _OF_ITS_OWN.items() if sign in problem), remedy)
