@@ -253,7 +253,7 @@ class Engine(Inventory):
         """
         from .reset import reset  # noqa: PLC0415 - asked for seldom
 
-        return reset(self._layout, self._store.inside.remove, force=force)
+        return reset(self._layout, force=force)
 
     def doctor(self, *, repair: bool = False, quick: bool = False) -> Diagnosis:
         """Return what this machine offers to this user, and what is wrong in the store.
