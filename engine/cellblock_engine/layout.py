@@ -41,8 +41,8 @@ class Layout:
 
             home = named or Path(platformdirs.user_data_dir("cellblock"))
             run = _runtime_directory()
-            if os.geteuid() == 0:  # whose processes are not those of the same user outside
-                store = idmaps.own_map()
+            if os.geteuid() == 0:  # one of many, each of which has processes of its own
+                store = b"%d " % Path("/proc/self/ns/user").stat().st_ino
         home = home.absolute()
         store += os.fsencode(home)
         return cls(home, run / hashlib.sha256(store).hexdigest()[:12])
