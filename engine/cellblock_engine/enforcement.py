@@ -21,7 +21,7 @@ from .runtime.spec import StandIns
 from .units import format_bytes
 
 _CHANGEABLE = " (sched_setaffinity), which a program inside can change"
-_REPLACEABLE = ("memory", "pids", "cpus", "cpuset-cpus")
+REPLACEABLE = ("memory", "pids", "cpus", "cpuset-cpus")
 
 
 def kernel_limits(limits: Limits) -> cgroups.Limits:
@@ -55,7 +55,7 @@ def decide(limits: Limits) -> tuple[str, ...]:
     wanted = kernel_limits(limits)
     missing = cgroups.discover(os.getpid()).missing()
     lacking = [name for name in wanted.named() if name in missing]
-    replaced = tuple(name for name in lacking if name in _REPLACEABLE)
+    replaced = tuple(name for name in lacking if name in REPLACEABLE)
     best_effort = limits.mode == "best-effort"
     reason = cgroups.refusal(wanted.without(replaced if best_effort else ()), missing)
     if reason is None:

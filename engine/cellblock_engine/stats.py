@@ -14,7 +14,9 @@ class Stats:
     without file pages that nobody used lately; ``cpu_seconds`` is processor time since the start;
     ``pids`` counts processes and threads, ``pids_refused`` those that the limit did not let start
     since the container did. The limits are those in force: one on processes is
-    there by default. ``monotonic_s`` says when, on this machine's CLOCK_MONOTONIC.
+    there by default. ``monotonic_s`` says when, on this machine's CLOCK_MONOTONIC. The stalls are
+    how long something in it stood waiting since its start, for memory, a processor or a disk:
+    cgroup v2 counts them (Documentation/accounting/psi.rst).
     """
 
     memory_bytes: int | None
@@ -26,6 +28,9 @@ class Stats:
     pids_limit: int | None
     monotonic_s: float
     pids_refused: int = 0
+    memory_stalled_s: float | None = None
+    cpu_stalled_s: float | None = None
+    io_stalled_s: float | None = None
 
     def cpus_since(self, earlier: Stats) -> float | None:
         """Return how many processors it used on average since ``earlier`` (1.5 is one and a half).
@@ -52,4 +57,12 @@ def stats_of(plain: dict[str, Any]) -> Stats:
         pids_limit=limits["pids"],
         monotonic_s=float(plain["monotonic_s"]),
         pids_refused=usage["pids_refused"],
+        # An older monitor does not tell of these.
+        memory_stalled_s=_seconds(usage.get("memory_stalled_us")),
+        cpu_stalled_s=_seconds(usage.get("cpu_stalled_us")),
+        io_stalled_s=_seconds(usage.get("io_stalled_us")),
     )
+
+
+def _seconds(microseconds: int | None) -> float | None:
+    return None if microseconds is None else microseconds / 1e6

@@ -90,8 +90,14 @@ def test_processors_that_are_not_there_are_refused_by_name(engine):
 SHOWN = """
 import json, pathlib
 groups = pathlib.Path("/sys/fs/cgroup")
-print(json.dumps([int((groups / name).read_text()) for name in (
-    "cpu/cpu.shares", "memory/memory.soft_limit_in_bytes")]))
+names = {
+    "cpu/cpu.shares": 1, "memory/memory.soft_limit_in_bytes": 1,
+    "cpu.weight": 1024 / 100, "memory.low": 1,
+}
+print(json.dumps([
+    int(int((groups / name).read_text()) * unit)
+    for name, unit in names.items() if (groups / name).exists()
+]))
 """
 
 

@@ -18,6 +18,7 @@ from cellblock_engine import (
     OutOfMemory,
     PidsExceeded,
     RunRequest,
+    StartFailed,
 )
 from cellblock_engine.layout import Layout
 from cellblock_engine.linux import cgroups
@@ -121,6 +122,17 @@ def test_processes_are_limited(engine: Engine) -> None:
     done = run(engine, BOMB, pids=20)
     assert isinstance(done.verdict, PidsExceeded)
     assert done.verdict.limit == 20
+    container = started(engine, HOLD.format(1), pids=1)
+    try:
+        with pytest.raises(
+            StartFailed, match="as many processes run in the container as its limit"
+        ):
+            container.exec(["true"])
+        container.update(Limits(pids=2))
+        assert container.exec(["true"]).exit_code == 0
+    finally:
+        container.kill()
+        container.wait(30)
 
 
 @pytest.mark.usefixtures("groups")

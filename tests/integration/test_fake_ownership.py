@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import tarfile
+from collections.abc import Iterator
+
+import pytest
+
+from support import capabilities
+from support.debs import DebFile, deb
 from support.ordinary import OrdinaryUser
 from support.recorded import recorded
 
@@ -188,3 +195,95 @@ def test_every_command_of_a_container_has_it(ordinary_user: OrdinaryUser) -> Non
         assert look.stdout == "0\n"
     finally:
         run("rm", "-f", name)
+
+
+@pytest.fixture(scope="module")
+def debian(ordinary_user: OrdinaryUser, base_image: str) -> Iterator[str]:
+    """An image of Debian with its package tools, in the user's own store."""
+    pulled = ordinary_user.run_cellblock("pull", base_image)
+    assert pulled.returncode == 0, pulled.stderr
+    yield base_image
+    ordinary_user.run_cellblock("rmi", "-f", base_image)
+
+
+def exported(user: OrdinaryUser, container: str) -> dict[str, tuple[int, int, int]]:
+    """Return who owns what, and the modes, as a container's archive says."""
+    archive = user.home / "flat.tar"
+    done = user.run_cellblock("export", "-o", str(archive), container)
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(archive) as flat:
+        entries = {"/" + entry.name.removeprefix("./").rstrip("/"): entry for entry in flat}
+    archive.unlink()
+    return {path: (entry.uid, entry.gid, entry.mode) for path, entry in entries.items()}
+
+
+POSTINST = """
+useradd --create-home --uid 4242 --shell /bin/sh keeper
+useradd --system --uid 777 --user-group demon
+install -d -o demon -g keeper -m 2750 /var/lib/kept
+su keeper -c 'touch /var/lib/kept/by-su'
+chown -R --no-dereference keeper: /srv/kept
+setpriv --reuid demon --clear-groups true
+"""
+FILES = {
+    "srv/": DebFile(None, 0, 0, 0o755),
+    "srv/kept/": DebFile(None, 0, 0, 0o755),
+    "srv/kept/file": DebFile(b"kept", 0, 0, 0o644),
+    "srv/program": DebFile(b"#!/bin/sh\n", 33, 34, 0o6755),
+    "srv/secret": DebFile(b"secret", 7, 42, 0o640),
+}
+
+
+def test_a_package_is_installed_whose_files_are_others(
+    ordinary_user: OrdinaryUser, debian: str
+) -> None:
+    package = ordinary_user.home / "kept.deb"
+    package.write_bytes(deb("kept", FILES, POSTINST))
+    run = ordinary_user.run_cellblock
+    bind = f"{package}:/kept.deb:ro"
+    script = "dpkg -i /kept.deb && dpkg -V kept && dpkg -s kept && id keeper"
+    done = run("run", "--name", "kept", "-v", bind, debian, "sh", "-c", script)
+    try:
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        assert "Status: install ok installed" in done.stdout
+        assert done.stdout.endswith("uid=4242(keeper) gid=4242(keeper) groups=4242(keeper)\n")
+        owners = exported(ordinary_user, "kept")
+    finally:
+        run("rm", "-f", "kept")
+    assert owners["/srv/program"] == (33, 34, 0o6755)
+    assert owners["/srv/secret"] == (7, 42, 0o640)
+    assert owners["/srv/kept"] == (4242, 4242, 0o755)
+    assert owners["/srv/kept/file"] == (4242, 4242, 0o644)
+    assert owners["/home/keeper"] == (4242, 4242, 0o755)
+    assert owners["/home/keeper/.profile"][:2] == (4242, 4242)
+    assert owners["/var/lib/kept"] == (777, 4242, 0o2750)
+    assert owners["/var/lib/kept/by-su"][:2] == (0, 0)
+
+
+INSTALL = """
+set -e
+apt-config dump | grep -q '^APT::Sandbox::User "root"'
+apt-get update -q
+apt-get install -q -y --no-install-recommends at man-db
+mandb --version
+apt-get remove -q -y at
+apt-get install -q -y --no-install-recommends at
+"""
+
+
+def test_apt_installs_from_debians_mirrors(ordinary_user: OrdinaryUser, debian: str) -> None:
+    capabilities.need_host("deb.debian.org", 80)
+    run = ordinary_user.run_cellblock
+    words = ["run", "--name", "apt", "--network", "host", "-e", "DEBIAN_FRONTEND=noninteractive"]
+    done = run(*words, debian, "sh", "-c", INSTALL, timeout_s=300)
+    try:
+        assert done.returncode == 0, (done.stdout[-2000:], done.stderr[-2000:])
+        changed = run("diff", "apt").stdout
+        owners = exported(ordinary_user, "apt")
+    finally:
+        run("rm", "-f", "apt")
+    assert "/usr/bin/mandb" in changed
+    assert "99cellblock" not in changed
+    assert owners["/usr/bin/at"] == (1, 1, 0o6755)
+    assert owners["/var/spool/cron/atjobs"] == (1, 1, 0o1770)
+    assert owners["/var/cache/man"][:2] == (6, 12)

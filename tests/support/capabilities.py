@@ -74,6 +74,14 @@ def need_user_namespaces() -> None:
             pytest.skip(f"needs unprivileged user namespaces (sysctl {name} is {refusing})")
 
 
+def need_host(name: str, port: int) -> None:
+    """Skip the calling test where this host cannot be reached."""
+    try:
+        socket.create_connection((name, port), timeout=5).close()
+    except OSError as error:
+        pytest.skip(f"needs {name}:{port}: {error}")
+
+
 def need_package_index() -> None:
     """Skip the calling test where what this machine's pip asks for packages cannot be reached."""
     from cellblock_kernel.kernelspecs.machine import Machine

@@ -47,10 +47,14 @@ def _of_stage(error: StageFailed, process: ProcessSpec) -> dict[str, Any]:
     match error.stage:
         case "execute":
             return _of_execution(error, repr(process.argv[0]))
-        case "user":
-            return _failed(f"cannot start as user {process.user!r}: {error.text}")
-        case "working directory":
-            return _failed(f"cannot start in working directory {process.cwd!r}: {error.text}")
+        case "enter" if error.code == errno.EAGAIN:
+            return _failed(
+                "cannot start: as many processes run in the container as its limit allows; end "
+                "some, or give more with --pids-limit"
+            )
+        case "user" | "working directory":
+            user, cwd = f"as user {process.user!r}", f"in working directory {process.cwd!r}"
+            return _failed(f"cannot start {user if error.stage == 'user' else cwd}: {error.text}")
         case "ulimits":
             return {
                 "kind": "LimitNotEnforceable",

@@ -140,7 +140,8 @@ def _start(layout: Layout, path: str) -> None:
                 pass_fds=[number],
                 start_new_session=True,
             ) as process:
-                process.communicate(_ask_for_groups(process.pid, layout.run.name))
+                # A word in any case: its end of file may be kept from it by a fork of the caller's.
+                process.communicate(_ask_for_groups(process.pid, layout.run.name) + b"\n")
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, argv)
 

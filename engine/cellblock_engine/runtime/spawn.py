@@ -1,7 +1,7 @@
 """The script that becomes the spawner; see :mod:`.spawner`. Imports nothing before it has a path.
 
 Run as ``python -I -S spawn.py ENGINE_PARENT CONTAINERS NAMES IDS LOCK INODE LISTENER_FD``. It waits
-for the end of its standard input, which says whether systemd gave it control groups.
+for a line on its standard input, which says whether systemd gave it control groups.
 """
 
 import os
@@ -18,5 +18,5 @@ sys.path.append(sys.argv[1])
 from cellblock_engine.runtime.spawner import Spawner  # noqa: E402 - there is a path only now
 
 Spawner(
-    *sys.argv[2:6], inode=int(sys.argv[6]), listener_fd=int(sys.argv[7]), told=told.decode()
+    *sys.argv[2:6], inode=int(sys.argv[6]), listener_fd=int(sys.argv[7]), told=told.decode().strip()
 ).serve()

@@ -30,7 +30,10 @@ _BETWEEN_READINGS_S = 0.2
 
 @dataclass(frozen=True)
 class UsageRow:
-    """What a container uses, and may; ``cpus`` are processors, on average between two readings."""
+    """What a container uses, and may; ``cpus`` are processors, on average between two readings.
+
+    The stalls are since its start.
+    """
 
     container_id: str
     name: str
@@ -42,6 +45,9 @@ class UsageRow:
     cpu_seconds: float | None
     pids: int | None
     pids_limit: int | None
+    memory_stalled_seconds: float | None = None
+    cpu_stalled_seconds: float | None = None
+    io_stalled_seconds: float | None = None
 
 
 def usage_row(container: Container, earlier: Stats, now: Stats) -> UsageRow:
@@ -58,6 +64,9 @@ def usage_row(container: Container, earlier: Stats, now: Stats) -> UsageRow:
         cpu_seconds=now.cpu_seconds,
         pids=now.pids,
         pids_limit=now.pids_limit,
+        memory_stalled_seconds=now.memory_stalled_s,
+        cpu_stalled_seconds=now.cpu_stalled_s,
+        io_stalled_seconds=now.io_stalled_s,
     )
 
 

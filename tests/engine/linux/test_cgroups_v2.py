@@ -12,7 +12,7 @@ import pytest
 
 from cellblock_engine.errors import LimitNotEnforceable
 from cellblock_engine.linux import cgroups, syscalls
-from cellblock_engine.linux.cgroups import hierarchy, unified
+from cellblock_engine.linux.cgroups import disks, hierarchy, unified
 from cellblock_engine.linux.cgroups.v2 import V2Controllers, V2Group
 
 MEBIBYTE = 2**20
@@ -40,7 +40,24 @@ FILES = {
     "pids.current": "3",
     "pids.peak": "5",
     "pids.events": "max 4",
+    "cpu.weight": "100",
+    "memory.low": "0",
+    "io.max": "",
+    "io.bfq.weight": "default 100",
 }
+DISKS = {
+    "blkio-weight",
+    "device-read-bps",
+    "device-write-bps",
+    "device-read-iops",
+    "device-write-iops",
+}
+
+
+@pytest.fixture(autouse=True)
+def _weighed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever schedules this machine's disks."""
+    monkeypatch.setattr(disks, "weighed", lambda: True)
 
 
 def written(directory: Path, **contents: str) -> Path:
@@ -97,6 +114,32 @@ def test_where_swap_is_not_counted_only_a_limit_on_it_is_refused(group, director
     with pytest.raises(LimitNotEnforceable, match="cannot enforce a limit on memory-swap"):
         controllers.create("other", cgroups.Limits(64 * MEBIBYTE, memory_swap_bytes=-1))
     assert not (directory.parent / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("shares", "weight"), [(2, 1), (256, 25), (1024, 100), (2048, 200), (262144, 10000)]
+)
+def test_shares_are_weights_and_memory_is_kept_from_others(
+    group, directory, shares, weight
+) -> None:
+    # The kernel's files begin anew with each write.
+    for name in ("cpu.weight", "memory.low"):
+        (directory / name).write_text("")
+    group.limit(cgroups.Limits(cpu_shares=shares, memory_reservation_bytes=32 * MEBIBYTE))
+    assert (directory / "cpu.weight").read_text() == str(weight)
+    assert (directory / "memory.low").read_text() == str(32 * MEBIBYTE)
+
+
+def test_disks_are_limited_where_the_kernel_can(group, directory) -> None:
+    limits = cgroups.Limits(
+        blkio_weight=300, device_read_bps={"8:0": 5}, device_write_iops={"8:0": 6}
+    )
+    group.limit(limits)
+    assert (directory / "io.max").read_text() == "8:0 rbps=5 wiops=6"
+    controllers = V2Controllers(str(directory.parent), {})
+    assert controllers.refused(limits) is None
+    (directory.parent / "io.max").unlink()
+    assert "this kernel has no io.max" in controllers.refused(limits)
 
 
 @pytest.mark.parametrize("cpus", ["0-2", "7", "0,2"])
@@ -163,6 +206,10 @@ def test_counters_are_its_own(group, directory) -> None:
 
 def test_usage_is_without_pages_that_nobody_used_lately(group, directory) -> None:
     assert group.usage() == cgroups.Usage(39 * MEBIBYTE, 50 * MEBIBYTE, 1_500_000, 3, 4)
+    for number, name in enumerate(("memory", "cpu", "io")):
+        line = f"avg10=0.00 avg60=0.00 avg300=1.50 total={number}"
+        (directory / f"{name}.pressure").write_text(f"some {line}7\nfull {line}\n")
+    assert group.usage()[-3:] == (7, 17, 27)
     for path in directory.iterdir():
         path.unlink()
     assert group.usage() == cgroups.Usage()
@@ -229,7 +276,8 @@ def test_what_cannot_be_written_to_or_seen_is_named(tmp_path) -> None:
             f"the group {path} is not visible below {top}"
         )
     missing = controllers_for(written(tmp_path / "few", **{"cgroup.controllers": "cpu"}), "/")
-    assert set(missing.missing()) == {"memory", "memory-swap", "pids", "cpuset-cpus"}
+    memory = {"memory", "memory-swap", "memory-reservation"}
+    assert set(missing.missing()) == memory | {"pids", "cpuset-cpus"} | DISKS
     assert missing.missing()["pids"] == f"the group {tmp_path}/few has no pids controller"
 
 
@@ -266,8 +314,9 @@ def test_systemd_is_asked_for_a_scope_in_the_slice_of_the_caller(
     found = controllers_for(top, path, None, unified.Manager("/bus", bus_found=True, user=user))
     assert isinstance(found, cgroups.Delegable)
     assert (found.bus, found.slice_name) == ("/bus", within)
-    said = "user@7.service has no cpuset controller (see Delegate= in systemd.resource-control(5))"
-    assert found.missing() == ({"cpuset-cpus": said} if user else {})
+    said = "user@7.service has no {} controller (see Delegate= in systemd.resource-control(5))"
+    lacks = {"cpuset-cpus": said.format("cpuset"), **dict.fromkeys(DISKS, said.format("io"))}
+    assert found.missing() == (lacks if user else {})
     assert found.refused(cgroups.Limits(64 * MEBIBYTE, 1, 5, -1)) is None
     assert found.places("x") == ()
     with pytest.raises(LimitNotEnforceable, match="not been asked"):

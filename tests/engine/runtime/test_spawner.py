@@ -217,12 +217,12 @@ def test_a_spawner_that_dies_before_the_request_is_sent_is_replaced(engine, layo
     def connect_and_kill(layout):
         launched = connect(layout)
         if next(calls) % 2 == 0:
-            for pid in pids(layout):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGSTOP)
-            victims = pids(layout)  # with the monitor it may have been forking
-            for pid in victims:
-                os.kill(pid, signal.SIGKILL)
+            victims = []
+            for number in (signal.SIGSTOP, signal.SIGKILL):
+                victims = pids(layout)  # with the monitor it may have been forking
+                for pid in victims:
+                    with suppress(ProcessLookupError):  # that of the last run goes by itself
+                        os.kill(pid, number)
             assert eventually(lambda: not any(map(has_not_exited, victims)))
         return launched
 

@@ -15,6 +15,9 @@ from .group import Limits
 V1_WEIGHT = "blkio.bfq.weight"
 V1_BFQ = "blkio.bfq.io_serviced"
 """There also in the topmost group, which has no weight."""
+V2_WEIGHT = "io.bfq.weight"
+V2_THROTTLES = "io.max"
+UNWEIGHED = "no disk of this machine is scheduled by BFQ"
 V1_THROTTLES = {
     "device_read_bps": "blkio.throttle.read_bps_device",
     "device_write_bps": "blkio.throttle.write_bps_device",
@@ -45,9 +48,9 @@ def v2_settings(limits: Limits) -> Iterator[tuple[str, str]]:
         for disk, rate in (getattr(limits, name) or {}).items():
             disks.setdefault(disk, []).append(f"{key}={rate}")
     for disk, rates in disks.items():
-        yield "io.max", " ".join([disk, *rates])
+        yield V2_THROTTLES, " ".join([disk, *rates])
     if limits.blkio_weight is not None:
-        yield "io.bfq.weight", str(limits.blkio_weight)
+        yield V2_WEIGHT, str(limits.blkio_weight)
 
 
 def weighed() -> bool:

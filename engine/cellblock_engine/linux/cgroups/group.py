@@ -118,6 +118,10 @@ class Usage(NamedTuple):
     pids: int | None = None
     pids_refused: int = 0
     """How often a fork or clone was refused by a pids limit, since it was made."""
+    memory_stalled_us: int | None = None
+    """How long some of it waited for memory since it was made; so for processors, and for disks."""
+    cpu_stalled_us: int | None = None
+    io_stalled_us: int | None = None
 
 
 class Entrance(NamedTuple):
@@ -177,6 +181,10 @@ class Group(Protocol):
 class Controllers(Protocol):
     """What can be limited for one process."""
 
+    @property
+    def version(self) -> str:
+        """Say in words what limits."""
+
     def missing(self) -> dict[str, str]:
         """Return the limits that cannot be enforced, as limit name -> reason."""
 
@@ -213,6 +221,8 @@ def refusal(limits: Limits, missing: dict[str, str]) -> str | None:
 
 class Unmanaged:
     """No group can be made: every limit is refused by name, and the group is none."""
+
+    version = "nothing"
 
     def __init__(self, reason: str) -> None:
         self._reason = reason

@@ -47,6 +47,8 @@ _STEP_MAX_S = 0.02
 class V1Controllers:
     """The directories of one process's groups, by controller, and why others are missing."""
 
+    version = "cgroup v1"
+
     def __init__(self, directories: dict[str, str], missing: dict[str, str]) -> None:
         self._directories = directories
         self._missing = missing
@@ -72,7 +74,7 @@ class V1Controllers:
         if file is not None and not os.path.exists(f"{self._directories.get(controller)}/{file}"):
             return _ABSENT.get(limit, f"this kernel has no {file}")
         if limit == "blkio-weight" and not disks.weighed():
-            return "no disk of this machine is scheduled by BFQ"
+            return disks.UNWEIGHED
         return None
 
     def places(self, name: str) -> tuple[str, ...]:

@@ -27,6 +27,13 @@ SHOWN_AT = "."
 
 _CALLED = {"blkio": "io"}  # which controllers have other names than on v1
 _SWAP = "memory.swap.max"
+_NEEDED_FILES = {
+    "memory-swap": _SWAP,
+    "blkio-weight": disks.V2_WEIGHT,
+    **{name.replace("_", "-"): disks.V2_THROTTLES for name in disks.V1_THROTTLES},
+}
+_ABSENT = {"memory-swap": "this kernel does not count swap (boot it with swapaccount=1)"}
+_CPU_WEIGHTS = (1, 10000)
 _CPU_PERIOD_US = 100_000
 _CPU_QUOTA_MIN_US = 1_000  # the kernel's min_cfs_quota_period
 _RECLAIM_S = 2.0
@@ -45,6 +52,8 @@ def missing_limits(reasons: Mapping[str, str]) -> dict[str, str]:
 class V2Controllers:
     """A group whose children can have limits, and why it lacks some controllers."""
 
+    version = "cgroup v2"
+
     def __init__(self, base: str, reasons: Mapping[str, str]) -> None:
         self._base = base
         self._reasons = dict(reasons)
@@ -52,11 +61,12 @@ class V2Controllers:
     def missing(self) -> dict[str, str]:
         """As the protocol says."""
         missing = missing_limits(self._reasons)
-        counts_swap = os.path.exists(f"{self._base}/{_SWAP}")
-        if "memory-swap" not in missing and not counts_swap and not is_root(self._base):
-            missing["memory-swap"] = "this kernel does not count swap (boot it with swapaccount=1)"
+        if not is_root(self._base):  # which has none of these
+            for limit, file in _NEEDED_FILES.items():
+                if limit not in missing and not os.path.exists(f"{self._base}/{file}"):
+                    missing[limit] = _ABSENT.get(limit, f"this kernel has no {file}")
         if "blkio-weight" not in missing and not disks.weighed():
-            missing["blkio-weight"] = "no disk of this machine is scheduled by BFQ"
+            missing["blkio-weight"] = disks.UNWEIGHED
         return missing
 
     def refused(self, limits: Limits) -> str | None:
@@ -243,6 +253,9 @@ class V2Group:
             cpu_usage_ns=self._cpu_usage_ns(),
             pids=self._number("pids.current"),
             pids_refused=self._entry("pids.events", "max") or 0,
+            memory_stalled_us=self._stalled_us("memory.pressure"),
+            cpu_stalled_us=self._stalled_us("cpu.pressure"),
+            io_stalled_us=self._stalled_us("io.pressure"),
         )
 
     def freeze(self, timeout_s: float) -> None:
@@ -271,6 +284,17 @@ class V2Group:
     def _cpu_usage_ns(self) -> int | None:
         usage_us = self._entry("cpu.stat", "usage_usec")
         return None if usage_us is None else usage_us * 1000
+
+    def _stalled_us(self, name: str) -> int | None:
+        """Return how long something stood waiting. Documentation/accounting/psi.rst."""
+        try:
+            some = (self._text(name) or "").partition("\n")[0]
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:  # booted without
+                raise
+            return None
+        _, found, total = some.rpartition("total=")
+        return int(total) if found else None
 
     def _set(self, name: str, value: int | str) -> None:
         files.write(f"{self._path}/{name}", value)
@@ -301,8 +325,12 @@ def _controllers(limits: Mapping[str, str]) -> dict[str, str]:
 
 
 def _weight(shares: int) -> int:
-    """Return cpu.weight (1 to 10000) for cpu.shares of v1 (2 to 262144), as OCI runtimes do."""
-    return 1 + (max(2, min(shares, 262144)) - 2) * 9999 // 262142
+    """Return cpu.weight for cpu.shares of v1, as the kernel has them: 1024 are 100.
+
+    Shares then mean as much beside groups that ask for none. kernel/sched/core.c.
+    """
+    least, most = _CPU_WEIGHTS
+    return max(least, min(most, round(shares * 100 / 1024)))
 
 
 def _words(directory: str, name: str) -> frozenset[str]:
