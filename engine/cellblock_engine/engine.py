@@ -253,17 +253,19 @@ class Engine(Inventory):
         """
         from .reset import reset  # noqa: PLC0415 - asked for seldom
 
-        return reset(self._layout, self._store.inside.remove, force=force)
+        return reset(self._layout, force=force)
 
-    def doctor(self, *, repair: bool = False) -> Diagnosis:
-        """Return what this machine offers to this user, and what is stale in the store.
+    def doctor(self, *, repair: bool = False, quick: bool = False) -> Diagnosis:
+        """Return what this machine offers to this user, and what is wrong in the store.
 
-        Every rung is tried, which takes some tenths of a second. With ``repair`` what is stale is
-        swept. Raises OSError, StoreError, Unsupported.
+        Every rung is tried, which takes some tenths of a second, and every blob and layer is read
+        and compared, which takes longer the more there are; ``quick`` leaves that out. With
+        ``repair`` what is stale is swept and what is damaged mended; nothing else changes
+        anything. Raises StoreError, Conflict for a store that is in use, OSError, Unsupported.
         """
         from .doctor import diagnose  # noqa: PLC0415 - asked for seldom
 
-        return diagnose(self._layout, self._store, repair=repair)
+        return diagnose(self._layout, self._store, repair=repair, quick=quick)
 
     def _launch(
         self,

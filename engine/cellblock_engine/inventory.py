@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -18,7 +18,6 @@ from .image import RemovedImage, parse_name
 from .inspection import ContainerInfo, describe
 from .library import Library
 from .store.containers import ContainerConfig, Containers
-from .verbs import among_files, pieces_among_files
 
 if TYPE_CHECKING:
     from .commit import Commit
@@ -52,7 +51,6 @@ class Inventory(Library):
         """
         return self._held(self._containers.find(name))
 
-    @among_files
     def diff(self, name: str, *, since_commit: bool = False) -> tuple[Change, ...]:
         """Return what a container added, changed and deleted of its image so far, by path.
 
@@ -64,9 +62,9 @@ class Inventory(Library):
 
         with self._files_of(name) as (config, trees, directory):
             since = self._committed_layers(config) if since_commit else None
-            return container_changes(config, trees, directory, since=since)
+            inside = self._store.inside
+            return inside.run(container_changes, config, trees, directory, since=since)
 
-    @among_files
     def container_packages(self, name: str) -> tuple[Package, ...]:
         """Return the packages that are installed in a container now, running or not.
 
@@ -76,9 +74,8 @@ class Inventory(Library):
         from .packages.inside import container_packages  # noqa: PLC0415 - asked for seldom
 
         with self._files_of(name) as (config, trees, directory):
-            return container_packages(config, trees, directory)
+            return self._store.inside.run(container_packages, config, trees, directory)
 
-    @among_files
     def commit(
         self,
         name: str,
@@ -102,8 +99,13 @@ class Inventory(Library):
         config = self._containers.find(name)
         self._store.sweep()  # what a killed one left half done
         with telling_if_full(f"an image of container {config.name}"):
-            return commit(
-                self._store, self._held(config), config, target, request or CommitRequest()
+            return self._store.inside.run(
+                commit,
+                self._store,
+                self._held(config),
+                config,
+                target,
+                request or CommitRequest(),
             )
 
     def export(self, name: str, target: Path | BinaryIO) -> None:
@@ -114,19 +116,15 @@ class Inventory(Library):
         one of the host image, or with a limit on storage, Conflict for a file that changes while
         it is read, InvalidInput, StoreError and its kinds, OSError for a stream.
         """
-        from .archive.target import write  # noqa: PLC0415 - seldom used
+        from .archive.exporting import export  # noqa: PLC0415 - seldom used
+        from .archive.target import write  # noqa: PLC0415 - as this
         from .stored import require_stored  # noqa: PLC0415 - as this
 
-        require_stored(self._containers.find(name), "be exported")
-        write(self._exported(name), target)
-
-    @pieces_among_files
-    def _exported(self, name: str) -> Iterator[bytes]:
-        from .archive.exporting import export  # noqa: PLC0415 - seldom used
-
         config = self._containers.find(name)
+        require_stored(config, "be exported")
         trees = assembly.find_trees(self._layout, self._store, config)
-        return export(self._store, self._held(config), trees)
+        work = self._store, self._held(config), trees
+        write(self._store.inside.pieces(export, *work), target)
 
     def remove_image(self, name: str, *, force: bool = False) -> RemovedImage:
         """Remove a reference, and what nothing else needs of it.
@@ -137,7 +135,6 @@ class Inventory(Library):
         running = {str(info.image_id) for info in self.containers() if info.status == "running"}
         return self._store.images.remove(name, force=force, running=running)
 
-    @among_files
     def disk_usage(self, *, keep: Collection[Digest] = ()) -> tuple[DiskUsage, ...]:
         """Return what images, containers, layers and blobs take on disk, and what could go.
 
@@ -145,9 +142,8 @@ class Inventory(Library):
         """
         from .pruning import disk_usage  # noqa: PLC0415 - asked for seldom
 
-        return disk_usage(self._layout, self._store, keep)
+        return self._store.inside.run(disk_usage, self._layout, self._store, keep)
 
-    @among_files
     def prune(
         self,
         *,
@@ -165,10 +161,11 @@ class Inventory(Library):
         """
         from .pruning import prune  # noqa: PLC0415 - asked for seldom
 
-        return prune(
+        return self._store.inside.run(
+            prune,
             self._layout,
             self._store,
-            self._held,
+            partial(Container, self._layout, self._containers),
             containers=containers,
             images=images,
             keep=keep,

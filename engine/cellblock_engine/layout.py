@@ -93,6 +93,11 @@ class Layout:
         return self.home / "staging"
 
     @property
+    def damaged(self) -> Path:
+        """What a repair has set aside."""
+        return self.home / "damaged"
+
+    @property
     def format(self) -> Path:
         """The number of the store's format (:mod:`.store.formats`); also marks it as a store."""
         return self.home / "format"

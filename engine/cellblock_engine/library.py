@@ -18,7 +18,6 @@ from .request import HOST_IMAGE
 from .settings import Settings
 from .store import Store
 from .store.formats import migrate
-from .verbs import among_files
 
 if TYPE_CHECKING:
     from .comparison import Change
@@ -34,13 +33,9 @@ if TYPE_CHECKING:
 class Library:
     """What an engine does with images alone, whatever is run of them."""
 
-    def __init__(
-        self, layout: Layout, settings: Settings | None = None, *, store: Store | None = None
-    ) -> None:
-        """Work on the store of a layout; one that is open already is named by whoever has it."""
+    def __init__(self, layout: Layout, settings: Settings | None = None) -> None:
         self._layout = layout
         self._settings = settings
-        self._given_store = store
 
     @property
     def settings(self) -> Settings:
@@ -56,8 +51,6 @@ class Library:
 
     @cached_property
     def _store(self) -> Store:
-        if self._given_store is not None:
-            return self._given_store
         migrate(self._layout)
         return Store(self._layout, wants_single=lambda: self.settings.single_id)
 
@@ -308,7 +301,6 @@ class Library:
         with self._store.referencing():
             return read_provenance(self._store.images.document(self._of_layers(name)))[::-1]
 
-    @among_files
     def diff_images(self, one: str, other: str) -> tuple[Change, ...]:
         """Return what is added, changed and deleted from one image to the other, by path.
 
@@ -318,9 +310,9 @@ class Library:
         from .comparison import image_changes  # noqa: PLC0415 - asked for seldom
 
         with self._store.referencing():
-            return image_changes(self._store, self._of_layers(one), self._of_layers(other))
+            images = self._of_layers(one), self._of_layers(other)
+            return self._store.inside.run(image_changes, self._store, *images)
 
-    @among_files
     def packages(self, name: str) -> tuple[Package, ...]:
         """Return the packages that are installed in an image, by kind and name.
 
@@ -331,9 +323,9 @@ class Library:
         from .packages.search import packages  # noqa: PLC0415 - asked for seldom
 
         with self._store.referencing():
-            return tuple(packages(self._store.layers.chain(self._of_layers(name).layers)))
+            layers = self._store.layers.chain(self._of_layers(name).layers)
+            return tuple(self._store.inside.run(packages, layers))
 
-    @among_files
     def package_changes(self, one: str, other: str) -> tuple[PackageChange, ...]:
         """Return the packages that were added, removed and changed from one image to the other.
 
@@ -344,7 +336,7 @@ class Library:
         with self._store.referencing():
             chain = self._store.layers.chain
             before, after = (chain(self._of_layers(name).layers) for name in (one, other))
-            return tuple(changes(before, after))
+            return tuple(self._store.inside.run(changes, before, after))
 
     def _of_layers(self, name: str) -> Image:
         """Return an image that has layers to look at."""

@@ -10,16 +10,21 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from .errors import Conflict, StoreError
+from .ids import id_maps
 from .layout import Layout
+from .linux import idmaps
+from .linux.idmaps import IdMaps
 from .log import Log
 from .runtime import launcher, state, wire
 from .runtime.attached import await_exit
 from .runtime.sweep import Remove, settle
 from .store import formats
 from .store.beneath import disk_bytes
+from .store.inside import Inside
 from .store.locks import Kind, locked
 from .store.trees import remove_tree
 
@@ -40,8 +45,8 @@ class Reset:
     left: tuple[str, ...] = ()
 
 
-def reset(layout: Layout, remove: Remove, *, force: bool) -> Reset:
-    """Remove the store by ``remove``; running containers are ended first if ``force``.
+def reset(layout: Layout, *, force: bool) -> Reset:
+    """Remove the store; running containers are ended first if ``force``.
 
     Killed in the middle, it can be asked again. Raises StoreError for a directory that does not
     look like a store, Conflict for running containers and while the store is in use, OSError.
@@ -56,27 +61,39 @@ def reset(layout: Layout, remove: Remove, *, force: bool) -> Reset:
                 f"containers are running ({', '.join(_names(layout, running))}): stop them first, "
                 "or reset by force (-f)"
             )
+        inside = Inside(partial(_maps, layout))
         containers = [name for name in _entries(layout.containers) if not name.startswith(".")]
         launcher.dismiss_all(layout)
-        _end(layout, remove)
+        _end(layout, inside.remove)
         removed = Reset(
             len(containers),
             len(_entries(layout.references)),
             len(_entries(layout.layers)),
-            sum(disk_bytes(layout.home / name) for name in formats.ENTRIES),
+            inside.run(_taken_bytes, layout),
             formats.foreign(layout),
         )
-        # The mark and the lock go last: until then it is a store, and nobody else's; and the
-        # ids before them, as whoever has files in it.
+        # The mark and the lock go last: until then it is a store, and nobody else's. Before them
+        # goes what says which ids the files have that are still to be removed.
         last = (layout.ids, layout.format, layout.gc_lock)
         for name in sorted(formats.ENTRIES - {path.name for path in last}):
-            remove(os.fspath(layout.home / name))
+            inside.remove(layout.home / name)
         for path in (layout.run, *last):
             remove_tree(path)
     with suppress(OSError):  # it has other files, or is a mount point or a link
         layout.home.rmdir()
     _log.info("reset the store %s, %d bytes", layout.home, removed.freed_bytes)
     return removed
+
+
+def _maps(layout: Layout) -> IdMaps | None:
+    try:
+        return id_maps(layout)
+    except StoreError:  # they are not known, or not to be had any more: as many as there are
+        return idmaps.subordinate() or idmaps.single()
+
+
+def _taken_bytes(layout: Layout) -> int:
+    return sum(disk_bytes(layout.home / name) for name in formats.ENTRIES)
 
 
 def _is_store(layout: Layout) -> bool:

@@ -258,7 +258,6 @@ def test_a_package_is_installed_whose_files_are_others(
     assert owners["/home/keeper/.profile"][:2] == (4242, 4242)
     assert owners["/var/lib/kept"] == (777, 4242, 0o2750)
     assert owners["/var/lib/kept/by-su"][:2] == (0, 0)
-    assert "/etc/apt/apt.conf.d/99cellblock" not in owners
 
 
 INSTALL = """

@@ -418,7 +418,7 @@ def test_doctor_has_a_row_for_each_rung_and_for_what_is_wrong_in_the_store(fake)
 @pytest.mark.parametrize(("name", "status"), [("limit --cpus", 0), ("overlay", 1)])
 def test_doctor_fails_where_containers_cannot_run(fake, monkeypatch, name, status):
     checks = (Check("kernel", "ok", "6.18"), Check(name, "missing", "not there", "it", "get it"))
-    monkeypatch.setattr(fake, "doctor", lambda *, repair: Diagnosis(checks))
+    monkeypatch.setattr(fake, "doctor", lambda **_: Diagnosis(checks))
     assert do(fake, "doctor").exit_status == status
     assert render(do(fake, "doctor")) == status
 

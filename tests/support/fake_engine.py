@@ -470,7 +470,7 @@ class FakeEngine:
     def explain(self, request: RunRequest) -> Explanation:
         return Explanation({"command": request.argv, "limits": ()})
 
-    def doctor(self, *, repair: bool = False) -> Diagnosis:
+    def doctor(self, *, repair: bool = False, quick: bool = False) -> Diagnosis:
         checks = (
             Check("kernel", "ok", "6.18"),
             Check("limit --cpus", "missing", "no cpu controller", "--cpus is refused", "mount it"),

@@ -60,10 +60,7 @@ def import_tree(
     )
     _documents(None, step, changes, platform)  # what is wrong with the words is told first
     with store.referencing(), _file(source) as fd:
-        if store.inside.is_here:
-            layer = _layer(store, fd, request.epoch_s)
-        else:
-            layer = store.inside.run_on(fd, _layer, request.epoch_s)
+        layer = store.inside.run_on(fd, _layer, store, fd, request.epoch_s)
         derived = _documents(layer, step, changes, platform)
         manifest = Digest.of(derived.manifest)
         store.blobs.keep(Digest.of(derived.config), derived.config)

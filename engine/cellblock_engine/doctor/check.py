@@ -97,7 +97,7 @@ def _content(found: Diagnosis) -> tuple[Check, ...]:
     if not found.damage:
         return (Check("content", "ok", found.checked),)
     return tuple(
-        Check("content", "mended", f"{each.what}: {each.mended}", each.lost, each.remedy)
+        Check("content", "mended", f"{each.what}; {each.mended}", each.lost, each.remedy)
         if each.mended
         else Check("content", "damaged", each.what, each.lost, each.remedy)
         for each in found.damage

@@ -4,24 +4,53 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
+from ..errors import CellblockError
 from ..layout import Layout
 from ..store import Store
+from ..store.locks import Kind, locked
 from . import confinement, limits, namespaces, stale, storage, surroundings
 from .answers import ask
-from .check import Check, Diagnosis
+from .check import Check, Damage, Diagnosis
+from .content import Examination
+from .faults import Fault
+
+_WAIT_S = 10.0
 
 
-def diagnose(layout: Layout, store: Store, *, repair: bool) -> Diagnosis:
-    """Try every rung, and find what is stale; with ``repair`` it is swept.
+def diagnose(layout: Layout, store: Store, *, repair: bool, quick: bool) -> Diagnosis:
+    """Try every rung, and look through the store; with ``repair`` it is swept and mended.
 
-    Raises StoreError for a directory that is no store, or a newer one, and Unsupported.
+    ``quick`` leaves out the contents of blobs and layers. Raises StoreError for a directory that
+    is no store, or a newer one, Conflict for one that is in use, and Unsupported.
     """
     checks = tuple(_in_turn(_rungs(layout)))
-    if repair:
-        return Diagnosis(checks, swept=stale.swept(layout, store), stale=stale.found(layout))
-    return Diagnosis(checks, stale=stale.found(layout))
+    if any(check.name == "store" and check.status == "missing" for check in checks):
+        return Diagnosis(checks)
+    swept = stale.swept(layout, store) if repair else ()
+    examination = Examination(layout, store, quick=quick)
+    with _alone(layout) if repair else store.referencing():
+        found = list(examination.faults())
+        damage = tuple(_mended(fault, store) if repair else fault.told() for fault in found)
+    return Diagnosis(checks, stale.found(layout), swept, damage, examination.told())
+
+
+def _alone(layout: Layout) -> AbstractContextManager[None]:
+    return locked(layout.gc_lock, Kind.EXCLUSIVE, timeout_s=_WAIT_S, what="the store")
+
+
+def _mended(fault: Fault, store: Store) -> Damage:
+    told = fault.told()
+    try:
+        done = fault.mend(store)
+    except (CellblockError, OSError) as error:
+        return replace(told, remedy=f"{told.remedy}: that failed, {error}")
+    if not done:
+        return told
+    left = "" if "doctor --repair" in told.remedy else told.remedy
+    return replace(told, mended=done, lost=told.lost if left else "", remedy=left)
 
 
 def _in_turn(checks: Iterator[Check]) -> Iterator[Check]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from ..enforcement import REPLACEABLE
@@ -11,6 +12,7 @@ from ..errors import LimitNotEnforceable
 from ..linux import cgroups
 from ..linux.cgroups.group import LIMITED_BY
 from ..linux.cgroups.hierarchy import CgroupMount, parse_membership, parse_mounts
+from ..runtime import delegation
 from .check import Check
 from .surroundings import Surroundings
 
@@ -42,10 +44,7 @@ def all_rungs(around: Surroundings) -> Iterator[Check]:
     version = _version(mounts)
     remedy = _remedy(version, around)
     yield _groups(version, membership, remedy)
-    controllers = cgroups.discover(os.getpid())
-    missing = controllers.missing()
-    for name in LIMITED_BY:
-        problem = missing.get(name) or (_tried(controllers, name) if name in _TRIALS else None)
+    for name, problem in _problems().items():
         flag = f"--{_FLAGS.get(name, name)}"
         if problem is None:
             yield Check(f"limit {flag}", "ok", f"is enforced, by cgroup {version}")
@@ -54,6 +53,23 @@ def all_rungs(around: Surroundings) -> Iterator[Check]:
             lost = f"{flag} is refused{otherwise}"
             own = next((way for sign, way in _OF_ITS_OWN.items() if sign in problem), remedy)
             yield Check(f"limit {flag}", "missing", problem, lost, own)
+
+
+def _problems() -> dict[str, str | None]:
+    """Return what keeps each limit from being enforced, where those of containers would be."""
+    found = cgroups.discover(os.getpid())
+    try:
+        with ExitStack() as given:
+            controllers: cgroups.Controllers = found
+            if isinstance(found, cgroups.Delegable):
+                controllers = given.enter_context(delegation.trial(found))
+            missing = controllers.missing()
+            return {
+                name: missing.get(name) or (_tried(controllers, name) if name in _TRIALS else None)
+                for name in LIMITED_BY
+            }
+    except (delegation.Undelegated, LimitNotEnforceable, OSError) as error:
+        return dict.fromkeys(LIMITED_BY, str(error))
 
 
 def _tried(controllers: cgroups.Controllers, name: str) -> str | None:

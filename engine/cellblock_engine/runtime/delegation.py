@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import secrets
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from ..linux.cgroups import SCOPE_PREFIX, Delegable
+from ..linux.cgroups import SCOPE_PREFIX, Controllers, Delegable, settle
 
 if TYPE_CHECKING:
     from jeepney import MatchRule, Message
@@ -49,6 +51,23 @@ def delegate(given: Delegable, pid: int, store: str) -> None:
         raise Undelegated(f"systemd gave no scope: {' '.join(said.split())}") from error
     except (OSError, AuthenticationError, ValueError) as error:
         raise Undelegated(f"systemd does not answer on {given.bus}: {error}") from error
+
+
+@contextmanager
+def trial(given: Delegable) -> Iterator[Controllers]:
+    """Give what can be limited in a scope that goes with the block.
+
+    Raises Undelegated, OSError, LimitNotEnforceable.
+    """
+    waiting = [sys.executable, "-I", "-S", "-c", "input()"]
+    with subprocess.Popen(
+        waiting, env={}, cwd="/", stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            delegate(given, process.pid, "trial")
+            yield settle(process.pid)
+        finally:
+            process.kill()
 
 
 @contextmanager

@@ -189,7 +189,7 @@ def _undelegated(told: str) -> str:
     if told != DELEGATED:
         return told or "the spawner was started where systemd gives no groups"
     try:
-        cgroups.enter_leaf()
+        cgroups.settle(os.getpid())
     except (OSError, LimitNotEnforceable) as error:
         return f"the scope that systemd gave cannot be used: {error}"
     return "systemd has taken back the scope of the spawner"

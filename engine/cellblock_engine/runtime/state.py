@@ -165,7 +165,7 @@ def _noted(directory: str) -> list[str]:
     try:
         with open(f"{directory}/{_LOCK}", encoding="utf-8") as file:
             return file.read().splitlines()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 
@@ -183,7 +183,7 @@ def held_off(directory: str) -> Iterator[Standing]:
     """
     try:
         fd = os.open(f"{directory}/{_LOCK}", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         fd = -1
     try:
         yield _standing(fd)

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import Conflict, ContainerNotFound, StoreError
 from ..layout import Layout
@@ -28,9 +28,6 @@ from .inside import Inside
 from .names import random_name
 from .room import raise_if_full
 from .trees import put_aside, remove_tree
-
-if TYPE_CHECKING:
-    from .store import Store
 
 _CONFIG = "config.json"
 _SHORTEST_PREFIX = 1
@@ -156,7 +153,10 @@ class Containers:
                 tree = upper(directory, number)
                 tree.mkdir(mode=0o755)
                 (tree / "work").mkdir(mode=0o700)
-                self._make_like(tree / "fs", top)
+                (tree / "fs").mkdir()
+                (tree / "fs").chmod(stat.S_IMODE(top.stat().st_mode))
+                if config.image_id is not None or self._is_root:
+                    self._give(tree / "fs", top)
             draft = directory / f".{_CONFIG}"
             plain = {name: value for name, value in vars(config).items() if name != "unknown"}
             with draft.open("w", encoding="utf-8") as file:
@@ -182,7 +182,7 @@ class Containers:
         except FileNotFoundError:
             return
         for identifier in identifiers:
-            config = None if identifier.startswith(".") else self._read(identifier)
+            config = None if identifier.startswith(".") else self.read(identifier)
             if config is not None:
                 yield config
 
@@ -197,14 +197,14 @@ class Containers:
                 identifier = os.fspath((self._layout.names / name).readlink())
             except OSError:
                 identifier = self._by_prefix(name)
-        config = self._read(identifier) if identifier else None
+        config = self.read(identifier) if identifier else None
         if config is None:
             raise ContainerNotFound(f"no container {name!r}: see the names there are with ps -a")
         return config
 
     def current(self, config: ContainerConfig) -> ContainerConfig:
         """Return a container as its config says now; as it was, if it is gone."""
-        return self._read(config.id) or config
+        return self.read(config.id) or config
 
     def remove(self, config: ContainerConfig) -> None:
         """Take the directory and the name away; nothing if that was done. Raises OSError.
@@ -227,17 +227,19 @@ class Containers:
         else:
             self._inside.remove(path)
 
-    def _make_like(self, directory: Path, model: Path) -> None:
+    @property
+    def _is_root(self) -> bool:
+        return self._inside is None or self._inside.is_here
+
+    def _give(self, directory: Path, model: Path) -> None:
+        """Let a new directory belong to whom another of the store belongs to."""
         try:
-            _make_like(directory, model)
+            owners.copy(os.fspath(model), os.fspath(directory))
         except PermissionError:
             maps = None if self._inside is None else self._inside.maps()
             if self._inside is None or maps is None:
                 raise
-            if model.is_relative_to(self._layout.home):
-                self._inside.run(_made_like, directory, model)
-            else:  # a tree of the host, whose owners no container of this user's has
-                directory.chmod(stat.S_IMODE(model.stat().st_mode))
+            self._inside.run(owners.copy, os.fspath(model), os.fspath(directory))
 
     def _by_prefix(self, prefix: str) -> str | None:
         if len(prefix) < _SHORTEST_PREFIX or not set(prefix) <= set("0123456789abcdef"):
@@ -251,9 +253,12 @@ class Containers:
             raise Conflict(f"several containers' ids start with {prefix!r}: give more of it")
         return found[0] if found else None
 
-    def _read(self, identifier: str) -> ContainerConfig | None:
+    def read(self, identifier: str) -> ContainerConfig | None:
+        """Return the container of this whole id, None where it is none. Raises StoreError."""
         try:
-            text = (self.directory(identifier) / _CONFIG).read_text(encoding="utf-8")
+            text = (self.directory(identifier) / _CONFIG).read_text(
+                encoding="utf-8", errors="replace"
+            )
         except (FileNotFoundError, NotADirectoryError):
             return None
         if is_blank(text):
@@ -295,13 +300,3 @@ def upper(directory: Path, number: int) -> Path:
 
 def _plain(value: object) -> object:
     return os.fspath(value) if isinstance(value, Path) else vars(value)
-
-
-def _made_like(_: Store, directory: Path, model: Path) -> None:
-    _make_like(directory, model)
-
-
-def _make_like(directory: Path, model: Path) -> None:
-    directory.mkdir(exist_ok=True)
-    owners.copy(os.fspath(model), os.fspath(directory))
-    directory.chmod(stat.S_IMODE(model.stat().st_mode))

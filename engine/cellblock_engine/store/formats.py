@@ -29,8 +29,8 @@ running. What it writes need not be synced.
 """
 
 ENTRIES = frozenset(
-    "blobs chains containers derivations host layers names partials references staging gc.lock "
-    "format ids.json".split()
+    "blobs chains containers damaged derivations host layers names partials references staging "
+    "gc.lock format ids.json".split()
 )
 """Everything that cellblock puts directly into a store."""
 

@@ -4,9 +4,9 @@ Trees in such a store belong to the ids of the user's containers, or name owners
 inside may see past. So whoever reads, writes or removes them is a process of its own in a user
 namespace with these ids (:mod:`.insider`): it does one job and ends. Root needs none.
 
-A job is a function of this package. It gets a :class:`.store.Store` and what it was called with,
-and returns something that can be pickled; both ends are the same code and the same user, and
-nothing that a container or a registry made is ever unpickled.
+A job is a function of this package, called with what can be pickled; both ends are the same code
+and the same user, and nothing that a container or a registry made is ever unpickled. What has a way
+inside, and is sent there, has it behind it: a store's files are then reached as they are.
 """
 
 from __future__ import annotations
@@ -17,69 +17,58 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, cast
+from typing import IO, ParamSpec, TypeVar, cast
 
 from ..errors import StoreError
-from ..layout import Layout
 from ..linux.idmaps import IdMaps
 from .frames import ERROR, PIECE, RESULT, read_frame, write_frame
 from .trees import remove_tree
-from .unpacking import Caps, library_paths
-
-if TYPE_CHECKING:
-    from .store import Store
+from .unpacking import library_paths
 
 _PROGRAM = Path(__file__).with_name("insider.py")
 _END_S = 5.0
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-_Maps = Callable[[], IdMaps | None]
+
+
+def nowhere() -> None:
+    """Return no ids: whoever asks has them."""
 
 
 class Inside:
-    """The way to the files of one store; ``maps`` returns the ids, None where all can be reached.
+    """The way to the files of a store whose containers have the ids that ``maps`` returns.
 
-    Thread-safe.
+    None is where this process reaches them itself. Thread-safe.
     """
 
-    def __init__(self, layout: Layout, maps: _Maps, caps: Caps | None = None) -> None:
-        self._layout, self._caps = layout, caps
+    def __init__(self, maps: Callable[[], IdMaps | None]) -> None:
         self.maps = maps
+
+    def __reduce__(self) -> tuple[type[Inside], tuple[Callable[[], None]]]:
+        """Return what it is for whom it is sent to."""
+        return Inside, (nowhere,)
 
     @property
     def is_here(self) -> bool:
         """Whether this process itself reaches all files as it should. Raises StoreError."""
         return self.maps() is None
 
-    def run(
-        self,
-        job: Callable[Concatenate[Store, _P], _T],
-        *args: _P.args,
-        **kwargs: _P.kwargs,
-    ) -> _T:
+    def run(self, job: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Return what ``job`` returns in there; interrupted, it is ended. Raises what it does."""
-        with self._process((), job, args, kwargs) as answers:
-            return cast(_T, _result(answers))
+        return self._run((), job, args, kwargs)
 
-    def run_on(
-        self,
-        source: int,
-        job: Callable[Concatenate[Store, int, _P], _T],
-        *args: _P.args,
-        **kwargs: _P.kwargs,
-    ) -> _T:
-        """As :meth:`run`, for a job on the open file ``source``; there it has the same number."""
-        with self._process((source,), job, (source, *args), kwargs) as answers:
-            return cast(_T, _result(answers))
+    def run_on(self, source: int, job: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """As :meth:`run`; the open file ``source`` has the same number in there."""
+        return self._run((source,), job, args, kwargs)
 
     def pieces(
-        self,
-        job: Callable[Concatenate[Store, _P], Iterator[bytes]],
-        *args: _P.args,
-        **kwargs: _P.kwargs,
+        self, job: Callable[_P, Iterator[bytes]], *args: _P.args, **kwargs: _P.kwargs
     ) -> Iterator[bytes]:
         """Yield what ``job`` yields in there. Raises what it does."""
-        with self._process((), job, args, kwargs) as answers:
+        if self.is_here:
+            yield from job(*args, **kwargs)
+            return
+        with self._process((), (job, args, kwargs)) as answers:
             for kind, content in answers:
                 if kind != PIECE:
                     _told(kind, content)
@@ -93,20 +82,28 @@ class Inside:
         except PermissionError:
             if self.is_here:
                 raise
-            self.run(_removed, os.fspath(path))
+            self.run(remove_tree, os.fspath(path))
+
+    def _run(
+        self,
+        fds: tuple[int, ...],
+        job: Callable[..., _T],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+    ) -> _T:
+        if self.is_here:
+            return job(*args, **kwargs)
+        with self._process(fds, (job, args, kwargs)) as answers:
+            return cast(_T, _told(*next(answers)))
 
     @contextmanager
     def _process(
-        self,
-        fds: tuple[int, ...],
-        job: Callable[..., object],
-        args: tuple[object, ...],
-        kwargs: dict[str, object],
+        self, fds: tuple[int, ...], call: tuple[object, ...]
     ) -> Iterator[Iterator[tuple[bytes, bytes]]]:
-        """Start the job; give its answers. It is ended with the block."""
+        """Start a call; give its answers. It is ended with the block."""
         import pickle  # noqa: PLC0415 - starts do without
 
-        request = pickle.dumps((self._layout, self.maps(), self._caps, job, args, kwargs))
+        request = pickle.dumps((self.maps(), *call))
         command = [sys.executable, "-I", "-S", str(_PROGRAM), str(os.getpid()), *library_paths()]
         process = subprocess.Popen(
             command,
@@ -128,10 +125,6 @@ class Inside:
                     pipe.close()
 
 
-def _removed(_: Store, path: str) -> None:
-    remove_tree(path)
-
-
 def _answers(process: subprocess.Popen[bytes], request: bytes) -> Iterator[tuple[bytes, bytes]]:
     questions, answers, said = _pipes(process)
     with suppress(BrokenPipeError):
@@ -143,10 +136,6 @@ def _answers(process: subprocess.Popen[bytes], request: bytes) -> Iterator[tuple
     last = said.read().decode(errors="replace").strip().rpartition("\n")[2]
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
     raise StoreError(f"the process that works on the store's files {how}: {last or 'try again'}")
-
-
-def _result(answers: Iterator[tuple[bytes, bytes]]) -> object:
-    return _told(*next(answers))
 
 
 def _told(kind: bytes, content: bytes) -> object:

@@ -25,18 +25,18 @@ def main(parent_pid: int, paths: list[str]) -> None:
 
     from cellblock_engine.errors import CellblockError  # noqa: PLC0415 - its path is known now
     from cellblock_engine.linux import idmaps  # noqa: PLC0415 - as of this
-    from cellblock_engine.store import Store, frames  # noqa: PLC0415 - as of these
+    from cellblock_engine.store import frames  # noqa: PLC0415 - as of these
 
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing else that is printed is an answer
     request = frames.read_frame(sys.stdin.buffer)
     if request is None:
         return
-    layout, maps, caps, job, args, kwargs = pickle.loads(request[1])  # noqa: S301 - of our parent
+    maps, job, args, kwargs = pickle.loads(request[1])  # noqa: S301 - of our parent
     idmaps.enter(maps)  # while there is one thread
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     try:
-        answer = job(Store(layout, caps=caps, is_inside=True), *args, **kwargs)
+        answer = job(*args, **kwargs)
         if isinstance(answer, Iterator):
             for piece in answer:
                 frames.write_frame(answers, frames.PIECE, piece)

@@ -30,7 +30,6 @@ from .unpacking import Caps, Unpackers
 
 if TYPE_CHECKING:
     from .copying import LayerCopy
-    from .store import Store
 
 _MAX_CACHED = 4096
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -103,10 +102,27 @@ class Layers:
         do the same layer at once, the first to end keeps its work. Raises InvalidLayer when the
         archive is refused or has another diffID, StoreFull, StoreError; nothing then stays.
         """
-        if media_type not in LAYER_TYPES:
+        if media_type not in LAYER_TYPES:  # said also of a layer that is there
             raise InvalidLayer(f"a layer of the type {media_type[:80]!r} is not supported")
         if self.has(diffid):
             return
+        with self.unpacked(blob, media_type, diffid, progress) as staging:
+            _publish(staging, self._directory(diffid))
+
+    @contextmanager
+    def unpacked(
+        self,
+        blob: Path,
+        media_type: str,
+        diffid: Digest,
+        progress: Callable[[int], None] | None = None,
+    ) -> Iterator[Path]:
+        """Give a directory with what a layer's blob unpacks to, which is not the layer yet.
+
+        Raises as :meth:`extract` does.
+        """
+        if media_type not in LAYER_TYPES:
+            raise InvalidLayer(f"a layer of the type {media_type[:80]!r} is not supported")
         with self._staging.directory() as staging:
             with self._unpackers.one() as unpacker:
                 try:
@@ -118,6 +134,19 @@ class Layers:
                     f"layer {diffid.short} unpacks to sha256:{found[:12]}..., not to what the "
                     "image's config promises: the image is damaged"
                 )
+            yield staging
+
+    def renew(self, blob: Path, media_type: str, diffid: Digest) -> None:
+        """Put what the blob unpacks to in the place of the layer. Raises as :meth:`extract`.
+
+        For a layer that is damaged and that nothing runs on.
+        """
+        with (
+            self.unpacked(blob, media_type, diffid) as staging,
+            self._staging.directory() as grave,
+        ):
+            if self.has(diffid):
+                self.move(diffid, grave)
             _publish(staging, self._directory(diffid))
 
     @contextmanager
@@ -150,30 +179,17 @@ class Layers:
             _publish(copy.directory, self._directory(diffid))
         return diffid, size_bytes
 
+    def __reduce__(self) -> tuple[type[Layers], tuple[Layout, Staging, Inside, Caps]]:
+        """Return what it is for whom it is sent to; see :mod:`.inside`."""
+        return Layers, (self._layout, self._staging, self._inside, self._caps)
+
     def archive(self, diffid: Digest) -> Iterator[bytes]:
         """Yield the archive that the layer was made from, if packing it gives that again.
 
         At the end it raises InvalidLayer where that is not so, as for layers of other tools; also
         StoreError for a layer that is not there, and what :func:`.pack.pack` raises.
         """
-        if not self._inside.is_here:
-            yield from self._inside.pieces(_archive, diffid)
-            return
-        from .pack import pack  # noqa: PLC0415 - starts read layers, and pack none
-
-        hashed = hashlib.sha256()
-        root = os.open(self.path(diffid), _DIRECTORY)
-        try:
-            for piece in pack(root):
-                hashed.update(piece)
-                yield piece
-        finally:
-            os.close(root)
-        if hashed.hexdigest() != diffid.hex:
-            raise InvalidLayer(
-                f"layer {diffid.short} cannot be packed as it was: its blob is not in the store, "
-                "and it is of another tool's making; remove its images and pull them again"
-            )
+        yield from self._inside.pieces(_archive, self, diffid)
 
     def chain(self, diffids: Sequence[Digest]) -> tuple[Path, ...]:
         """Return the lower directories of a stack of layers, the bottom one first.
@@ -183,7 +199,7 @@ class Layers:
         root has the mode and owner of the merged root. Raises InvalidLayer, StoreError.
         """
         diffids = _last_of_each(diffids)
-        record = self.chain_record(diffids)
+        record = self._chain_record(diffids)
         paths = [self.path(diffid) for diffid in diffids[record.first :]]
         if record.fixed:
             paths.append(self._chain_directory(diffids) / "fs")
@@ -193,17 +209,16 @@ class Layers:
         """Move the layer out of the store; for the garbage collector alone."""
         self._directory(diffid).rename(directory / diffid.hex)
 
-    def chain_record(self, diffids: Sequence[Digest]) -> chains.ChainRecord:
-        """Return what is known of a stack that has each layer once, found out on first use."""
-        directory = self._chain_directory(diffids)
-        record = chains.read(directory)
-        if record is None and not self._inside.is_here:
-            record = self._inside.run(_chain_record, diffids)
-        if record is None:
-            layers = [(self.path(diffid), self.record(diffid)) for diffid in diffids]
-            with self._staging.directory() as staging:
-                record = chains.build(layers, [str(diffid) for diffid in diffids], staging)
-                _publish(staging, directory)
+    def _chain_record(self, diffids: Sequence[Digest]) -> chains.ChainRecord:
+        record = chains.read(self._chain_directory(diffids))
+        return record or self._inside.run(Layers.build_chain, self, diffids)
+
+    def build_chain(self, diffids: Sequence[Digest]) -> chains.ChainRecord:
+        """Find out what a stack needs, and add that; for :meth:`chain` alone."""
+        layers = [(self.path(diffid), self.record(diffid)) for diffid in diffids]
+        with self._staging.directory() as staging:
+            record = chains.build(layers, [str(diffid) for diffid in diffids], staging)
+            _publish(staging, self._chain_directory(diffids))
         return record
 
     def _chain_directory(self, diffids: Sequence[Digest]) -> Path:
@@ -214,12 +229,22 @@ class Layers:
         return self._layout.layers / diffid.hex
 
 
-def _archive(store: Store, diffid: Digest) -> Iterator[bytes]:
-    return store.layers.archive(diffid)
+def _archive(layers: Layers, diffid: Digest) -> Iterator[bytes]:
+    from .pack import pack  # noqa: PLC0415 - starts read layers, and pack none
 
-
-def _chain_record(store: Store, diffids: Sequence[Digest]) -> chains.ChainRecord:
-    return store.layers.chain_record(diffids)
+    hashed = hashlib.sha256()
+    root = os.open(layers.path(diffid), _DIRECTORY)
+    try:
+        for piece in pack(root):
+            hashed.update(piece)
+            yield piece
+    finally:
+        os.close(root)
+    if hashed.hexdigest() != diffid.hex:
+        raise InvalidLayer(
+            f"layer {diffid.short} cannot be packed as it was: its blob is not in the store, "
+            "and it is of another tool's making; remove its images and pull them again"
+        )
 
 
 def _last_of_each(diffids: Sequence[Digest]) -> tuple[Digest, ...]:

@@ -16,7 +16,7 @@ from ..errors import InvalidLayer
 from ..linux import idmaps
 from ..linux.owners import ATTRIBUTE, ROOT, Owner
 
-_ABSENT = (errno.ENODATA, errno.ENOTSUP, errno.EACCES)  # the last is not told to root inside
+_ABSENT = (errno.ENODATA, errno.ENOTSUP)
 
 
 def are_recorded() -> bool:
@@ -40,7 +40,10 @@ def of_name(status: os.stat_result, name: bytes, directory: int) -> tuple[int, i
 
 def recorded(file: int | str) -> Owner:
     """Return the user and group that are written down, root's where none are. Raises OSError."""
-    value = _value(file)
+    try:
+        value = _value(file)
+    except PermissionError:  # of a file that its owner may not read: nobody's but the caller's
+        return ROOT
     return ROOT if value is None else Owner.parse(value)
 
 

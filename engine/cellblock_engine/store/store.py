@@ -30,7 +30,7 @@ class Store:
     Thread-safe, and safe between processes. Directories are made on first use, for their owner
     only: layers hold set-id files with their true owners. ``wants_single`` is asked, when it is
     made for an ordinary user, whether containers are to have one id. ``is_inside`` says that this
-    process reaches files as their owners' root (:mod:`.inside`).
+    process reaches files as their owners' root, as one does that it is sent to (:mod:`.inside`).
     """
 
     def __init__(
@@ -44,13 +44,18 @@ class Store:
         self.layout = layout
         self._wants_single, self._is_inside = wants_single, is_inside
         self._has_ids = False
-        self.inside = Inside(layout, self._maps, caps)
+        self._caps = caps
+        self.inside = Inside(self._maps)
         self.staging = Staging(layout.staging, self.inside.remove)
         self.blobs = Blobs(layout, self.staging)
         self.layers = Layers(layout, self.staging, self.inside, caps)
         self.derivations = Derivations(layout, self.staging)
         collector = Collector(layout, self.blobs, self.layers)
         self.images = Images(layout, self.staging, self.blobs, self.layers, collector)
+
+    def __reduce__(self) -> tuple[Callable[..., Store], tuple[Layout, Caps | None]]:
+        """Return what it is for whom it is sent to."""
+        return _inside, (self.layout, self._caps)
 
     @contextmanager
     def referencing(self) -> Iterator[None]:
@@ -93,3 +98,7 @@ class Store:
             return None
         noted = self._has_ids or self.layout.ids.exists()
         return ids.id_maps(self.layout, single=not noted and self._wants_single())
+
+
+def _inside(layout: Layout, caps: Caps | None) -> Store:
+    return Store(layout, caps=caps, is_inside=True)

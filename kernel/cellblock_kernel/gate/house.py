@@ -40,6 +40,7 @@ def request(options: GateOptions, room: Room, env: Mapping[str, str], cwd: Path)
         argv=tuple(argv),
         entrypoint="",
         env=env,
+        user=user(),
         workdir=os.fspath(cwd) if kernel.workspace != "none" else None,
         network=kernel.network,
         limits=kernel.wanted,
@@ -48,6 +49,15 @@ def request(options: GateOptions, room: Room, env: Mapping[str, str], cwd: Path)
         labels={LABEL: kernel.image},
         removal=Removal.NEVER if kernel.keep else Removal.IF_ABANDONED,
     )
+
+
+def user() -> str | None:
+    """Return whom a kernel runs as, None for the image's own user.
+
+    Only root can show a folder as anybody's. For everybody else user 0 inside is the caller, and
+    nobody but that could make the kernel's sockets, or write in the notebook's folder.
+    """
+    return None if os.geteuid() == 0 else "0"
 
 
 def succession(

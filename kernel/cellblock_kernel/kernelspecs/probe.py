@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cellblock_engine import HOST_IMAGE, CommandNotFound, Engine, InvalidInput, Limits, Result
 
+from ..gate import house
 from ..guest.probe import LACKING
 from ..outputs.text import one_line
 
@@ -50,7 +51,9 @@ def probe(engine: Engine, image: str, limits: Limits, name: str) -> Findings:
     """
 
     def run(*argv: str) -> Result:
-        return engine.run(image, argv, limits=limits, timeout=_TIMEOUT_S, entrypoint="").check()
+        return engine.run(
+            image, argv, limits=limits, timeout=_TIMEOUT_S, entrypoint="", user=house.user()
+        ).check()
 
     for python in (sys.executable,) if image == HOST_IMAGE else _PYTHONS:
         try:

@@ -46,7 +46,7 @@ def doctor(call: Call) -> Listing:
     """Return a row for each thing that containers need, and for what is wrong in the store."""
     from cellblock_engine import Check  # noqa: PLC0415 - help must not load the engine
 
-    found = call.engine.doctor(repair=call.arguments.repair)
+    found = call.engine.doctor(repair=call.arguments.repair, quick=call.arguments.quick)
     table = Table(Check, _CHECK_COLUMNS, found.rows)
     status = 0 if found.usable else _CANNOT_RUN_STATUS
     return Listing(table, "json" if call.arguments.json else "text", exit_status=status)
@@ -102,7 +102,11 @@ VERBS = (
     Verb(
         "doctor",
         "Show what this machine offers, and what is wrong in the store",
-        (Argument(("--repair",), "sweep what is stale, mend what is damaged", "flag"), JSON),
+        (
+            Argument(("--repair",), "sweep what is stale, mend what is damaged", "flag"),
+            Argument(("--quick",), "leave out the contents of blobs and layers", "flag"),
+            JSON,
+        ),
         doctor,
     ),
     _INFO,

@@ -15,7 +15,7 @@ from cellblock_kernel.gate.room import INSIDE, Room
 def asked(kernel, tmp_path, argv=("python3", "-f", "/run/user/c.json")):
     options = GateOptions(Path("/run/user/c.json"), kernel, tuple(argv))
     folder = tmp_path / "notebooks"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     return house.request(options, Room(tmp_path / "room"), {}, folder), folder
 
 
@@ -29,6 +29,13 @@ def test_the_folder_is_at_its_own_path(tmp_path, workspace, writable):
     request, folder = asked(KernelOptions(workspace=workspace), tmp_path)
     assert request.workdir == str(folder)
     assert [each.writable for each in request.binds if each.target == str(folder)] == [writable]
+
+
+def test_who_is_not_root_is_user_0_inside(monkeypatch, tmp_path):
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert asked(KernelOptions(), tmp_path)[0].user == "0"
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert asked(KernelOptions(), tmp_path / "other")[0].user is None
 
 
 def test_without_a_workspace_only_the_room_is_shown(tmp_path):

@@ -7,7 +7,7 @@ why others are not; the answer makes groups. cgroups(7).
 from __future__ import annotations
 
 from .group import Controllers, Counters, Entrance, Group, Limits, Usage, refusal
-from .hierarchy import discover, enter_leaf, granted
+from .hierarchy import discover, granted, settle
 from .leftovers import remove_stale
 from .unified import SCOPE_PREFIX, Delegable
 from .v2 import SHOWN_AT
@@ -23,8 +23,8 @@ __all__ = [
     "Limits",
     "Usage",
     "discover",
-    "enter_leaf",
     "granted",
     "refusal",
     "remove_stale",
+    "settle",
 ]

@@ -181,6 +181,10 @@ class Group(Protocol):
 class Controllers(Protocol):
     """What can be limited for one process."""
 
+    @property
+    def version(self) -> str:
+        """Say in words what limits."""
+
     def missing(self) -> dict[str, str]:
         """Return the limits that cannot be enforced, as limit name -> reason."""
 
@@ -217,6 +221,8 @@ def refusal(limits: Limits, missing: dict[str, str]) -> str | None:
 
 class Unmanaged:
     """No group can be made: every limit is refused by name, and the group is none."""
+
+    version = "nothing"
 
     def __init__(self, reason: str) -> None:
         self._reason = reason

@@ -46,14 +46,15 @@ def granted(pid: int, undelegated: str) -> Controllers:
     return Unmanaged(undelegated) if isinstance(found, unified.Delegable) else found
 
 
-def enter_leaf() -> None:
-    """Make way in the scope that systemd gave to this process alone. Raises OSError."""
-    own = _membership(os.getpid())
-    for mount in _mounts():
-        below = _below(own.get("", ""), mount.root) if mount.is_v2 else None
-        if below is not None:
-            unified.enter_leaf(mount.mount_point, mount.mount_point + below)
-            return
+def settle(pid: int) -> Controllers:
+    """Make room for groups beside a process that is alone in the scope that systemd gave it.
+
+    Returns what can be limited in these. Raises OSError, LimitNotEnforceable.
+    """
+    mounts, membership = _mounts(), _membership(pid)
+    mount = next(mount for mount in mounts if mount.is_v2)
+    unified.settle(pid, mount.mount_point + (_below(membership.get("", ""), mount.root) or ""))
+    return controllers(mounts, _membership(pid))
 
 
 def controllers(

@@ -4,7 +4,7 @@ cgroup v2 limits nothing beside processes of the same group ("no internal proces
 takes controllers away from groups that it does not know. So where systemd runs the machine, it is
 asked for a scope (:mod:`...runtime.delegation`) in which the spawner and its monitors sit in one
 leaf and containers' groups beside that. Elsewhere groups go below the nearest at or above the
-caller's that may have some. Nothing is changed here but by :func:`enter_leaf`.
+caller's that may have some. Nothing is changed here but by :func:`settle`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class Manager(NamedTuple):
 
 class Delegable:
     """Groups can be had of systemd: what is made in a scope of its own, once there is one."""
+
+    version = "cgroup v2, given by systemd"
 
     def __init__(
         self, manager: Manager, within: str, slice_name: str | None, reasons: Mapping[str, str]
@@ -99,18 +101,16 @@ def is_scope(directory: str) -> bool:
     return name.startswith(SCOPE_PREFIX) and name.endswith(_SCOPE)
 
 
-def enter_leaf(top: str, own: str) -> None:
-    """Go from the scope that systemd gave into a leaf of it. Raises OSError.
+def settle(pid: int, own: str) -> None:
+    """Put a process that is alone in its group ``own``, a scope of systemd's, into a leaf of that.
 
-    Only for a single process that is alone in the scope.
+    Raises OSError, LimitNotEnforceable.
     """
-    if not own.startswith(f"{top}/") or not is_scope(own):
-        raise OSError(
-            errno.ENOENT, f"systemd answered, and yet left the spawner in the group {own}"
-        )
+    if not is_scope(own):
+        raise OSError(errno.ENOENT, f"systemd gave a scope, and left the process in {own}")
     leaf = f"{own}/{_LEAF}"
     os.mkdir(leaf, 0o755)
-    files.write(f"{leaf}/cgroup.procs", 0)
+    files.write(f"{leaf}/cgroup.procs", pid)
 
 
 def manager() -> Manager | None:

@@ -47,6 +47,8 @@ _STEP_MAX_S = 0.02
 class V1Controllers:
     """The directories of one process's groups, by controller, and why others are missing."""
 
+    version = "cgroup v1"
+
     def __init__(self, directories: dict[str, str], missing: dict[str, str]) -> None:
         self._directories = directories
         self._missing = missing

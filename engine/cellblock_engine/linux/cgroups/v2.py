@@ -52,6 +52,8 @@ def missing_limits(reasons: Mapping[str, str]) -> dict[str, str]:
 class V2Controllers:
     """A group whose children can have limits, and why it lacks some controllers."""
 
+    version = "cgroup v2"
+
     def __init__(self, base: str, reasons: Mapping[str, str]) -> None:
         self._base = base
         self._reasons = dict(reasons)
