@@ -65,7 +65,7 @@ def is_damaged(store: Store, diffid: Digest) -> bool:
 def chain_differs(store: Store, diffids: tuple[Digest, ...], directory: Path) -> bool:
     """Tell whether a chain is not what its layers make of it. Raises StoreError, OSError."""
     if not store.inside.is_here:
-        return store.inside.run(chain_differs, diffids, directory)
+        return store.inside.run(chain_differs, store, diffids, directory)
     layers = store.layers
     with store.staging.directory() as staging:
         stack = [(layers.path(diffid), layers.record(diffid)) for diffid in diffids]
@@ -84,7 +84,7 @@ def fingerprint(store: Store, tree: Path, implied: Collection[str]) -> str:
     What is no layer's is told apart too. Raises OSError.
     """
     if not store.inside.is_here:
-        return store.inside.run(fingerprint, tree, implied)
+        return store.inside.run(fingerprint, store, tree, implied)
     hashed = hashlib.sha256()
     try:
         root = os.open(tree, _DIRECTORY)
