@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cellblock_engine import Diagnosis, Engine, Image, ImageNotFound, RunRequest
+from cellblock_engine import Diagnosis, Engine, Image, ImageNotFound, RunRequest, StoreError
 from cellblock_engine.doctor import diagnosis
 from cellblock_engine.layout import Layout
 from cellblock_engine.runtime import state
@@ -221,6 +221,15 @@ def test_a_layers_blob_that_is_lost_is_needed_for_pushes_alone(
     site.engine.remove_image(LOADED)
     site.engine.load(site.source)
     assert told(site.engine.doctor()) == []
+
+
+def test_a_damaged_mark(site: Site) -> None:
+    flip(site.layout.format)
+    with Engine.open(site.layout.home) as engine:
+        with pytest.raises(StoreError, match="doctor --repair"):
+            engine.doctor()
+        assert told(engine.doctor(repair=True)) == []
+        assert len(engine.images()) == 2
 
 
 def test_neither_layer_nor_blob(site: Site) -> None:
