@@ -103,6 +103,21 @@ def test_what_an_ordinary_user_lacks_says_how_to_get_it(ordinary_user: OrdinaryU
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_the_ids_of_a_user_who_has_some(subordinate_user: OrdinaryUser) -> None:
+    done = subordinate_user.run_cellblock("doctor", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert rows["ids"]["status"] == "ok"
+    assert f"by newuidmap: {subordinate_user.uid}, " in rows["ids"]["found"]
+    barred = ["setpriv", "--no-new-privs", subordinate_user.python, "-m", "cellblock"]
+    env = {"CELLBLOCK_HOME": f"{subordinate_user.home}/barred"}
+    done = subordinate_user.run([*barred, "doctor", "--json"], env=env)
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert (done.returncode, rows["ids"]["status"]) == (0, "partial")
+    assert "no_new_privs" in rows["ids"]["found"]
+    assert "NoNewPrivileges" in rows["ids"]["remedy"]
+
+
 def within(user: OrdinaryUser, prepared: str, *argv: str) -> subprocess.CompletedProcess[str]:
     """Run the command as user 0 of a user and mount namespace, after something was done there."""
     script = f'{prepared}; exec "$0" -m cellblock "$@"'

@@ -53,7 +53,7 @@ class Site:
 @pytest.fixture(autouse=True)
 def _without_rungs(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are tried elsewhere, and take longest."""
-    monkeypatch.setattr(diagnosis, "_rungs", lambda _: iter(()))
+    monkeypatch.setattr(diagnosis, "_rungs", lambda *_: iter(()))
 
 
 @pytest.fixture(scope="module")
