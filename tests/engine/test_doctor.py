@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from cellblock_engine import Diagnosis, Engine, Removal, RunRequest
-from cellblock_engine.doctor import surroundings
+from cellblock_engine.doctor import namespaces, surroundings
 from cellblock_engine.doctor.surroundings import Surroundings
 from cellblock_engine.layout import Layout
+from cellblock_engine.linux.idmaps import IdMaps
 from support import capabilities, leaks
 from support.ordinary import OrdinaryUser
 
@@ -223,6 +224,22 @@ def test_a_store_that_cannot_be_made(ordinary_user: OrdinaryUser) -> None:
     assert rows["store"]["found"] == "/usr/store: Permission denied"
     assert "CELLBLOCK_HOME" in rows["store"]["remedy"]
     assert rows["user namespaces"]["status"] == "ok"
+
+
+def test_namespaces_that_apparmor_makes_useless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in Ubuntu from 24.04, where they are made without capabilities."""
+    answers = dict.fromkeys(("user namespaces", "ids", "pid namespaces"))
+    refused = dict.fromkeys(("overlay", "proc"), "Permission denied")
+    sysctls = {"kernel/apparmor_restrict_unprivileged_userns": "1"}
+    monkeypatch.setattr(namespaces, "_sysctl", sysctls.get)
+    ids = namespaces.Ids(IdMaps.of([[[0, 1000, 1]], [[0, 1000, 1]]]))
+    around = Surroundings("6.8.0", {})
+    first = next(namespaces.all_rungs({**answers, **refused}, ids, around))
+    assert (first.name, first.status) == ("user namespaces", "missing")
+    assert "AppArmor" in first.found
+    assert first.remedy == "sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+    sysctls.clear()
+    assert next(namespaces.all_rungs({**answers, **refused}, ids, around)).status == "ok"
 
 
 def test_a_clock_that_is_behind() -> None:
