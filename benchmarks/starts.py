@@ -30,8 +30,7 @@ def contestants(
     found = [
         Contestant("engine.run, in process", lambda: engine.run(image, ["true"]).check()),
         Contestant("cellblock run, whole process", _command(_cellblock(home, image))),
-        Contestant("engine.run(host), root", lambda: engine.run("host", ["true"]).check()),
-        *users.contestants(stack, "host"),
+        *users.contestants(stack, image),
     ]
     if docker is not None:
         # Pulled, not imported: pulls are measured later, and docker would find its layer there.

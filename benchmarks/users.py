@@ -27,8 +27,7 @@ from cellblock_engine import CellblockError, Engine
 image = sys.argv[1]
 with Engine.open() as engine:
     try:
-        if image != "host":
-            engine.pull(image)
+        engine.pull(image)
         engine.run(image, ["true"]).check()
     except CellblockError as error:
         sys.exit(str(error))
@@ -48,7 +47,7 @@ def contestants(stack: ExitStack, image: str) -> list[Contestant]:
         except (pytest.skip.Exception, RuntimeError) as reason:
             sys.stderr.write(f"benchmarks: a user with {name} is left out: {reason}\n")
             continue
-        found.append(Contestant(f"engine.run({image}), a user with {name}", start))
+        found.append(Contestant(f"engine.run, a user with {name}", start))
     return found
 
 

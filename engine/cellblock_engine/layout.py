@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from .linux import idmaps
+
+_ROOTS_HOME = Path("/var/lib/cellblock")
+_ROOTS_RUN = Path("/run/cellblock")
+_IDMAPPED_TMPFS = (6, 3)
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,14 @@ class Layout:
         named = home or (Path(text) if (text := os.environ.get("CELLBLOCK_HOME")) else None)
         store = b""
         if os.geteuid() == 0 and _is_own(Path("/run")):
-            home, run = named or Path("/var/lib/cellblock"), Path("/run/cellblock")
+            home, run = named or _ROOTS_HOME, _ROOTS_RUN
         else:
             import platformdirs  # noqa: PLC0415 - only ordinary users need it
 
             home = named or Path(platformdirs.user_data_dir("cellblock"))
             run = _runtime_directory()
-            if os.geteuid() == 0:  # whose processes are not those of the same user outside
-                store = idmaps.own_map()
+            if os.geteuid() == 0:  # one of many, each of which has processes of its own
+                store = b"%d " % Path("/proc/self/ns/user").stat().st_ino
         home = home.absolute()
         store += os.fsencode(home)
         return cls(home, run / hashlib.sha256(store).hexdigest()[:12])
@@ -132,7 +137,13 @@ class Layout:
 
     @property
     def kernels(self) -> Path:
-        """Sockets of notebook kernels; apart from ``run``, as containers are shown parts of it."""
+        """Sockets of notebook kernels; apart from ``run``, as containers are shown parts of it.
+
+        Root's containers see these idmapped, which no tmpfs can be before Linux 6.3: then they are
+        on the disk.
+        """
+        if self.run.parent == _ROOTS_RUN and _release() < _IDMAPPED_TMPFS:
+            return _ROOTS_HOME.with_name("cellblock-kernels")
         return self.run.parent.with_name(f"{self.run.parent.name}-kernels")
 
     @property
@@ -156,6 +167,11 @@ def _runtime_directory() -> Path:
         return session / "cellblock"
     # By the user's number outside: that of a user namespace may be several users' there.
     return Path(f"/tmp/cellblock-{idmaps.outside(os.geteuid())}")  # noqa: S108 - checked there
+
+
+def _release() -> tuple[int, ...]:
+    """Return the kernel's version, as far as it is numbers."""
+    return tuple(int(word) for word in re.findall(r"\d+", os.uname().release)[:2])
 
 
 def _is_own(directory: Path) -> bool:

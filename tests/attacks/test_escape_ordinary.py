@@ -105,7 +105,7 @@ LINES = {line: attempts.BY_LINE[line] for line in (1, 2, 3, 4, 5, 6, 12, 13, 14)
 @pytest.mark.parametrize(
     "line", [pytest.param(n, marks=pytest.mark.attack(n), id=f"line {n}") for n in LINES]
 )
-def test_what_an_rootless_users_container_is_refused(
+def test_what_an_ordinary_users_container_is_refused(
     rootless_user: OrdinaryUser, line: int
 ) -> None:
     code, refusals = LINES[line]
@@ -122,7 +122,7 @@ def test_what_an_rootless_users_container_is_refused(
 
 
 @pytest.mark.attack(18, 65)
-def test_an_rootless_users_container_sees_nothing_of_the_host(rootless_user: OrdinaryUser) -> None:
+def test_an_ordinary_users_container_sees_nothing_of_the_host(rootless_user: OrdinaryUser) -> None:
     secret = rootless_user.home / "secret"
     secret.write_text("do-not-tell-77c2")
     secret.chmod(0o644)

@@ -214,6 +214,21 @@ def test_without_it_changes_of_owners_fail_and_nothing_else(ordinary_user: Ordin
     assert processes(f"cellblock-recorder {container[:12]}") == []
 
 
+@pytest.mark.attack(70)
+def test_it_ends_with_the_monitor(ordinary_user: OrdinaryUser) -> None:
+    run = ordinary_user.run_cellblock
+    container = run("run", "-d", "host", "sleep", "60").stdout.strip()
+    assert run("exec", container, "chown", "1", "/srv").returncode == 0
+    names = [f"cellblock-{who} {container[:12]}" for who in ("monitor", "recorder")]
+    (monitor,), (_,) = map(processes, names)
+    os.kill(monitor, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while processes(names[1]):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert run("rm", "-f", container).returncode == 0
+
+
 FLOOD = """
 import time
 os.chdir("/srv")

@@ -103,6 +103,51 @@ def test_what_an_ordinary_user_lacks_says_how_to_get_it(ordinary_user: OrdinaryU
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def within(user: OrdinaryUser, prepared: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as user 0 of a user and mount namespace, after something was done there."""
+    script = f'{prepared}; exec "$0" -m cellblock "$@"'
+    unshared = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", script)
+    # A store of its own: that of the user outside has other ids.
+    return user.run([*unshared, user.python, *argv], env={"CELLBLOCK_HOME": f"{user.home}/nested"})
+
+
+def test_user_0_of_a_namespace_is_an_ordinary_user(ordinary_user: OrdinaryUser) -> None:
+    capabilities.need_program("unshare")
+    done = within(ordinary_user, ":", "doctor", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert "in a user namespace of 1 id" in rows["surroundings"]["found"]
+    assert "a single id, 0:0" in rows["ids"]["found"]
+    done = within(ordinary_user, ":", "run", "--rm", "host", "echo", "on")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "on\n", "")
+
+
+def test_a_store_whose_ids_are_not_to_be_had(ordinary_user: OrdinaryUser) -> None:
+    assert ordinary_user.run_cellblock("run", "--rm", "host", "true").returncode == 0
+    inside = ["unshare", "--user", "--map-root-user", ordinary_user.python, "-m", "cellblock"]
+    done = ordinary_user.run([*inside, "doctor", "--json"])
+    assert (done.returncode, done.stderr) == (1, "")
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert rows["ids"]["status"] == "missing"
+    assert "was made with the ids" in rows["ids"]["found"]
+    assert "content" not in rows
+
+
+def test_where_files_of_proc_are_covered(ordinary_user: OrdinaryUser) -> None:
+    """As in most containers: the kernel then gives no fresh /proc, which would uncover them."""
+    capabilities.need_program("unshare")
+    cover = "mount -t tmpfs none /proc/irq"
+    done = within(ordinary_user, cover, "doctor", "--json")
+    assert (done.returncode, done.stderr) == (1, "")
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert rows["user namespaces"]["status"] == rows["overlay"]["status"] == "ok"
+    assert (rows["proc"]["status"], rows["proc"]["lost"]) == ("missing", "containers cannot run")
+    assert rows["proc"]["found"] == "proc: Operation not permitted"
+    done = within(ordinary_user, cover, "run", "--rm", "host", "true")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "part of /proc" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("release", "root", "status", "lost"),
     [

@@ -146,7 +146,7 @@ MENDED: list[tuple[Callable[[Site], object], str, bool]] = [
     (lambda site: (site.layout.references / "added").touch(), "reference added is damaged", False),
     (lambda site: (site.layout.names / "box").unlink(), "does not lead to it", False),
     (lambda site: flip(site.container / "config.json"), "its config is damaged", False),
-    (lambda site: site.layout.home.chmod(0o755), "has mode 0755", False),
+    (lambda site: site.layout.home.chmod(0o775), "has mode 0775", False),
     (lambda site: site.layout.layers.chmod(0o777), "has mode 0777", False),
     (write_derivation, "derivation", False),
     (break_chain, "chain", True),

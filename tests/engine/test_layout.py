@@ -125,11 +125,16 @@ def test_user_0_of_a_namespace_that_is_not_the_machines(ordinary_user: OrdinaryU
 
 
 @pytest.mark.usefixtures("root")
-def test_of_root(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("release", "kernels"),
+    [((6, 3), "/run/cellblock-kernels"), ((6, 1), "/var/lib/cellblock-kernels")],
+)
+def test_of_root(monkeypatch: pytest.MonkeyPatch, release: tuple[int, int], kernels: str) -> None:
     monkeypatch.delenv("CELLBLOCK_HOME", raising=False)
+    monkeypatch.setattr("cellblock_engine.layout._release", lambda: release)
     layout = Layout.default()
     assert [layout.home, layout.run.parent, layout.kernels] == [
         Path("/var/lib/cellblock"),
         Path("/run/cellblock"),
-        Path("/run/cellblock-kernels"),
+        Path(kernels),
     ]

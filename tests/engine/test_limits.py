@@ -142,14 +142,15 @@ print(time.monotonic() - begun)
 
 @pytest.mark.usefixtures("root")
 @pytest.mark.parametrize(
-    ("limits", "least_s"), [("--device-write-bps={}:1m", 1), ("--device-write-iops={}:4", 1)]
+    "limits", ["--device-write-bps={}:1m", "--device-write-iops={}:4"], ids=["bytes", "writes"]
 )
-def test_writes_to_a_disk_take_the_time_that_they_must(cellblock, engine, limits, least_s):
+def test_writes_to_a_disk_take_the_time_that_they_must(cellblock, engine, limits):
     if reason := cgroups.discover(os.getpid()).missing().get("device-write-bps"):
         pytest.skip(reason)
     words = ("run", "--rm", limits.format(disk_below(engine.home.parent)), "host")
     done = cellblock(*words, sys.executable, "-c", WRITE)
-    assert least_s < float(done.stdout) < 20, done.stderr
+    # A virtual disk may make several writes of one.
+    assert 1 < float(done.stdout) < 100, done.stderr
     assert not list(Path("/sys/fs/cgroup").glob("blkio/**/cellblock-*"))
 
 

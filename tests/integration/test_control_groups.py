@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pwd
 import signal
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,7 +77,14 @@ def _groups(engine: Engine, tmp_path: Path) -> Iterator[None]:
 
 
 def groups_below() -> set[Path]:
-    return {path for path in Path("/sys/fs/cgroup").rglob("cellblock-*") if path.is_dir()}
+    """Return the groups of containers, and what systemd gave for them, of everybody."""
+    places = os.walk("/sys/fs/cgroup")  # which passes over what goes meanwhile
+    return {
+        Path(folder) / name
+        for folder, names, _ in places
+        for name in names
+        if name.startswith("cellblock-")
+    }
 
 
 def group_of(container: Container) -> Path:
@@ -202,3 +214,84 @@ def test_nothing_is_left_of_a_killed_monitor(engine: Engine) -> None:
         time.sleep(0.1)
     assert not group.exists()
     assert "killed" in container.inspect().verdict
+
+
+REPORT = """
+import json, sys
+from pathlib import Path
+from cellblock_engine import Engine, Limits, LimitNotEnforceable, RunRequest
+with Engine.open(Path(sys.argv[1])) as engine:
+    try:
+        done = engine.run("host", ["cat", "/sys/fs/cgroup/memory.max"], limits=Limits(memory="64m"))
+        said = done.stdout.decode()
+    except LimitNotEnforceable as error:
+        said = str(error)
+    container = engine.start(RunRequest(argv=("sleep", "100")))
+    group = Path(f"/proc/{container.inspect().pid}/cgroup").read_text()
+    container.remove(force=True)
+    print(json.dumps([said, group]))
+"""
+SILENT_BUS = """
+import os, socket
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("/run/dbus/system_bus_socket")
+listener.listen()
+if os.fork() == 0:
+    listener.settimeout(60)
+    while True:
+        listener.accept()[0].close()
+"""
+
+
+def said_where(setting: str, home: Path) -> tuple[str, str]:
+    """Run containers where ``setting`` was done to the mounts; return a limit and a group."""
+    script = f'{setting}; exec {sys.executable} -c "$0" "$1"'
+    argv = ["unshare", "--mount", "sh", "-ec", script, REPORT, str(home)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    said, group = json.loads(done.stdout)
+    return said, group.strip().removeprefix("0::")
+
+
+@pytest.mark.usefixtures("root", "groups")
+def test_without_systemd_groups_go_below_the_nearest_that_may_have_some(tmp_path: Path) -> None:
+    said, group = said_where("mount -t tmpfs none /run/systemd", tmp_path / "store")
+    assert said == f"{64 * MEBIBYTE}\n"
+    own = Path(Path("/proc/self/cgroup").read_text().strip().removeprefix("0::"))
+    above = str(Path(group).parent)
+    assert above in map(str, own.parents)
+    assert not Path(f"/sys/fs/cgroup{above}/cgroup.procs").read_text() or above == "/"
+
+
+@pytest.mark.usefixtures("root", "groups")
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_systemd_that_gives_nothing_is_named_and_containers_run(
+    tmp_path: Path, *, answers: bool
+) -> None:
+    setting = "mount -t tmpfs none /run/dbus"
+    if answers:
+        setting += f"; {sys.executable} -c '{SILENT_BUS}' >/dev/null 2>&1"
+    said, group = said_where(setting, tmp_path / "store")
+    assert "cannot enforce a limit on memory: systemd" in said
+    assert ("does not answer on" if answers else "there is no /run/dbus/system_bus_socket") in said
+    assert "cellblock-" not in group
+
+
+@pytest.mark.usefixtures("root")
+def test_a_user_is_given_groups_also_outside_of_its_own_systemd() -> None:
+    """As after a log-in by ssh: the session is a unit of the machine's systemd."""
+    user = next((path.name for path in Path("/var/lib/systemd/linger").glob("*")), None)
+    if user is None or not Path(f"/run/user/{pwd.getpwnam(user).pw_uid}/bus").is_socket():
+        pytest.skip("needs an ordinary user with a systemd of its own")
+    account = pwd.getpwnam(user)
+    with tempfile.TemporaryDirectory() as home:
+        os.chown(home, account.pw_uid, account.pw_gid)
+        words = [f"HOME={home}", f"PYTHONPATH={os.pathsep.join(sys.path)}", sys.executable]
+        argv = ["runuser", "-u", user, "--", "env", "-i", *words, "-c", REPORT, f"{home}/store"]
+        done = subprocess.run(
+            argv, capture_output=True, text=True, check=False, timeout=200, cwd="/"
+        )
+    assert done.returncode == 0, done.stderr
+    said, group = json.loads(done.stdout)
+    assert said == f"{64 * MEBIBYTE}\n"
+    assert f"/user@{account.pw_uid}.service/" in group

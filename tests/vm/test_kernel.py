@@ -27,7 +27,10 @@ def test_papermill(lab: Lab, tmp_path: Path, limits_are_enforced: bool) -> None:
     }
     env = {**lab.env, **jupyter}
     limits = ["--memory", "512m", "--pids-limit", "200"] if limits_are_enforced else []
-    _command(["-m", "cellblock", "kernel", "install", "--name", "boxed", *limits, lab.image], env)
+    _command(
+        ["-m", "cellblock", "kernel", "install", "--user", "--name", "boxed", *limits, lab.image],
+        env,
+    )
 
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
     notebook.cells[0].metadata.tags = ["parameters"]

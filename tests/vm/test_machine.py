@@ -65,8 +65,13 @@ def test_doctor_tells_what_there_is(tmp_path: Path) -> None:
     done = cellblock(tmp_path / "store", "doctor", "--json")
     assert done.returncode == 0, done.stderr
     rows = {row["name"]: row for row in json.loads(done.stdout)}
-    for name in ("user namespaces", "overlay", "network none"):
+    for name in ("user namespaces", "overlay", "proc", "first process", "network none"):
         assert rows[name]["status"] == "ok", rows[name]
+    assert rows["ids"]["status"] == ("partial" if USER == "single" else "ok"), rows["ids"]
+    assert rows["control groups"]["found"].startswith("v2, ")
+    limited = "missing" if USER == "single" else "ok"
+    for name in ("--memory", "--cpus", "--pids-limit"):
+        assert rows[f"limit {name}"]["status"] == limited, rows[f"limit {name}"]
 
 
 def test_a_container_of_the_machines_own_files_runs(tmp_path: Path) -> None:

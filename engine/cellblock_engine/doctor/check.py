@@ -57,7 +57,7 @@ class Diagnosis:
     """All rungs; what killed processes left, an item each; and what is damaged in the store.
 
     ``stale`` is what is still there, ``swept`` what a repair has removed. ``checked`` says in a
-    line what of the store was looked at.
+    line what of the store was looked at; nothing where that could not be.
     """
 
     checks: tuple[Check, ...]
@@ -95,7 +95,7 @@ def _stale(found: Diagnosis) -> Check:
 
 def _content(found: Diagnosis) -> tuple[Check, ...]:
     if not found.damage:
-        return (Check("content", "ok", found.checked),)
+        return (Check("content", "ok", found.checked),) if found.checked else ()
     return tuple(
         Check("content", "mended", f"{each.what}; {each.mended}", each.lost, each.remedy)
         if each.mended

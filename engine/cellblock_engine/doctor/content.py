@@ -72,14 +72,16 @@ class Examination:
         return f"{counts}{'; contents were not read' if self._quick else ''}"
 
     def _modes(self) -> Iterator[Fault]:
-        for path in (self._layout.home, *_entries(self._layout.home)):
+        # The store's own directory may be one that its user made, and others may look into.
+        masks = {self._layout.home: 0o022}
+        masks |= {
+            path: 0o077 for path in _entries(self._layout.home) if path.name in formats.ENTRIES
+        }
+        for path, mask in masks.items():
             status = path.lstat()
-            if (
-                stat.S_ISDIR(status.st_mode)
-                and (path == self._layout.home or path.name in formats.ENTRIES)
-                and status.st_mode & 0o077
-            ):
-                yield faults.Exposed(path, stat.S_IMODE(status.st_mode))
+            mode = stat.S_IMODE(status.st_mode)
+            if stat.S_ISDIR(status.st_mode) and mode & mask:
+                yield faults.Exposed(path, mode, mode & ~mask)
 
     def _containers(self) -> Iterator[Fault]:
         known = Containers(self._layout)

@@ -18,6 +18,8 @@ from .content import Examination
 from .faults import Fault
 
 _WAIT_S = 10.0
+_OF_STORE = ("store", "ids")
+"""Rungs without which nobody can look into a store."""
 
 
 def diagnose(layout: Layout, store: Store, *, repair: bool, quick: bool) -> Diagnosis:
@@ -27,7 +29,7 @@ def diagnose(layout: Layout, store: Store, *, repair: bool, quick: bool) -> Diag
     is no store, or a newer one, Conflict for one that is in use, and Unsupported.
     """
     checks = tuple(_in_turn(_rungs(layout)))
-    if any(check.name == "store" and check.status == "missing" for check in checks):
+    if any(check.name in _OF_STORE and check.status == "missing" for check in checks):
         return Diagnosis(checks)
     swept = stale.swept(layout, store) if repair else ()
     examination = Examination(layout, store, quick=quick)

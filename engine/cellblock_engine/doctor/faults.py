@@ -227,6 +227,7 @@ class Exposed(Fault):
 
     path: Path
     mode: int
+    wanted: int
 
     def told(self) -> Damage:
         """As the class says."""
@@ -234,9 +235,9 @@ class Exposed(Fault):
         return Damage(what, "its being this user's alone", "doctor --repair")
 
     def mend(self, store: Store) -> str:  # noqa: ARG002 - as others do
-        """Let its owner alone in."""
-        self.path.chmod(0o700)
-        return "0700 again"
+        """Let others in no more."""
+        self.path.chmod(self.wanted)
+        return f"{self.wanted:04o} now"
 
 
 def again(images: tuple[Reference, ...]) -> str:

@@ -118,7 +118,7 @@ def _user_namespaces(answer: str | None, around: Surroundings) -> Check:
 
 def _ids(answer: str | None, ids: Ids) -> Check:
     if ids.problem:
-        remedy = "give them back, or start anew with system reset"
+        remedy = "give them back, name another store by CELLBLOCK_HOME, or use system reset"
         return Check("ids", "missing", ids.problem, CANNOT_RUN, remedy)
     if ids.maps is None:
         remedy = "map ids in the surrounding user namespace: it lacks those from 524288 up"

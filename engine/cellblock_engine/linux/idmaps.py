@@ -114,12 +114,6 @@ def own_ids() -> int:
     return sum(count for _, _, count in _own_map("uid_map"))
 
 
-def own_map() -> bytes:
-    """Return the users of this process's user namespace, as proc_pid_uid_map(5) tells them."""
-    with open("/proc/self/uid_map", "rb") as file:
-        return file.read()
-
-
 def outside(user: int) -> int:
     """Return which user of the surrounding user namespace this one is; itself, if it is none."""
     for first, there, count in _own_map("uid_map"):

@@ -244,7 +244,10 @@ def _told(name: bytes, field: bytes, folder: int | None) -> bytes:
         text = os.read(fd, _PAGE)
     finally:
         os.close(fd)
-    return text.partition(field)[2].split()[0]
+    value = text.partition(field)[2].split(maxsplit=1)
+    if not value:
+        raise OSError(errno.ESRCH, "descriptor")
+    return value[0]
 
 
 def _signed(argument: int) -> int:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import select
 import socket
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 
 from .loop import Loop
 from .sandbox import Sandbox
+
+_AGAIN_S = 0.1
 
 
 class Recording:
@@ -27,19 +29,24 @@ class Recording:
         """Own a command's listener; nothing if it has none."""
         if listener is not None:
             self._listeners.add(listener)
-            self._loop.watch(listener, lambda: self._on_ready(listener))
+            self._watch(listener)
+
+    def _watch(self, listener: int) -> None:
+        self._loop.watch(listener, lambda: self._on_ready(listener))
 
     def _on_ready(self, listener: int) -> None:
         """Give it to the recorder, or close it: nobody is under this filter any more."""
         self._loop.unwatch(listener)
+        if _somebody_waits(listener):
+            try:
+                socket.send_fds(self._started(), [b"!"], [listener])
+            except BlockingIOError:  # it has a file to copy up, say
+                self._loop.after(_AGAIN_S, lambda: self._watch(listener))
+                return
+            except OSError:
+                pass  # it is gone: to close this is the answer, ENOSYS
         self._listeners.remove(listener)
-        try:
-            if _somebody_waits(listener):
-                # If the recorder is gone or does not listen, closing it is the answer: ENOSYS.
-                with suppress(OSError):
-                    socket.send_fds(self._started(), [b"!"], [listener])
-        finally:
-            os.close(listener)
+        os.close(listener)
 
     def _started(self) -> socket.socket:
         if self._line is None:

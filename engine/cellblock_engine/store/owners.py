@@ -56,7 +56,8 @@ def record(file: int, uid: int, gid: int) -> None:
 def copy(source: int | str, target: int | str) -> None:
     """Let a new directory belong to whom another belongs to. Raises OSError, PermissionError."""
     model, own = (os.stat(each) for each in (source, target))  # noqa: PTH116 - or descriptors
-    if (model.st_uid, model.st_gid) != (own.st_uid, own.st_gid):
+    differ = (model.st_uid, model.st_gid) != (own.st_uid, own.st_gid)
+    if differ and not idmaps.is_single_here():  # where others are only shown as nobody
         os.chown(target, model.st_uid, model.st_gid)
     if are_recorded() and (value := _value(source)) is not None:
         os.setxattr(target, ATTRIBUTE, value)

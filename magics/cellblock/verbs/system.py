@@ -101,7 +101,7 @@ VERBS = (
     ),
     Verb(
         "doctor",
-        "Show what this machine offers, and what is wrong in the store",
+        "Show what this machine offers, and what the store lacks",
         (
             Argument(("--repair",), "sweep what is stale, mend what is damaged", "flag"),
             Argument(("--quick",), "leave out the contents of blobs and layers", "flag"),

@@ -23,7 +23,6 @@ def test_what_is_written_is_read(owner: Owner) -> None:
         b"+1:0",
         b" 1:0",
         b"1_0:0",
-        b"65536:0",
         b"0:99999999999999999999",
         b"\xd9\xa1:\xd9\xa1",
         b"1:\xff",
