@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import subprocess
 import tarfile
 from pathlib import Path
@@ -13,6 +14,15 @@ import pytest
 from support import tars
 from support.ordinary import OrdinaryUser
 from support.registry import Registry
+
+ACL = b"SCHILY.xattr.system.posix_acl_access"
+READABLE_BY_1000 = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", tag, rights, who)
+    for tag, rights, who in (
+        *((0x01, 6, 2**32 - 1), (0x02, 4, 1000), (0x04, 4, 2**32 - 1)),
+        *((0x10, 4, 2**32 - 1), (0x20, 4, 2**32 - 1)),
+    )
+)
 
 
 @pytest.fixture(scope="module", params=["subordinate", "single"])
@@ -170,7 +180,10 @@ def test_files_of_an_archive_become_an_image(user: OrdinaryUser) -> None:
     source = user.home / "files.tar"
     source.write_bytes(
         tars.archive(
+            # What would name an owner is dropped, as is a list of users that one id has not.
+            tars.pax({b"SCHILY.xattr.user.cellblock.owner": b"77:77", ACL: READABLE_BY_1000}),
             tars.file(b"closed/file", b"content", uid=1000, gid=50),
+            tars.header(b"null", b"3", device=(1, 3)),  # a device, which only root can make
             tars.directory(b"closed/", mode=0, uid=5, gid=6),
             tars.directory(b"./", uid=9, gid=9, mode=0o711),
         )
