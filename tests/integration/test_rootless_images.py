@@ -299,3 +299,15 @@ def test_a_store_is_reset_whoever_its_files_belong_to(user: OrdinaryUser, image:
     said(user, "create", image)
     assert "Deleted containers: 1" in said(user, "system", "reset", "-f")
     assert not (user.home / "data" / "cellblock").exists()
+
+
+def test_a_new_store_has_one_id_where_that_is_asked_for(user: OrdinaryUser) -> None:
+    home = user.home / "of-one"
+    command = [user.python, "-m", "cellblock"]
+    look = ["run", "--rm", "host", "cat", "/proc/self/uid_map"]
+    env = {"CELLBLOCK_HOME": str(home)}
+    for asked in ({"CELLBLOCK_STORE_IDS": "single"}, {}):  # once it is made, it stays so
+        done = user.run([*command, *look], env=env | asked)
+        assert done.stdout.split() == ["0", str(user.uid), "1"], done.stderr
+    assert user.run([*command, "system", "reset", "-f"], env=env).returncode == 0
+    assert not home.exists()
