@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import subprocess
 import tarfile
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support import tars
+from support import capabilities, tars
 from support.ordinary import OrdinaryUser
 from support.registry import Registry
 
@@ -23,6 +24,8 @@ READABLE_BY_1000 = struct.pack("<I", 2) + b"".join(
         *((0x10, 4, 2**32 - 1), (0x20, 4, 2**32 - 1)),
     )
 )
+
+ABOUT_PIP = ("PIP_", "SSL_", "REQUESTS_", "HTTP_", "HTTPS_", "NO_PROXY")
 
 
 @pytest.fixture(scope="module", params=["subordinate", "single"])
@@ -227,6 +230,21 @@ def test_an_owner_beyond_the_ids_of_the_user(user: OrdinaryUser) -> None:
         assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.timeout(300)  # an index of the internet may be slow
+def test_an_image_without_ipykernel_gets_it(user: OrdinaryUser, image: str) -> None:
+    capabilities.need_package_index()
+    settings = {key: value for key, value in os.environ.items() if key.startswith(ABOUT_PIP)}
+    install = ["-m", "cellblock", "kernel", "install", "--user", "--name", "prepared", image]
+    done = user.run([user.python, *install], env=settings, timeout_s=280)
+    assert done.returncode == 0, done.stderr
+    spec = user.home / "data" / "jupyter" / "kernels" / "prepared" / "kernel.json"
+    facts = json.loads(spec.read_text())["metadata"]["cellblock"]
+    find = "import ipykernel, os; print(os.stat(ipykernel.__file__).st_uid)"
+    assert said(user, "run", "--rm", facts["digest"], "python3", "-c", find) == "0\n"
+    said(user, "kernel", "remove", "prepared")
+    said(user, "rmi", facts["digest"])
+
+
 def test_all_goes_in_the_end(user: OrdinaryUser, image: str) -> None:
     said(user, "run", "--name", "last", image, "python3", "-c", WRITE)
     store = user.home / "data" / "cellblock"
@@ -281,3 +299,15 @@ def test_a_store_is_reset_whoever_its_files_belong_to(user: OrdinaryUser, image:
     said(user, "create", image)
     assert "Deleted containers: 1" in said(user, "system", "reset", "-f")
     assert not (user.home / "data" / "cellblock").exists()
+
+
+def test_a_new_store_has_one_id_where_that_is_asked_for(user: OrdinaryUser) -> None:
+    home = user.home / "of-one"
+    command = [user.python, "-m", "cellblock"]
+    look = ["run", "--rm", "host", "cat", "/proc/self/uid_map"]
+    env = {"CELLBLOCK_HOME": str(home)}
+    for asked in ({"CELLBLOCK_STORE_IDS": "single"}, {}):  # once it is made, it stays so
+        done = user.run([*command, *look], env=env | asked)
+        assert done.stdout.split() == ["0", str(user.uid), "1"], done.stderr
+    assert user.run([*command, "system", "reset", "-f"], env=env).returncode == 0
+    assert not home.exists()

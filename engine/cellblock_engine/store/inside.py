@@ -17,11 +17,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, ParamSpec, TypeVar, cast
+from typing import IO, Any, ParamSpec, TypeVar, cast
 
 from ..errors import StoreError
 from ..linux.idmaps import IdMaps
-from .frames import ERROR, PIECE, RESULT, read_frame, write_frame
+from ..log import heard_from, repeat
+from .frames import ERROR, PIECE, RESULT, TOLD, read_frame, write_frame
 from .trees import remove_tree
 from .unpacking import library_paths
 
@@ -103,7 +104,7 @@ class Inside:
         """Start a call; give its answers. It is ended with the block."""
         import pickle  # noqa: PLC0415 - starts do without
 
-        request = pickle.dumps((self.maps(), *call))
+        request = pickle.dumps((self.maps(), heard_from(), *call))
         command = [sys.executable, "-I", "-S", str(_PROGRAM), str(os.getpid()), *library_paths()]
         process = subprocess.Popen(
             command,
@@ -130,7 +131,10 @@ def _answers(process: subprocess.Popen[bytes], request: bytes) -> Iterator[tuple
     with suppress(BrokenPipeError):
         write_frame(questions, RESULT, request)
     while (frame := read_frame(answers)) is not None:
-        yield frame
+        if frame[0] == TOLD:
+            repeat(_loaded(frame[1]))
+        else:
+            yield frame
     process.kill()
     status = process.wait(_END_S)
     last = said.read().decode(errors="replace").strip().rpartition("\n")[2]
@@ -139,12 +143,16 @@ def _answers(process: subprocess.Popen[bytes], request: bytes) -> Iterator[tuple
 
 
 def _told(kind: bytes, content: bytes) -> object:
-    import pickle  # noqa: PLC0415 - as above
-
-    answer = pickle.loads(content)  # noqa: S301 - of our own process, see above
+    answer = _loaded(content)
     if kind == ERROR:
         raise answer
     return answer
+
+
+def _loaded(content: bytes) -> Any:  # noqa: ANN401 - what was dumped there
+    import pickle  # noqa: PLC0415 - as above
+
+    return pickle.loads(content)  # noqa: S301 - of our own process, see the module
 
 
 def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], ...]:

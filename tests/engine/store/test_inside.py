@@ -70,6 +70,17 @@ def test_an_error_comes_out_as_it_is(inside: Inside, tmp_path: Path) -> None:
     assert caught.value.filename == str(tmp_path / "missing")
 
 
+def test_what_it_tells_developers_is_told_here(
+    inside: Inside, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    with store.staging.directory():
+        (store.layout.staging / "left").mkdir()
+        with caplog.at_level("INFO", logger="cellblock_engine"):
+            assert inside.run(Store.sweep, store) == ("left",)
+    told = ("cellblock_engine.store.store", "what killed processes left: left")
+    assert [(r.name, r.getMessage().partition("swept ")[2]) for r in caplog.records] == [told]
+
+
 def test_one_that_is_killed_is_told_of(inside: Inside) -> None:
     with pytest.raises(StoreError, match="was killed by signal 9: try again"):
         inside.run(signal.raise_signal, signal.SIGKILL)
