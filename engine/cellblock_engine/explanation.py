@@ -139,7 +139,7 @@ def _absent(spec: StartSpec, missing: Mapping[str, str]) -> tuple[str, ...]:
     lines = [f"a limit on {', '.join(names)}: {reason}" for reason, names in reasons.items()]
     if spec.is_rootless:
         if spec.ids.is_single:
-            lines.append("ids of its own: only root has ranges to give; run as root")
+            lines.append("users other than 0: no subordinate ids (see doctor); or run as root")
         else:
             lines.append("ids of its own: all containers of this user have the same; run as root")
             if spec.binds:
