@@ -10,14 +10,13 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .limits import DEVICE_RATES
 from .linux import landlock
 from .linux.cgroups import Controllers, Limits
 from .runtime import rootfs
 from .runtime.sandbox import DEFAULT_PIDS, group_name
 from .runtime.spec import StartSpec
 from .units import format_bytes
-
-_DISK_RATES = ("device_read_bps", "device_write_bps", "device_read_iops", "device_write_iops")
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def _shares(limits: Limits) -> list[str]:
         lines.append(f"memory left to it: {format_bytes(limits.memory_reservation_bytes)}")
     if limits.blkio_weight is not None:
         lines.append(f"share of disks: {limits.blkio_weight}")
-    for name in _DISK_RATES:
+    for name in DEVICE_RATES:
         rates = getattr(limits, name) or {}
         lines += [f"{name.replace('_', '-')}: {disk} {rate}" for disk, rate in rates.items()]
     return lines
