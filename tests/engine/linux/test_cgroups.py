@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from cellblock_engine.errors import LimitNotEnforceable, Unsupported
-from cellblock_engine.linux import cgroups, syscalls
+from cellblock_engine.linux import cgroups
 from cellblock_engine.linux.cgroups import disks, hierarchy
 from cellblock_engine.linux.cgroups.v1 import V1Controllers
+from support.groups import run_in
 
 MEBIBYTE = 2**20
 NO_LIMITS = cgroups.Limits()
@@ -55,22 +56,6 @@ def _make():
     for group in groups:
         group.remove()
         assert not [path for path in group.paths if Path(path).exists()]
-
-
-def run_in(group, function):
-    """Run ``function`` in a forked child that has entered the group; return its wait status."""
-    entrance = group.entrance()
-    pid, pidfd = syscalls.clone3(0, cgroup=entrance.directory)
-    if pid == 0:
-        try:
-            for fd in entrance.tasks:
-                os.write(fd, b"0")
-            function()
-        finally:
-            os._exit(0)
-    for fd in (pidfd, *entrance.fds):
-        os.close(fd)
-    return pid
 
 
 def finish(pid):

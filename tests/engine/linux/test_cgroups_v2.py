@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from cellblock_engine.errors import LimitNotEnforceable
-from cellblock_engine.linux import cgroups, syscalls
+from cellblock_engine.linux import cgroups
 from cellblock_engine.linux.cgroups import disks, hierarchy, unified
 from cellblock_engine.linux.cgroups.v2 import V2Controllers, V2Group
+from support.groups import run_in
 
 MEBIBYTE = 2**20
 ALL = "cpuset cpu io memory hugetlb pids"
@@ -354,22 +355,9 @@ def _real():
     assert not path.exists()
 
 
-def born(group, function) -> int:
-    entrance = group.entrance()
-    pid, pidfd = syscalls.clone3(0, cgroup=entrance.directory)
-    if pid == 0:
-        try:
-            function()
-        finally:
-            os._exit(0)
-    for fd in (pidfd, *entrance.fds):
-        os.close(fd)
-    return pid
-
-
 def test_a_process_is_born_into_a_group(real) -> None:
     reader, writer = os.pipe()
-    pid = born(real, lambda: os.write(writer, Path("/proc/self/cgroup").read_bytes()))
+    pid = run_in(real, lambda: os.write(writer, Path("/proc/self/cgroup").read_bytes()))
     os.close(writer)
     with os.fdopen(reader) as stream:
         said = stream.read()
@@ -379,7 +367,7 @@ def test_a_process_is_born_into_a_group(real) -> None:
 
 def test_a_frozen_group_stands_and_a_thawed_one_goes_on(real) -> None:
     reader, writer = os.pipe()
-    pid = born(real, lambda: [os.write(writer, b".") and time.sleep(0.01) for _ in range(20)])
+    pid = run_in(real, lambda: [os.write(writer, b".") and time.sleep(0.01) for _ in range(20)])
     os.close(writer)
     os.read(reader, 1)
     real.freeze(5.0)
@@ -397,7 +385,7 @@ def test_a_frozen_group_stands_and_a_thawed_one_goes_on(real) -> None:
 
 @pytest.mark.attack(77)
 def test_the_sweep_ends_what_stands_still_in_a_group_whose_owner_was_killed(real) -> None:
-    pid = born(real, lambda: time.sleep(60))
+    pid = run_in(real, lambda: time.sleep(60))
     real.freeze(5.0)
     assert cgroups.remove_stale(real.paths, "cellblock-test") == real.paths
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
@@ -409,7 +397,7 @@ def test_the_sweep_ends_what_stands_still_in_a_group_whose_owner_was_killed(real
 
 
 def test_removal_waits_for_the_last_process_and_may_be_repeated(real) -> None:
-    pid = born(real, lambda: time.sleep(0.3))
+    pid = run_in(real, lambda: time.sleep(0.3))
     with pytest.raises(OSError, match="processes remain"):
         real.remove(timeout_s=0.02)
     os.waitpid(pid, 0)

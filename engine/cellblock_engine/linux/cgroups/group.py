@@ -7,7 +7,7 @@ be made :class:`Unmanaged` does, which limits nothing and says so.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from ...errors import LimitNotEnforceable, Unsupported
@@ -207,6 +207,12 @@ class Controllers(Protocol):
 
         Raises LimitNotEnforceable, FileExistsError, OSError.
         """
+
+
+def lacking(names: Iterable[str], reason_of: Callable[[str], str | None]) -> dict[str, str]:
+    """Return limit name -> reason, for those that have a reason not to be enforced."""
+    reasons = {name: reason_of(name) for name in names}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def refusal(limits: Limits, missing: dict[str, str]) -> str | None:

@@ -18,7 +18,7 @@ from ...errors import LimitNotEnforceable
 from ...units import format_bytes
 from ..alarm import interrupted
 from . import disks, files, processors
-from .group import LIMITED_BY, SWAP_UNCOUNTED, Counters, Entrance, Limits, Usage, refusal
+from .group import LIMITED_BY, SWAP_UNCOUNTED, Counters, Entrance, Limits, Usage, lacking, refusal
 from .leftovers import remove_directory
 
 CONTROLLERS = frozenset({"cpu", "cpuset", "io", "memory", "pids"})
@@ -54,8 +54,7 @@ class V2Controllers:
 
     def missing(self, names: Iterable[str] = LIMITED_BY) -> dict[str, str]:
         """As the protocol says."""
-        reasons = {name: self._reason(name) for name in names}
-        return {name: reason for name, reason in reasons.items() if reason is not None}
+        return lacking(names, self._reason)
 
     def _reason(self, limit: str) -> str | None:
         """Return why a limit cannot be enforced, None if it can."""
