@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,9 +21,9 @@ from typing import IO, Any, ParamSpec, TypeVar, cast
 from ..errors import StoreError
 from ..linux.idmaps import IdMaps
 from ..log import heard_from, repeat
+from .children import start_child
 from .frames import ERROR, PIECE, RESULT, TOLD, read_frame, write_frame
 from .trees import remove_tree
-from .unpacking import library_paths
 
 _PROGRAM = Path(__file__).with_name("insider.py")
 _END_S = 5.0
@@ -105,17 +104,7 @@ class Inside:
         import pickle  # noqa: PLC0415 - starts do without
 
         request = pickle.dumps((self.maps(), heard_from(), *call))
-        command = [sys.executable, "-I", "-S", str(_PROGRAM), str(os.getpid()), *library_paths()]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={},
-            cwd="/",
-            start_new_session=True,  # a Ctrl-C at a terminal is for us to act on
-            pass_fds=fds,
-        )
+        process = start_child(_PROGRAM, fds=fds)
         try:
             yield _answers(process, request)
         finally:
