@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from support import capabilities
 from support.ordinary import OrdinaryUser
 from support.recorded import recorded
 
@@ -73,6 +78,61 @@ def test_it_is_led_to_no_file_of_the_host(ordinary_user: OrdinaryUser) -> None:
     assert set(seen.outcome.values()) <= {"ENOENT", "ELOOP", "EACCES"}
     assert set(seen.owners) <= {"/srv/folder/file", "/srv/link/file"}
     assert seen.owners, "the file of the container itself was changed now and then"
+
+
+OVERLAY = """
+set -e
+cd "$0"
+mkdir -p low up work merged
+touch low/file low/other
+chown -R "$1" low up
+mount -t overlay -o lowerdir=low,upperdir=up,workdir=work none merged
+echo
+read end
+"""
+
+
+@contextmanager
+def overlay_of_the_host(user: OrdinaryUser) -> Iterator[OrdinaryUser]:
+    """Give the user as it is where ``overlay/merged`` in its home is one, as in docker is ``/``."""
+    capabilities.need_capability(capabilities.CAP_SYS_ADMIN, "CAP_SYS_ADMIN")
+    for name in ("nsenter", "setpriv"):
+        capabilities.need_program(name)
+    folder = user.home / "overlay"
+    folder.mkdir()
+    command = ["unshare", "--mount", "--propagation=private", "sh", "-c", OVERLAY]
+    command += [str(folder), str(user.uid)]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as made:
+        assert made.stdout is not None
+        assert made.stdout.readline() == "\n"
+        mounts = os.open(f"/proc/{made.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield replace(user, mounts=mounts)
+        finally:
+            os.close(mounts)
+            made.communicate("\n")
+
+
+@pytest.mark.attack(11)
+def test_an_overlay_of_the_host_is_none_of_the_containers(ordinary_user: OrdinaryUser) -> None:
+    program = """
+for name in ("file", "other", "."):
+    attempt(name, lambda: os.chown(f"/bound/{name}", 7, 7))
+attempt("own", lambda: os.chown("/srv", 7, 7))
+"""
+    before = """
+os.environ["CELLBLOCK_HOME"] = str(Path("of-overlay").absolute())
+"""
+    after = """
+merged = Path("overlay/merged")
+assert not [name for each in (merged, *merged.iterdir()) for name in os.listxattr(each)], "written"
+assert not list(Path("overlay/up").iterdir()), "copied up"
+"""
+    binds = "(Bind(Path('overlay/merged').absolute(), '/bound', writable=True),)"
+    with overlay_of_the_host(ordinary_user) as user:
+        seen = recorded(user, program, before=before, after=after, binds=binds)
+    assert set(seen.outcome.values()) == {"allowed"}
+    assert seen.owners == {"/srv": "7:7"}
 
 
 HOSTILE = """

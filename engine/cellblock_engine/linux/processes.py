@@ -25,6 +25,7 @@ def identity(pid: int) -> str | None:
 
 
 def is_alive(noted: str) -> bool:
-    """Tell whether the process whose :func:`identity` was noted is alive."""
-    pid = noted.split("/")[1]
-    return identity(int(pid)) == noted
+    """Tell whether the process whose :func:`identity` was noted is alive; none by what is none."""
+    _, _, rest = noted.partition("/")
+    pid = rest.partition("/")[0]
+    return pid.isascii() and pid.isdigit() and identity(int(pid)) == noted

@@ -177,6 +177,13 @@ def seccomp_action_available(action: int) -> None:
     _check(_syscall(_NR_SECCOMP, SECCOMP_GET_ACTION_AVAIL, 0, ctypes.byref(value)), "seccomp")
 
 
+def file_system_type(fd: int) -> int:
+    """Return the magic number of the file system that a file is on. fstatfs(2)."""
+    answer = ctypes.create_string_buffer(256)
+    _check(_libc.fstatfs(fd, answer), "fstatfs")
+    return ctypes.c_long.from_buffer(answer).value
+
+
 def landlock_abi() -> int:
     """Return the version of Landlock's interface. landlock_create_ruleset(2)."""
     no_size, flags = ctypes.c_size_t(0), LANDLOCK_CREATE_RULESET_VERSION

@@ -31,7 +31,7 @@ _LOW = 0xFFFFFFFF  # of a register: the kernel's own types are so large
 _UNCHANGED = 0xFFFFFFFF
 _LARGEST_OFFSET = 2**63 - 1
 _AT_SYMLINK_NOFOLLOW = 0x100
-_MOST_MOUNTS = 1 << 20  # bytes of /proc/self/mountinfo
+_MOST_MOUNTS = 1 << 26  # bytes of /proc/self/mountinfo
 # Magic links of the caller, which it means, and which are the recorder's own if it follows them.
 _OWN_DESCRIPTOR = re.compile(rb"(?:/proc/self|/dev)/fd/(\d{1,10})|/dev/std(in|out|err)")
 _STANDARD = {b"in": 0, b"out": 1, b"err": 2}
@@ -50,11 +50,14 @@ class _Request(NamedTuple):
 class Ownership:
     """Changes owners as far as there are any, and writes down what cannot be."""
 
-    def __init__(self, machine: str) -> None:
-        """Look at the mounts of this namespace; /proc is the working directory."""
+    def __init__(self, machine: str, foreign: frozenset[bytes]) -> None:
+        """Look at the mounts of this namespace; /proc is the working directory.
+
+        ``foreign`` are the devices of overlays that are not the container's (:func:`overlays`).
+        """
         table = numbers(machine)
         self._names = {table[name]: name for name in CHANGES_OF_OWNERS if name in table}
-        self._overlays = _overlays()
+        self._overlays = overlays(None).own(foreign)
         root = os.stat(b"/")
         self._root = root.st_dev, root.st_ino
 
@@ -215,12 +218,29 @@ def _path(thread: int, address: int) -> bytes:
     raise OSError(errno.ENAMETOOLONG if len(path) >= _PATH_MAX else errno.EFAULT, "path")
 
 
-def _overlays() -> frozenset[int]:
-    """Return the ids of the mounts that are overlays and no parts of others. proc(5).
+class Overlays(NamedTuple):
+    """The overlays of a mount namespace: id, device and root of each mount."""
 
-    What is attached by the caller may lie on an overlay of the host.
+    mounts: tuple[tuple[int, bytes, bytes], ...]
+
+    @property
+    def devices(self) -> frozenset[bytes]:
+        """What tells one overlay from another, wherever it is mounted."""
+        return frozenset(device for _, device, _ in self.mounts)
+
+    def own(self, foreign: frozenset[bytes]) -> frozenset[int]:
+        """Return the ids of those that are no parts of others, and on none of these devices."""
+        return frozenset(
+            number for number, device, root in self.mounts if root == b"/" and device not in foreign
+        )
+
+
+def overlays(proc: int | None) -> Overlays:
+    """Return those of the caller's mount namespace; /proc is ``proc``, or is worked in. proc(5).
+
+    What is attached by the caller may be an overlay of the host, or lie on one.
     """
-    fd = os.open(b"self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(b"self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
     try:
         text = b""
         while len(text) < _MOST_MOUNTS and (more := os.read(fd, 1 << 16)):
@@ -229,8 +249,12 @@ def _overlays() -> frozenset[int]:
         os.close(fd)
     lines = [line.partition(b" - ") for line in text.splitlines()]
     fields = [(before.split(), after.split()) for before, _, after in lines]
-    return frozenset(
-        int(before[0]) for before, after in fields if after[0] == b"overlay" and before[3] == b"/"
+    return Overlays(
+        tuple(
+            (int(before[0]), before[2], before[3])
+            for before, after in fields
+            if after[0] == b"overlay"
+        )
     )
 
 

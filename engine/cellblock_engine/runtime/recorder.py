@@ -19,7 +19,7 @@ from typing import NamedTuple, NoReturn
 from ..linux import capabilities, idmaps, notifications, seccomp
 from ..linux import syscalls as linux
 from ..linux.descriptors import close_all_but
-from .ownership import Ownership
+from .ownership import Ownership, overlays
 from .workload import refuse_imports
 
 _CAPABILITIES = frozenset({"CHOWN", "DAC_OVERRIDE", "FOWNER", "SYS_PTRACE"})
@@ -44,15 +44,16 @@ class Post(NamedTuple):
 def run(post: Post) -> NoReturn:
     """Be the recorder, in a process just forked, until it is killed. Raises OSError."""
     machine = os.uname().machine
-    _confine(post, seccomp.compile_narrow(machine, _SYSTEM_CALLS))
-    _serve(post.line, Ownership(machine))
+    foreign = _confine(post, seccomp.compile_narrow(machine, _SYSTEM_CALLS))
+    _serve(post.line, Ownership(machine, foreign))
 
 
-def _confine(post: Post, program: bytes) -> None:
-    """Join the container; give up what is not needed there."""
+def _confine(post: Post, program: bytes) -> frozenset[bytes]:
+    """Join the container; give up what is not needed there. Return the overlays of the host."""
     gc.freeze()  # what was the monitor's stays as it is: its descriptors here are not its own
     proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     close_all_but(post.line.fileno(), post.user_namespace, post.mount_namespace, proc)
+    foreign = overlays(proc).devices
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     linux.setns(post.user_namespace, linux.CLONE_NEWUSER)
     idmaps.become_root(single_id=True)
@@ -70,6 +71,7 @@ def _confine(post: Post, program: bytes) -> None:
     if os.getppid() != post.monitor:
         os._exit(1)
     seccomp.install(program)
+    return foreign
 
 
 def _serve(line: socket.socket, ownership: Ownership) -> NoReturn:

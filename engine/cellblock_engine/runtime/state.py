@@ -27,6 +27,7 @@ _STATUSES = ("created", "running", "exited")
 _STATE = "state.json"
 _LOCK = "lock"
 _CALLER = "caller "
+_MOST_NOTED = 1 << 16
 _ATTEMPTS = 50
 _ATTEMPT_S = 0.01
 
@@ -163,8 +164,8 @@ def noted_caller(directory: str) -> str | None:
 
 def _noted(directory: str) -> list[str]:
     try:
-        with open(f"{directory}/{_LOCK}", encoding="utf-8") as file:
-            return file.read().splitlines()
+        with open(f"{directory}/{_LOCK}", encoding="utf-8", errors="replace") as file:
+            return file.read(_MOST_NOTED).splitlines()
     except (FileNotFoundError, NotADirectoryError):
         return []
 

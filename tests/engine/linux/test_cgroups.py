@@ -353,8 +353,26 @@ def test_the_sweep_removes_what_was_recorded_and_nothing_else(make):
     time.sleep(0.01)
     gone = (*group.paths, f"/sys/fs/cgroup/none/{PREFIX}-gone")
     assert cgroups.remove_stale(gone, PREFIX) == ()
-    with pytest.raises(ValueError, match="not the path of a group"):
-        cgroups.remove_stale([str(Path(group.paths[0]).parent)], PREFIX)
+    above = Path(group.paths[0]).parent
+    assert cgroups.remove_stale([str(above)], PREFIX) == ()
+    assert above.exists()
+
+
+@pytest.mark.attack(74)
+@pytest.mark.parametrize("way", ["{}", "/sys/fs/cgroup/..{}"])
+def test_a_forged_record_has_no_file_written(tmp_path, way):
+    canary = tmp_path / "canary"
+    canary.write_text("as it was")
+    forged = tmp_path / f"{PREFIX}-forged"
+    forged.mkdir()
+    for name in ("cgroup.kill", "cgroup.freeze", "freezer.state"):
+        (forged / name).symlink_to(canary)
+    linked = tmp_path / f"{PREFIX}-linked"
+    linked.symlink_to(forged)
+    recorded = [way.format(path) for path in (forged, linked)]
+    for _ in range(2):
+        assert cgroups.remove_stale(recorded, PREFIX) == ()
+    assert canary.read_text() == "as it was"
 
 
 def tree(tmp_path, *paths):

@@ -85,3 +85,18 @@ def test_a_sweep_takes_no_socket_from_a_monitor_that_starts_meanwhile(tmp_path, 
     monkeypatch.setattr(sweep.cgroups, "remove_stale", lambda *_: [])
     sweep.sweep(str(containers), str(tmp_path / "names"), str(run))
     assert not socket.exists()
+
+
+@pytest.mark.attack(70)
+@pytest.mark.parametrize(
+    "notes",
+    [b"\0\0\0\0", b"\xff\xfe", b"../x", b"/sys/fs/cgroup", b"caller ", b"caller x/y/z", b"\n/\n"],
+)
+def test_a_damaged_note_holds_up_no_sweep(tmp_path, notes):
+    containers, run = tmp_path / "containers", tmp_path / "run"
+    directory = containers / ("ab" * 32)
+    directory.mkdir(parents=True)
+    run.mkdir()
+    (directory / "lock").write_bytes(notes)
+    (directory / "config.json").write_text('{"removal": "if abandoned"}')
+    assert sweep.sweep(str(containers), str(tmp_path / "names"), str(run))

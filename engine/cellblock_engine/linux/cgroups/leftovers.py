@@ -7,8 +7,11 @@ import os
 import time
 from collections.abc import Iterable
 
+from .. import syscalls
+
 _STEP_S = 0.001
 _STEP_MAX_S = 0.02
+_CGROUP_MAGICS = (0x27E0EB, 0x63677270)  # of v1 and v2: linux/magic.h
 _LET_GO = (("freezer.state", b"THAWED"), ("cgroup.freeze", b"0"))
 
 
@@ -34,26 +37,42 @@ def remove_directory(path: str, deadline: float) -> bool:
 def remove_stale(paths: Iterable[str], prefix: str) -> tuple[str, ...]:
     """Remove recorded directories of groups whose owner is gone; return those that are in use.
 
-    What is left in them is killed where that can be said of a group (cgroup v2). Only directories
-    whose own name starts with ``prefix`` are touched, and rmdir removes nothing but empty groups.
-    Those already gone are not returned. Raises OSError (EPERM, EACCES).
+    What is left in them is killed where that can be said of a group (cgroup v2). Only groups whose
+    own name starts with ``prefix`` are touched, whatever was recorded, and rmdir removes nothing
+    but empty ones. Those already gone are not returned. Raises OSError (EPERM, EACCES).
     """
-    stay = []
-    for path in paths:
-        if not path.rpartition("/")[2].startswith(prefix) or not path.startswith("/"):
-            raise ValueError(f"{path!r} is not the path of a group named {prefix}...")
+    return tuple(path for path in paths if not _is_removed(path, prefix))
+
+
+def _is_removed(path: str, prefix: str) -> bool:
+    if not path.startswith("/") or not path.rpartition("/")[2].startswith(prefix) or "\0" in path:
+        return True  # a damaged record: nothing is known of a group
+    try:
+        group = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+            return True
+        raise
+    try:
+        # Elsewhere, files of these names could be anything, or lead to it.
+        if syscalls.file_system_type(group) not in _CGROUP_MAGICS:
+            return True
         # What stood still when its owner was killed cannot die before it goes on.
         for name, word in _LET_GO:
-            _write(f"{path}/{name}", word)
-        if not remove_directory(path, time.monotonic()):
-            _write(f"{path}/cgroup.kill", b"1")
-            stay.append(path)
-    return tuple(stay)
+            _write(group, name, word)
+        if remove_directory(path, time.monotonic()):
+            return True
+        _write(group, "cgroup.kill", b"1")
+        return False
+    finally:
+        os.close(group)
 
 
-def _write(path: str, word: bytes) -> None:
+def _write(group: int, name: str, word: bytes) -> None:
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=group)
     except FileNotFoundError:
         return  # another controller's, another version's, or gone
     try:
