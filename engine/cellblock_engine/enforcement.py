@@ -53,9 +53,8 @@ def decide(limits: Limits) -> tuple[str, ...]:
     if not limits:
         return ()
     wanted = kernel_limits(limits)
-    missing = cgroups.discover(os.getpid()).missing()
-    lacking = [name for name in wanted.named() if name in missing]
-    replaced = tuple(name for name in lacking if name in REPLACEABLE)
+    missing = cgroups.discover(os.getpid()).missing(wanted.named())
+    replaced = tuple(name for name in missing if name in REPLACEABLE)
     best_effort = limits.mode == "best-effort"
     reason = cgroups.refusal(wanted.without(replaced if best_effort else ()), missing)
     if reason is None:
@@ -64,7 +63,7 @@ def decide(limits: Limits) -> tuple[str, ...]:
         return replaced
     if best_effort:
         reason += "; nothing weaker can stand in for it"
-    elif len(replaced) == len(lacking):
+    elif len(replaced) == len(missing):
         reason += ", or see what --limits=best-effort can do"
     raise LimitNotEnforceable(reason)
 
@@ -133,16 +132,11 @@ def _processors(limits: Limits, replaced: Collection[str], identifier: str) -> t
         return ()
     usable = sorted(os.sched_getaffinity(0))
     if limits.cpuset_cpus is not None:
-        usable = [number for number in usable if _is_listed(number, limits.cpuset_cpus)]
+        usable = sorted(cgroups.listed(limits.cpuset_cpus).intersection(usable))
     if limits.cpus is None or "cpus" not in replaced or not usable:
         return tuple(usable)
     first = int(identifier[:8], 16) % len(usable)
     return tuple(sorted((usable[first:] + usable[:first])[: math.ceil(limits.cpus)]))
-
-
-def _is_listed(number: int, cpuset: str) -> bool:
-    pairs = (part.partition("-")[::2] for part in cpuset.split(","))
-    return any(int(low) <= number <= int(high or low) for low, high in pairs)
 
 
 def _refuse_other_processors(limits: Limits) -> None:

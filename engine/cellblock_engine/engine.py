@@ -27,6 +27,7 @@ from .runtime import launcher, state
 from .runtime.attached import Pipes, await_start
 from .runtime.streams import INWARD, pipe_for_container
 from .settings import Settings
+from .store import formats
 from .store.containers import ContainerConfig
 
 if TYPE_CHECKING:
@@ -265,6 +266,8 @@ class Engine(Inventory):
         """
         from .doctor import diagnose  # noqa: PLC0415 - asked for seldom
 
+        if repair:
+            formats.restore(self._layout)
         return diagnose(self._layout, self._store, repair=repair, quick=quick)
 
     def _launch(

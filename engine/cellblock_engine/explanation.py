@@ -10,14 +10,13 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .limits import DEVICE_RATES
 from .linux import landlock
 from .linux.cgroups import Controllers, Limits
 from .runtime import rootfs
 from .runtime.sandbox import DEFAULT_PIDS, group_name
 from .runtime.spec import StartSpec
 from .units import format_bytes
-
-_DISK_RATES = ("device_read_bps", "device_write_bps", "device_read_iops", "device_write_iops")
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def _shares(limits: Limits) -> list[str]:
         lines.append(f"memory left to it: {format_bytes(limits.memory_reservation_bytes)}")
     if limits.blkio_weight is not None:
         lines.append(f"share of disks: {limits.blkio_weight}")
-    for name in _DISK_RATES:
+    for name in DEVICE_RATES:
         rates = getattr(limits, name) or {}
         lines += [f"{name.replace('_', '-')}: {disk} {rate}" for disk, rate in rates.items()]
     return lines
@@ -139,7 +138,7 @@ def _absent(spec: StartSpec, missing: Mapping[str, str]) -> tuple[str, ...]:
     lines = [f"a limit on {', '.join(names)}: {reason}" for reason, names in reasons.items()]
     if spec.is_rootless:
         if spec.ids.is_single:
-            lines.append("ids of its own: only root has ranges to give; run as root")
+            lines.append("users other than 0: no subordinate ids (see doctor); or run as root")
         else:
             lines.append("ids of its own: all containers of this user have the same; run as root")
             if spec.binds:

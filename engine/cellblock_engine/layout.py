@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -146,10 +147,26 @@ class Layout:
             return _ROOTS_HOME.with_name("cellblock-kernels")
         return self.run.parent.with_name(f"{self.run.parent.name}-kernels")
 
+    def reference(self, reference: object) -> Path:
+        """Return where it is recorded what a reference names."""
+        return self.references / f"{_hashed(str(reference))}.json"
+
+    def derivation(self, base: object, recipe: str) -> Path:
+        """Return where it is recorded what was made of an image by a recipe."""
+        return self.derivations / _hashed(f"{base} {recipe}")
+
+    def chain(self, diffids: Iterable[object]) -> Path:
+        """Return where it is kept what a stack of these layers needs."""
+        return self.chains / _hashed("\n".join(map(str, diffids)))
+
     @property
     def id_ranges(self) -> Path:
         """One lock file per subordinate id range in use; shared by all stores of the machine."""
         return self.run.parent / "ids"
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _runtime_directory() -> Path:

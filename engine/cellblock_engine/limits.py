@@ -23,7 +23,7 @@ SMALLEST_MEMORY_BYTES = 6 * 2**20  # Docker's floor: below it nothing starts
 _CPU_SHARES = (2, 262144)  # kernel/sched/sched.h, MIN_SHARES and MAX_SHARES
 _BLKIO_WEIGHT = (10, 1000)  # Docker's; BFQ takes 1 to 1000
 _BANDWIDTHS = ("device_read_bps", "device_write_bps")
-_DEVICE_RATES = (*_BANDWIDTHS, "device_read_iops", "device_write_iops")
+DEVICE_RATES = (*_BANDWIDTHS, "device_read_iops", "device_write_iops")
 _FASTEST = 2**63 - 1
 
 
@@ -106,7 +106,7 @@ class Limits:
         _check_range("pids limit", self.pids, 1, MOST_PIDS)
         _check_range("cpu-shares", self.cpu_shares, *_CPU_SHARES)
         _check_range("blkio-weight", self.blkio_weight, *_BLKIO_WEIGHT)
-        for name in _DEVICE_RATES:
+        for name in DEVICE_RATES:
             if (rates := getattr(self, name)) is not None:
                 object.__setattr__(self, name, _parse_rates(name, rates))
 
@@ -135,7 +135,7 @@ class Limits:
     @property
     def device_rates(self) -> Mapping[str, Mapping[str, int]]:
         """The limits on disk traffic that are set: by their names, then by the disk's path."""
-        found = {name: getattr(self, name) for name in _DEVICE_RATES}
+        found = {name: getattr(self, name) for name in DEVICE_RATES}
         return {name: rates for name, rates in found.items() if rates}
 
     @property

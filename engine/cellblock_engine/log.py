@@ -9,6 +9,38 @@ out of containers are never logged. The loggers are named as the modules that sp
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+
+_ENGINE = "cellblock_engine"
+
+
+def heard_from() -> int | None:
+    """Return the least level that somebody hears of, as ``logging`` counts; None for nobody."""
+    logging = sys.modules.get("logging")
+    if logging is None or not logging.getLogger(_ENGINE).isEnabledFor(logging.INFO):
+        return None
+    level: int = logging.getLogger(_ENGINE).getEffectiveLevel()
+    return level
+
+
+def hear(level: int, tell: Callable[[tuple[str, int, str]], None]) -> None:
+    """Have ``tell`` called with the module, level and message of what is told from now on."""
+    import logging  # noqa: PLC0415 - see above
+
+    class Teller(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            tell((record.name, record.levelno, record.getMessage()))
+
+    logging.getLogger(_ENGINE).addHandler(Teller())
+    logging.getLogger(_ENGINE).setLevel(level)
+
+
+def repeat(told: tuple[str, int, str]) -> None:
+    """Tell here what was told elsewhere."""
+    module, level, message = told
+    logging = sys.modules.get("logging")
+    if logging is not None:
+        logging.getLogger(module).log(level, "%s", message)
 
 
 class Log:

@@ -64,11 +64,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows, all of ``row_type``, and the columns in which a terminal shows them."""
+    """Rows, all of ``row_type``, and the columns in which a terminal shows them.
+
+    ``notes`` returns lines that a terminal shows below a row.
+    """
 
     row_type: type
     columns: tuple[Column, ...]
     rows: tuple[Any, ...]
+    notes: Callable[[Any], tuple[str, ...]] = lambda _: ()
 
 
 def utc_now() -> datetime:
@@ -80,7 +84,11 @@ def text(table: Table, view: View) -> str:
     """Return the aligned lines of a table, its titles first; without a line end."""
     lines = [[column.title for column in table.columns]]
     lines += [[plain(column.show(row, view)) for column in table.columns] for row in table.rows]
-    return aligned(lines)
+    titles, *rows = aligned(lines).split("\n")
+    shown = [titles]
+    for row, line in zip(table.rows, rows, strict=True):
+        shown += [line, *(f"{_GAP}{plain(note)}" for note in table.notes(row))]
+    return "\n".join(shown)
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from cellblock_engine import Diagnosis, Engine, Removal, RunRequest
-from cellblock_engine.doctor import surroundings
+from cellblock_engine.doctor import namespaces, surroundings
 from cellblock_engine.doctor.surroundings import Surroundings
 from cellblock_engine.layout import Layout
+from cellblock_engine.linux import cgroups
+from cellblock_engine.linux.idmaps import IdMaps
 from support import capabilities, leaks
 from support.ordinary import OrdinaryUser
 
@@ -101,6 +103,21 @@ def test_what_an_ordinary_user_lacks_says_how_to_get_it(ordinary_user: OrdinaryU
         assert rows["limit --memory"]["remedy"]
     done = ordinary_user.run_cellblock("run", "--rm", "host", "true")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_ids_of_a_user_who_has_some(subordinate_user: OrdinaryUser) -> None:
+    done = subordinate_user.run_cellblock("doctor", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert rows["ids"]["status"] == "ok"
+    assert f"by newuidmap: {subordinate_user.uid}, " in rows["ids"]["found"]
+    barred = ["setpriv", "--no-new-privs", subordinate_user.python, "-m", "cellblock"]
+    env = {"CELLBLOCK_HOME": f"{subordinate_user.home}/barred"}
+    done = subordinate_user.run([*barred, "doctor", "--json"], env=env)
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert (done.returncode, rows["ids"]["status"]) == (0, "partial")
+    assert "no_new_privs" in rows["ids"]["found"]
+    assert "NoNewPrivileges" in rows["ids"]["remedy"]
 
 
 def within(user: OrdinaryUser, prepared: str, *argv: str) -> subprocess.CompletedProcess[str]:
@@ -208,6 +225,22 @@ def test_a_store_that_cannot_be_made(ordinary_user: OrdinaryUser) -> None:
     assert rows["store"]["found"] == "/usr/store: Permission denied"
     assert "CELLBLOCK_HOME" in rows["store"]["remedy"]
     assert rows["user namespaces"]["status"] == "ok"
+
+
+def test_namespaces_that_apparmor_makes_useless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in Ubuntu from 24.04, where they are made without capabilities."""
+    answers = dict.fromkeys(("user namespaces", "ids", "pid namespaces"))
+    refused = dict.fromkeys(("overlay", "proc"), "Permission denied")
+    sysctls = {"kernel/apparmor_restrict_unprivileged_userns": "1"}
+    monkeypatch.setattr(namespaces, "_sysctl", sysctls.get)
+    ids = namespaces.Ids(IdMaps.of([[[0, 1000, 1]], [[0, 1000, 1]]]))
+    around = Surroundings("6.8.0", {})
+    first = next(namespaces.all_rungs({**answers, **refused}, ids, around))
+    assert (first.name, first.status) == ("user namespaces", "missing")
+    assert "AppArmor" in first.found
+    assert first.remedy == "sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+    sysctls.clear()
+    assert next(namespaces.all_rungs({**answers, **refused}, ids, around)).status == "ok"
 
 
 def test_a_clock_that_is_behind() -> None:
@@ -331,7 +364,9 @@ def test_what_killed_processes_left_is_swept_and_named(
     assert "unfinished work 0123456789abcdef" in swept
     assert "socket ffffffffffff.sock of a container that is gone" in swept
     assert f"socket of {short}" in swept
-    assert any(f"cellblock-{short} of {short}" in line for line in swept)
+    # A scope of systemd's went with its last process, and all below it.
+    gone = isinstance(cgroups.discover(os.getpid()), cgroups.Delegable)
+    assert gone or any(f"cellblock-{short} of {short}" in line for line in swept)
     assert not list(layout.staging.iterdir())
     assert leaks.empty_cgroups(f"cellblock-{short}") == set()
     (layout.run / "eeeeeeeeeeee.sock").unlink()

@@ -6,17 +6,19 @@ import json
 import os
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from cellblock_engine import Diagnosis, Engine, Image, ImageNotFound, RunRequest
+from cellblock_engine import Diagnosis, Engine, Image, ImageNotFound, RunRequest, StoreError
 from cellblock_engine.doctor import diagnosis
 from cellblock_engine.layout import Layout
 from cellblock_engine.runtime import state
 from support.layouts import LayoutWriter, small_tar
+from support.ordinary import OrdinaryUser
 
 pytestmark = pytest.mark.attack(79)
 
@@ -51,7 +53,7 @@ class Site:
 @pytest.fixture(autouse=True)
 def _without_rungs(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are tried elsewhere, and take longest."""
-    monkeypatch.setattr(diagnosis, "_rungs", lambda _: iter(()))
+    monkeypatch.setattr(diagnosis, "_rungs", lambda *_: iter(()))
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +239,15 @@ def test_a_layers_blob_that_is_lost_is_needed_for_pushes_alone(
     assert told(site.engine.doctor()) == []
 
 
+def test_a_damaged_mark(site: Site) -> None:
+    flip(site.layout.format)
+    with Engine.open(site.layout.home) as engine:
+        with pytest.raises(StoreError, match="doctor --repair"):
+            engine.doctor()
+        assert told(engine.doctor(repair=True)) == []
+        assert len(engine.images()) == 2
+
+
 def test_neither_layer_nor_blob(site: Site) -> None:
     blob = site.blob(1)
     shutil.rmtree(site.layer(site.loaded, 1))
@@ -270,3 +281,39 @@ def test_what_runs_is_not_mended_under_its_feet(site: Site) -> None:
     (found,) = site.engine.doctor(repair=True).damage
     assert found.mended == "unpacked again"
     assert changed.read_bytes() == b"one\n"
+
+
+OF_A_USER = """
+import sys
+from pathlib import Path
+from cellblock_engine import Engine
+from cellblock_engine.layout import Layout
+with Engine.open() as engine:
+    (image,) = engine.load(Path(sys.argv[1]))
+    print(engine.doctor().damage)
+    layer = Layout.default().layers / image.layers[0].hex
+    (layer / "layer.json").unlink()
+    changed = [each.what for each in engine.doctor(repair=True).damage]
+    print(len(changed), changed, engine.doctor().damage)
+"""
+
+
+def test_the_store_of_an_ordinary_user(rootless_user: OrdinaryUser) -> None:
+    """Whose layers have owners that only a process in their user namespace can read."""
+    archive = rootless_user.home / "one.tar"
+    small_tar(archive, {"private": b"x"})
+    with tarfile.open(archive, "a") as tar:
+        member = tarfile.TarInfo("others")
+        member.uid = member.gid = 1234
+        member.mode = 0o600
+        tar.addfile(member)
+    writer = LayoutWriter(rootless_user.home / "layout")
+    writer.image([writer.layer(archive)], tag="one")
+    subprocess.run(["chmod", "-R", "a+rX", str(rootless_user.home / "layout")], check=True)
+    code = [rootless_user.python, "-c", OF_A_USER, rootless_user.home / "layout"]
+    done = rootless_user.run(code)
+    assert done.stderr == ""
+    first, second = done.stdout.splitlines()
+    assert first == "()"
+    assert second.startswith("1 [")
+    assert second.endswith("] ()")

@@ -200,6 +200,26 @@ def test_a_container_without_limits_is_in_a_group_as_well(engine: Engine) -> Non
 
 
 @pytest.mark.usefixtures("groups")
+def test_a_container_stands_still_and_goes_on(engine: Engine) -> None:
+    container = started(engine, COUNT)
+    try:
+        with container.standing_still():
+            assert "frozen 1" in read(container, "cgroup.events").splitlines()
+            time.sleep(0.3)  # what it had said before is in the log
+            said = len(list(container.logs()))
+            time.sleep(0.5)
+            assert len(list(container.logs())) == said
+        assert read(container, "cgroup.freeze") == "0"
+        deadline = time.monotonic() + 20
+        while len(list(container.logs())) == said and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(list(container.logs())) > said
+    finally:
+        container.kill()
+        container.wait(30)
+
+
+@pytest.mark.usefixtures("groups")
 def test_nothing_is_left_of_a_killed_monitor(engine: Engine) -> None:
     container = started(engine, HOLD.format(1), memory="64m")
     group, pid = group_of(container), container.inspect().pid

@@ -119,7 +119,7 @@ def test_sigkill_of_the_launcher_leaves_a_room_and_nothing_else(site):
     deadline = time.monotonic() + kernels.GONE_S
     while set(site.left()) - {"rooms"} and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert set(site.left()) == {"rooms"}
+    assert set(site.left()) <= {"rooms"}
     assert not kernels.cgroups_of(container)
     with launched(site) as (process, kc):  # sweeps
         kc.wait_for_ready(timeout=30)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cellblock_engine import Engine, Limits, Removal, RunRequest, errors
-from cellblock_engine.assembly import kernel_limits
+from cellblock_engine.enforcement import kernel_limits
 from cellblock_engine.layout import Layout
 from cellblock_engine.linux import cgroups
 from cellblock_engine.runtime import launcher

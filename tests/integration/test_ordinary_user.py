@@ -255,7 +255,7 @@ with Engine.open() as engine:
 EXPLANATIONS = {
     False: (
         "there is no other id",
-        "  ids of its own: only root has ranges to give; run as root",
+        "  users other than 0: no subordinate ids (see doctor); or run as root",
     ),
     True: (
         "1 to 65535 are subordinate ids of that user",

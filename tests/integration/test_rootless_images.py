@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import struct
 import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from support import tars
+from support import capabilities, tars
 from support.ordinary import OrdinaryUser
 from support.registry import Registry
+
+ACL = b"SCHILY.xattr.system.posix_acl_access"
+READABLE_BY_1000 = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", tag, rights, who)
+    for tag, rights, who in (
+        *((0x01, 6, 2**32 - 1), (0x02, 4, 1000), (0x04, 4, 2**32 - 1)),
+        *((0x10, 4, 2**32 - 1), (0x20, 4, 2**32 - 1)),
+    )
+)
+
+ABOUT_PIP = ("PIP_", "SSL_", "REQUESTS_", "HTTP_", "HTTPS_", "NO_PROXY")
 
 
 @pytest.fixture(scope="module", params=["subordinate", "single"])
@@ -170,7 +183,10 @@ def test_files_of_an_archive_become_an_image(user: OrdinaryUser) -> None:
     source = user.home / "files.tar"
     source.write_bytes(
         tars.archive(
+            # What would name an owner is dropped, as is a list of users that one id has not.
+            tars.pax({b"SCHILY.xattr.user.cellblock.owner": b"77:77", ACL: READABLE_BY_1000}),
             tars.file(b"closed/file", b"content", uid=1000, gid=50),
+            tars.header(b"null", b"3", device=(1, 3)),  # a device, which only root can make
             tars.directory(b"closed/", mode=0, uid=5, gid=6),
             tars.directory(b"./", uid=9, gid=9, mode=0o711),
         )
@@ -212,6 +228,21 @@ def test_an_owner_beyond_the_ids_of_the_user(user: OrdinaryUser) -> None:
         assert "belongs to 1000700000:0" in done.stderr
         assert "CELLBLOCK_STORE_IDS=single" in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.timeout(300)  # an index of the internet may be slow
+def test_an_image_without_ipykernel_gets_it(user: OrdinaryUser, image: str) -> None:
+    capabilities.need_package_index()
+    settings = {key: value for key, value in os.environ.items() if key.startswith(ABOUT_PIP)}
+    install = ["-m", "cellblock", "kernel", "install", "--user", "--name", "prepared", image]
+    done = user.run([user.python, *install], env=settings, timeout_s=280)
+    assert done.returncode == 0, done.stderr
+    spec = user.home / "data" / "jupyter" / "kernels" / "prepared" / "kernel.json"
+    facts = json.loads(spec.read_text())["metadata"]["cellblock"]
+    find = "import ipykernel, os; print(os.stat(ipykernel.__file__).st_uid)"
+    assert said(user, "run", "--rm", facts["digest"], "python3", "-c", find) == "0\n"
+    said(user, "kernel", "remove", "prepared")
+    said(user, "rmi", facts["digest"])
 
 
 def test_all_goes_in_the_end(user: OrdinaryUser, image: str) -> None:
@@ -268,3 +299,15 @@ def test_a_store_is_reset_whoever_its_files_belong_to(user: OrdinaryUser, image:
     said(user, "create", image)
     assert "Deleted containers: 1" in said(user, "system", "reset", "-f")
     assert not (user.home / "data" / "cellblock").exists()
+
+
+def test_a_new_store_has_one_id_where_that_is_asked_for(user: OrdinaryUser) -> None:
+    home = user.home / "of-one"
+    command = [user.python, "-m", "cellblock"]
+    look = ["run", "--rm", "host", "cat", "/proc/self/uid_map"]
+    env = {"CELLBLOCK_HOME": str(home)}
+    for asked in ({"CELLBLOCK_STORE_IDS": "single"}, {}):  # once it is made, it stays so
+        done = user.run([*command, *look], env=env | asked)
+        assert done.stdout.split() == ["0", str(user.uid), "1"], done.stderr
+    assert user.run([*command, "system", "reset", "-f"], env=env).returncode == 0
+    assert not home.exists()

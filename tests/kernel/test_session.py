@@ -92,7 +92,9 @@ class Lab:
             return error
 
     def value(self, source: str) -> str:
-        return self.run(source).result.bundle["text/plain"]
+        outcome = self.run(source)
+        assert not isinstance(outcome, Exception), outcome
+        return outcome.result.bundle["text/plain"]
 
     def text(self, name: str = "stdout") -> str:
         return "".join(e.text for e in self.events if isinstance(e, Stream) and e.name == name)

@@ -411,6 +411,11 @@ def test_doctor_has_a_row_for_each_rung_and_for_what_is_wrong_in_the_store(fake)
     assert listing.table.rows[2].found == "socket of 0123456789ab"
     assert listing.table.rows[2].remedy == "doctor --repair"
     assert list(frame(listing.table).columns) == ["name", "status", "found", "lost", "remedy"]
+    assert text(listing.table, View(utc_now())).splitlines()[2:5] == [
+        "limit --cpus   missing   no cpu controller",
+        "   lost: --cpus is refused",
+        "   to get it: mount it",
+    ]
     assert do(fake, "doctor --json").style == "json"
     assert do(fake, "doctor --repair").table.rows[2].status == "swept"
 

@@ -20,6 +20,7 @@ from pathlib import Path
 WATCH = 'read -r _; kill -9 "-$1"; rm -rf "$2"'
 XSTATE = Path(__file__).with_name("xstate.c")
 COMPILE_TIMEOUT_S = 60
+REFUSALS = ("ptrace", "check_ptrace")  # with these its own trials begin
 SHM = "/dev/shm"  # where User Mode Linux looks first
 GRACE_S = 10
 
@@ -41,8 +42,8 @@ class Machine:
 
     def refusal(self) -> str | None:
         """Return why User Mode Linux did not even begin: it stands on ptrace(2)."""
-        said = self.console.read_text(errors="replace")
-        return " ".join(said.split()) if "ptrace" in said else None
+        said = self.console.read_text(errors="replace").split()
+        return " ".join(said) if " ".join(said).startswith(REFUSALS) else None
 
     def last_words(self) -> str:
         """Return the last line of what the kernel and systemd said."""

@@ -18,19 +18,30 @@ typedef long (*function)(enum __ptrace_request, int, void *, void *);
 
 static void *const kind = (void *)NT_X86_XSTATE;
 
+static char state[65536]; /* beyond what is kept: tiles, which are in their first state */
+static size_t whole_bytes; /* 0 until something shorter has been refused */
+
 static long set_whole(function next, int pid, const struct iovec *part)
 {
-	static char state[65536];
-	struct iovec whole = {state, sizeof(state)};
+	struct iovec whole = {state, whole_bytes};
 
-	if (next(PTRACE_GETREGSET, pid, kind, &whole) < 0)
-		return -1;
 	if (part->iov_len > whole.iov_len) {
 		errno = EFAULT;
 		return -1;
 	}
 	memcpy(state, part->iov_base, part->iov_len);
 	return next(PTRACE_SETREGSET, pid, kind, &whole);
+}
+
+static long set_measured(function next, int pid, const struct iovec *part)
+{
+	static char own[sizeof(state)];
+	struct iovec whole = {own, sizeof(own)};
+
+	if (next(PTRACE_GETREGSET, pid, kind, &whole) < 0)
+		return -1;
+	whole_bytes = whole.iov_len;
+	return set_whole(next, pid, part);
 }
 
 long ptrace(enum __ptrace_request request, ...)
@@ -45,8 +56,11 @@ long ptrace(enum __ptrace_request request, ...)
 
 	if (next == NULL)
 		next = (function)dlsym(RTLD_NEXT, "ptrace");
-	long done = next(request, pid, address, data);
-	if (done < 0 && errno == EFAULT && request == PTRACE_SETREGSET && address == kind)
+	if (request != PTRACE_SETREGSET || address != kind)
+		return next(request, pid, address, data);
+	if (whole_bytes != 0)
 		return set_whole(next, pid, data);
-	return done;
+	long done = next(request, pid, address, data);
+	/* For whatever reason: a signal may have come meanwhile, and its handler changed errno. */
+	return done < 0 ? set_measured(next, pid, data) : done;
 }

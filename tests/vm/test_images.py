@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -100,3 +101,22 @@ def test_a_pushed_image_is_pulled_again_and_runs(lab: Lab, pushed: tuple[str, in
     lab.said("pull", reference)
     words = ["run", "--rm", reference, "sh", "-c", "hello --greeting=again; id -u uuidd"]
     assert lab.said(*words) == f"again\n{user}\n"
+
+
+def test_one_that_runs_is_committed_where_it_can_stand_still(
+    lab: Lab, limits_are_enforced: bool
+) -> None:
+    write = "mkdir /srv/kept && chown 7:8 /srv/kept && echo done && exec sleep 600"
+    lab.said("run", "-d", "--name", "going", lab.image, "sh", "-c", write)
+    while "done" not in lab.said("logs", "going"):
+        time.sleep(0.1)
+    committed = lab.run("commit", "going", "going:1")
+    if limits_are_enforced:
+        assert committed.returncode == 0, committed.stderr
+        assert lab.said("run", "--rm", "going:1", "ls", "/srv") == "kept\n"
+        lab.said("rmi", "going:1")
+    else:
+        assert committed.returncode == 125
+        assert "cannot be read while it runs: cannot freeze" in committed.stderr
+        assert len(committed.stderr.splitlines()) == 1
+    lab.said("rm", "-f", "going")

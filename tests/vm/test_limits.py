@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -104,8 +106,11 @@ def test_at_best_effort_rlimits_take_their_place(lab: Lab) -> None:
     assert "memory" in done.stderr
 
 
-def test_doctor_tells_which_limits_are_enforced(lab: Lab, limits_are_enforced: bool) -> None:
-    rows = {row["name"]: row for row in json.loads(lab.run("doctor", "--json").stdout)}
+def test_doctor_tells_which_limits_are_enforced(
+    lab: Lab, tmp_path: Path, limits_are_enforced: bool
+) -> None:
+    empty = replace(lab, home=tmp_path / "store")  # one with an image is read from end to end
+    rows = {row["name"]: row for row in json.loads(empty.run("doctor", "--json").stdout)}
     for flag in ("--memory", "--cpus", "--pids-limit"):
         row = rows[f"limit {flag}"]
         assert (row["status"] == "ok") == limits_are_enforced, row

@@ -141,7 +141,7 @@ class Examination:
                 lost = "the name of an image, which one it does not say"
                 yield faults.Unreadable(path, "reference", lost, "pull or tag it again")
                 continue
-            if path.name != f"{Digest.of(str(reference).encode()).hex}.json":
+            if path != self._layout.reference(reference):
                 yield faults.Stray(path, "reference")
                 continue
             by_manifest.setdefault(manifest, []).append(reference)
@@ -229,7 +229,7 @@ class Examination:
     def _chains(self) -> Iterator[Fault]:
         running = self._users()
         for path in _entries(self._layout.chains):
-            diffids = _stack(path)
+            diffids = _stack(self._layout, path)
             if diffids is None:
                 yield faults.Unreadable(path, "chain", "nothing: it is made again when needed")
             elif any(each in running or each in self._faulty for each in diffids):
@@ -252,24 +252,23 @@ class Examination:
         for path in _entries(self._layout.derivations):
             try:
                 noted = json.loads(path.read_bytes())
-                digest = Digest.of(f"{noted['base']} {noted['recipe']}".encode())
+                named = self._layout.derivation(noted["base"], noted["recipe"])
                 Digest.parse(noted["derived"])
             except _WRONG:
-                digest = None
-            if digest is None or digest.hex != path.name:
+                named = None
+            if named != path:
                 lost = "nothing: the image is made again when needed"
                 yield faults.Unreadable(path, "derivation", lost)
 
 
-def _stack(directory: Path) -> tuple[Digest, ...] | None:
+def _stack(layout: Layout, directory: Path) -> tuple[Digest, ...] | None:
     """Return the layers of a chain, None where it does not say or is not called by them."""
     try:
         record = chains.read(directory)
         diffids = tuple(map(Digest.parse, record.layers)) if record else ()
     except (OSError, *_WRONG):
         return None
-    name = Digest.of("\n".join(map(str, diffids)).encode()).hex
-    return diffids if diffids and directory.name == name else None
+    return diffids if diffids and directory == layout.chain(diffids) else None
 
 
 def _digest(name: str) -> Digest | None:

@@ -28,7 +28,7 @@ def diagnose(layout: Layout, store: Store, *, repair: bool, quick: bool) -> Diag
     ``quick`` leaves out the contents of blobs and layers. Raises StoreError for a directory that
     is no store, or a newer one, Conflict for one that is in use, and Unsupported.
     """
-    checks = tuple(_in_turn(_rungs(layout)))
+    checks = tuple(_in_turn(_rungs(layout, store)))
     if any(check.name in _OF_STORE and check.status == "missing" for check in checks):
         return Diagnosis(checks)
     swept = stale.swept(layout, store) if repair else ()
@@ -67,10 +67,10 @@ def _in_turn(checks: Iterator[Check]) -> Iterator[Check]:
         yield check
 
 
-def _rungs(layout: Layout) -> Iterator[Check]:
+def _rungs(layout: Layout, opened: Store) -> Iterator[Check]:
     around = surroundings.look()
     store, run = storage.store(layout), storage.runtime_directory(layout)
-    ids = namespaces.Ids.of(layout)
+    ids = namespaces.Ids.of(opened)
     has_ranges = ids.maps is None
     has_store, has_run = store.status != "missing", run.status != "missing"
     answers = ask(layout, ids.maps, has_store=has_store, has_run=has_run)

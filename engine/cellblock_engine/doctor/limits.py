@@ -11,7 +11,7 @@ from ..enforcement import REPLACEABLE
 from ..errors import LimitNotEnforceable
 from ..linux import cgroups
 from ..linux.cgroups.group import LIMITED_BY
-from ..linux.cgroups.hierarchy import CgroupMount, parse_membership, parse_mounts
+from ..linux.cgroups.hierarchy import CgroupMount, has_v1, read_membership, read_mounts
 from ..runtime import delegation
 from .check import Check
 from .surroundings import Surroundings
@@ -37,13 +37,9 @@ _OF_ITS_OWN = {
 
 def all_rungs(around: Surroundings) -> Iterator[Check]:
     """Yield the rung of the groups there are, and one for each limit."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        mounts = parse_mounts(file.read())
-    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-        membership = parse_membership(file.read())
-    version = _version(mounts)
+    version = _version(read_mounts())
     remedy = _remedy(version, around)
-    yield _groups(version, membership, remedy)
+    yield _groups(version, read_membership(os.getpid()), remedy)
     for name, problem in _problems().items():
         flag = f"--{_FLAGS.get(name, name)}"
         if problem is None:
@@ -81,21 +77,19 @@ def _tried(controllers: cgroups.Controllers, name: str) -> str | None:
 
 
 def _version(mounts: tuple[CgroupMount, ...]) -> str:
-    has_v1 = any(mount.controllers for mount in mounts)
-    has_v2 = any(mount.is_v2 for mount in mounts)
-    if has_v1:
+    if has_v1(mounts):
         return "v1"
-    return "v2" if has_v2 else "none"
+    return "v2" if any(mount.is_v2 for mount in mounts) else "none"
 
 
-def _groups(version: str, membership: Mapping[str, str], remedy: str) -> Check:
+def _groups(version: str, own: Mapping[str, str], remedy: str) -> Check:
     name = "control groups"
     if version == "none":
         return Check(name, "missing", "none are mounted", "all limits", remedy)
     if version == "v1":
-        kind = "v1, beside a v2 tree without controllers" if "" in membership else "v1"
-        return Check(name, "ok", f"{kind}, of group {_told(membership.get('memory', '/'))}")
-    group = membership.get("", "/")
+        kind = "v1, beside a v2 tree without controllers" if "" in own else "v1"
+        return Check(name, "ok", f"{kind}, of group {_told(own.get('memory', '/'))}")
+    group = own.get("", "/")
     by = ", given to this user by systemd" if _is_delegated(group) else ""
     return Check(name, "ok", f"v2, of group {_told(group)}{by}")
 
@@ -111,10 +105,10 @@ def _told(group: str) -> str:
 def _remedy(version: str, around: Surroundings) -> str:
     if version == "v2":
         elsewhere = (
-            "run as root"
-            if os.geteuid() == 0
-            else "log in by systemd (loginctl enable-linger), which gives a user control groups, "
+            "log in by systemd (loginctl enable-linger), which gives a user control groups, "
             "or run as root"
+            if os.geteuid()
+            else "have /sys/fs/cgroup writable, and no processes in the group itself"
         )
         options = "--cgroupns=host -v /sys/fs/cgroup:/sys/fs/cgroup"
     else:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StoreError
-from ..ids import id_maps
-from ..layout import Layout
 from ..linux import idmaps
 from ..linux.idmaps import Extent, IdMaps
+from ..store import Store
 from .answers import Answers
 from .check import CANNOT_RUN, Check, tried
 from .surroundings import Surroundings
@@ -33,10 +32,10 @@ class Ids:
     problem: str = ""
 
     @classmethod
-    def of(cls, layout: Layout) -> Ids:
+    def of(cls, store: Store) -> Ids:
         """Return those of a store."""
         try:
-            return cls(id_maps(layout))
+            return cls(store.inside.maps())
         except StoreError as error:
             return cls(idmaps.single(), str(error))
 
@@ -151,8 +150,14 @@ def _single() -> Check:
     elif without:
         why = f"nothing for {name} in {' and '.join(without)}"
         remedy = f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}, as root"
+    elif idmaps.is_barred():
+        why = "newuidmap has no privilege below no_new_privs"
+        remedy = (
+            "start without that (systemd's NoNewPrivileges, Kubernetes' allowPrivilegeEscalation)"
+        )
     else:
-        why, remedy = "the store was made so", "system reset, which removes its images"
+        why = "the store was made so, or store.ids says so"
+        remedy = "another store, or system reset, which removes its images"
     lost = "users other than root are pretended: what they may not do is not enforced inside"
     found = f"a single id, {user}:{group}: {why}"
     return Check("ids", "partial", found, lost, f"{remedy}; a store keeps the ids it was made with")

@@ -137,9 +137,9 @@ def give(pid: int, maps: IdMaps) -> None:
     Only for single-threaded processes.
     """
     if maps.is_single:
-        _write(pid, "setgroups", "deny")
+        write_map(pid, "setgroups", "deny")
         for name, extents in (("uid_map", maps.uids), ("gid_map", maps.gids)):
-            _write(pid, name, " ".join(map(str, extents[0])))
+            write_map(pid, name, " ".join(map(str, extents[0])))
         return
     running = [
         (name, _start(name, pid, extents))
@@ -257,7 +257,8 @@ def _own_map(name: str) -> list[Extent]:
         return [Extent(*map(int, line.split())) for line in file]
 
 
-def _write(pid: int, name: str, text: str) -> None:
+def write_map(pid: int, name: str, text: str) -> None:
+    """Write ``uid_map``, ``gid_map`` or ``setgroups`` of a process, in one go. Raises OSError."""
     fd = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, text.encode())

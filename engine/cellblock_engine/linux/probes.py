@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from . import idmaps, landlock, mounts, netlink, seccomp, userns
+from . import bpf, idmaps, landlock, mounts, netlink, seccomp, userns
 from . import syscalls as linux
 
 _PATIENCE_S = 10
@@ -231,7 +231,7 @@ def _filtered() -> None:
 
 
 def _notified() -> None:
-    linux.seccomp_action_available(linux.SECCOMP_RET_USER_NOTIF)
+    linux.seccomp_action_available(bpf.USER_NOTIF)
 
 
 def _orphaned() -> None:

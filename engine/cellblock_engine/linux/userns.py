@@ -12,6 +12,7 @@ import os
 import struct
 
 from . import syscalls
+from .idmaps import write_map
 
 RANGE_SIZE = 65536
 _FIRST_BASE = 524288
@@ -60,8 +61,8 @@ def acquire_range(lock_file: str, taken: frozenset[int]) -> tuple[int, int]:
 def map_range(pid: int, base: int) -> None:
     """Map ids 0 to 65535 of the process's user namespace to ``base`` and up."""
     line = f"0 {base} {RANGE_SIZE}"
-    _write(pid, "uid_map", line)
-    _write(pid, "gid_map", line)
+    write_map(pid, "uid_map", line)
+    write_map(pid, "gid_map", line)
 
 
 def bridge(uid: tuple[int, int], gid: tuple[int, int]) -> int:
@@ -79,8 +80,8 @@ def bridge(uid: tuple[int, int], gid: tuple[int, int]) -> int:
             os._exit(0)
         os.close(pidfd)
         try:
-            _write(pid, "uid_map", f"{uid[0]} {uid[1]} 1")
-            _write(pid, "gid_map", f"{gid[0]} {gid[1]} 1")
+            write_map(pid, "uid_map", f"{uid[0]} {uid[1]} 1")
+            write_map(pid, "gid_map", f"{gid[0]} {gid[1]} 1")
             return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         finally:
             os.close(ends)
@@ -116,11 +117,3 @@ def _words(path: str) -> list[list[str]]:
     except FileNotFoundError:
         return []
     return [words for words in lines if len(words) >= 3]
-
-
-def _write(pid: int, name: str, text: str) -> None:
-    fd = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Sequence
 
-from ..linux.cgroups import Limits
+from ..linux.cgroups import Limits, listed
 
 MEMORY = "/proc/meminfo"
 PROCESSORS = "/sys/devices/system/cpu/online"
@@ -47,8 +47,7 @@ def processors(online: str, limits: Limits) -> str:
 
     A part of one counts as one. Which they are of the ones it may run on, no limit says: the first.
     """
-    numbers = [n for low, high in _ranges(online) for n in range(low, high + 1)]
-    return _listed(_usable(numbers, limits))
+    return _told(_usable(sorted(listed(online)), limits))
 
 
 def meminfo(machine: str, limits: Limits) -> str:
@@ -87,19 +86,14 @@ def _amounts(machine: str) -> dict[str, int]:
     return {name: int(amount.split()[0]) for name, amount in pairs}
 
 
-def _ranges(listed: str) -> list[tuple[int, int]]:
-    pairs = (part.partition("-")[::2] for part in listed.strip().split(","))
-    return [(int(low), int(high or low)) for low, high in pairs]
-
-
 def _usable(online: Sequence[int], limits: Limits) -> Sequence[int]:
     if limits.cpuset_cpus is not None:
-        ranges = _ranges(limits.cpuset_cpus)
-        online = [n for n in online if any(low <= n <= high for low, high in ranges)]
+        chosen = listed(limits.cpuset_cpus)
+        online = [number for number in online if number in chosen]
     return online if limits.cpus is None else online[: math.ceil(limits.cpus)]
 
 
-def _listed(numbers: Sequence[int]) -> str:
+def _told(numbers: Sequence[int]) -> str:
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:

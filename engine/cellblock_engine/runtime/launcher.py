@@ -19,7 +19,7 @@ from ..layout import Layout
 from ..linux import cgroups
 from ..private import make_runtime_directory
 from . import wire
-from .spec import DELEGATED, PROTOCOL, StartSpec, dump
+from .spec import DELEGATED, PROTOCOL, UNASKED, StartSpec, dump
 
 _SCRIPT = Path(__file__).with_name("spawn.py")
 _ENGINE_PARENT = Path(__file__).parents[2]
@@ -140,7 +140,7 @@ def _start(layout: Layout, path: str) -> None:
                 pass_fds=[number],
                 start_new_session=True,
             ) as process:
-                # A word in any case: its end of file may be kept from it by a fork of the caller's.
+                # A line, as its end of file may be kept from it by a fork of the caller's.
                 process.communicate(_ask_for_groups(process.pid, layout.run.name) + b"\n")
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, argv)
@@ -150,7 +150,7 @@ def _ask_for_groups(pid: int, store: str) -> bytes:
     """Have systemd give the new spawner a scope where it gives groups; return what came of it."""
     given = cgroups.discover(os.getpid())
     if not isinstance(given, cgroups.Delegable):
-        return b""
+        return UNASKED.encode()
     from . import delegation  # noqa: PLC0415 - most starts find a spawner
 
     try:

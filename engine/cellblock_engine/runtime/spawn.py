@@ -1,7 +1,8 @@
 """The script that becomes the spawner; see :mod:`.spawner`. Imports nothing before it has a path.
 
 Run as ``python -I -S spawn.py ENGINE_PARENT CONTAINERS NAMES IDS LOCK INODE LISTENER_FD``. It waits
-for a line on its standard input, which says whether systemd gave it control groups.
+for a line on its standard input, which says whether systemd gave it control groups; without one
+its caller is gone.
 """
 
 import os

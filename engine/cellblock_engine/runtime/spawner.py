@@ -26,7 +26,7 @@ from ..linux import syscalls as linux
 from . import init, monitor
 from .remains import remove_noted
 from .sandbox import Surroundings
-from .spec import DELEGATED
+from .spec import DELEGATED, UNASKED
 from .sweep import sweep
 
 _IDLE_S = 60.0
@@ -54,6 +54,8 @@ class Spawner:
         self._lock = lock
         self._places = (containers, names, os.path.dirname(self._path))
         self._ids = ids
+        # Whoever started it was killed before it had groups for it: the next one shall ask anew.
+        self._leaves_at_once = not told
         self._monitors: set[int] = set()
         self._spare: tuple[int, socket.socket] | None = None
         self._around = Surroundings(
@@ -91,7 +93,7 @@ class Spawner:
                 self._spare = self._spare or self._fork_spare()
             if ready or self._monitors:
                 busy_until = time.monotonic() + _IDLE_S
-            if time.monotonic() > busy_until or not self._is_reachable():
+            if time.monotonic() > busy_until or not self._is_reachable() or self._leaves_at_once:
                 break
         self._leave()
 
@@ -186,8 +188,10 @@ class Spawner:
 
 def _undelegated(told: str) -> str:
     """Take the scope that systemd gave; return why there is none, or none was asked for."""
+    if told == UNASKED:
+        return "the spawner was started where systemd gives no groups"
     if told != DELEGATED:
-        return told or "the spawner was started where systemd gives no groups"
+        return told or "whoever started the spawner was killed meanwhile: try again"
     try:
         cgroups.settle(os.getpid())
     except (OSError, LimitNotEnforceable) as error:

@@ -25,6 +25,9 @@ PROXY_PORT = 3128
 DELEGATED = "delegated"
 """What a spawner is told that systemd gave a scope for its containers' groups."""
 
+UNASKED = "unasked"
+"""What a spawner is told where systemd gives no groups, and needs to give none."""
+
 
 @dataclass(frozen=True)
 class OverlaySpec:

@@ -236,8 +236,7 @@ class Containers:
         try:
             owners.copy(os.fspath(model), os.fspath(directory))
         except PermissionError:
-            maps = None if self._inside is None else self._inside.maps()
-            if self._inside is None or maps is None:
+            if self._inside is None or self._inside.is_here:
                 raise
             self._inside.run(owners.copy, os.fspath(model), os.fspath(directory))
 

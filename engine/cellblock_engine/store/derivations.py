@@ -7,7 +7,6 @@ registry's image that says it was made by a recipe is not.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from ..layout import Layout
 from ..oci.digest import Digest
@@ -30,7 +29,7 @@ class Derivations:
         The image itself may have been removed since.
         """
         try:
-            with self._path(base, recipe).open("rb") as file:
+            with self._layout.derivation(base, recipe).open("rb") as file:
                 noted = json.loads(file.read(_MOST_BYTES))
             if (noted["base"], noted["recipe"]) == (str(base), recipe):
                 return Digest.parse(noted["derived"])
@@ -42,7 +41,4 @@ class Derivations:
         """Note it, in place of what was noted before. Raises OSError."""
         make_private(self._layout.home, self._layout.derivations)
         content = {"base": str(base), "recipe": recipe, "derived": str(derived)}
-        self._staging.publish_json(self._path(base, recipe), content)
-
-    def _path(self, base: Digest, recipe: str) -> Path:
-        return self._layout.derivations / Digest.of(f"{base} {recipe}".encode()).hex
+        self._staging.publish_json(self._layout.derivation(base, recipe), content)

@@ -66,8 +66,18 @@ def read(layout: Layout) -> Format | None:
         return Format(int(plain["format"]), str(plain["writer"]))
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
-            f"{layout.format} is damaged: restore it, or reset the store by removing {layout.home}"
+            f"{layout.format} is damaged: restore it (doctor --repair does, where that can be), or "
+            f"reset the store by removing {layout.home}"
         ) from error
+
+
+def restore(layout: Layout) -> None:
+    """Write a damaged mark anew, as long as there has been one format only. Raises OSError."""
+    try:
+        read(layout)
+    except StoreError:
+        if newest() == 1:
+            _mark(layout, newest())
 
 
 def foreign(layout: Layout) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import IO
 
-RESULT, ERROR, PIECE = b"R", b"E", b"P"
+RESULT, ERROR, PIECE, TOLD = b"R", b"E", b"P", b"T"
 _HEAD = struct.Struct("=cQ")
 
 

@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, ParamSpec, TypeVar, cast
+from typing import IO, Any, ParamSpec, TypeVar, cast
 
 from ..errors import StoreError
 from ..linux.idmaps import IdMaps
-from .frames import ERROR, PIECE, RESULT, read_frame, write_frame
+from ..log import heard_from, repeat
+from .children import start_child
+from .frames import ERROR, PIECE, RESULT, TOLD, read_frame, write_frame
 from .trees import remove_tree
-from .unpacking import library_paths
 
 _PROGRAM = Path(__file__).with_name("insider.py")
 _END_S = 5.0
@@ -103,18 +103,8 @@ class Inside:
         """Start a call; give its answers. It is ended with the block."""
         import pickle  # noqa: PLC0415 - starts do without
 
-        request = pickle.dumps((self.maps(), *call))
-        command = [sys.executable, "-I", "-S", str(_PROGRAM), str(os.getpid()), *library_paths()]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={},
-            cwd="/",
-            start_new_session=True,  # a Ctrl-C at a terminal is for us to act on
-            pass_fds=fds,
-        )
+        request = pickle.dumps((self.maps(), heard_from(), *call))
+        process = start_child(_PROGRAM, fds=fds)
         try:
             yield _answers(process, request)
         finally:
@@ -130,7 +120,10 @@ def _answers(process: subprocess.Popen[bytes], request: bytes) -> Iterator[tuple
     with suppress(BrokenPipeError):
         write_frame(questions, RESULT, request)
     while (frame := read_frame(answers)) is not None:
-        yield frame
+        if frame[0] == TOLD:
+            repeat(_loaded(frame[1]))
+        else:
+            yield frame
     process.kill()
     status = process.wait(_END_S)
     last = said.read().decode(errors="replace").strip().rpartition("\n")[2]
@@ -139,12 +132,16 @@ def _answers(process: subprocess.Popen[bytes], request: bytes) -> Iterator[tuple
 
 
 def _told(kind: bytes, content: bytes) -> object:
-    import pickle  # noqa: PLC0415 - as above
-
-    answer = pickle.loads(content)  # noqa: S301 - of our own process, see above
+    answer = _loaded(content)
     if kind == ERROR:
         raise answer
     return answer
+
+
+def _loaded(content: bytes) -> Any:  # noqa: ANN401 - what was dumped there
+    import pickle  # noqa: PLC0415 - as above
+
+    return pickle.loads(content)  # noqa: S301 - of our own process, see the module
 
 
 def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], ...]:

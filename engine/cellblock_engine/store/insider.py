@@ -23,8 +23,9 @@ def main(parent_pid: int, paths: list[str]) -> None:
     if os.getppid() != parent_pid:
         return
 
-    from cellblock_engine.errors import CellblockError  # noqa: PLC0415 - its path is known now
-    from cellblock_engine.linux import idmaps  # noqa: PLC0415 - as of this
+    from cellblock_engine import log  # noqa: PLC0415 - its path is known now
+    from cellblock_engine.errors import CellblockError  # noqa: PLC0415 - as of this
+    from cellblock_engine.linux import idmaps  # noqa: PLC0415 - as of these
     from cellblock_engine.store import frames  # noqa: PLC0415 - as of these
 
     answers = os.fdopen(os.dup(1), "wb")
@@ -32,9 +33,11 @@ def main(parent_pid: int, paths: list[str]) -> None:
     request = frames.read_frame(sys.stdin.buffer)
     if request is None:
         return
-    maps, job, args, kwargs = pickle.loads(request[1])  # noqa: S301 - of our parent
+    maps, level, job, args, kwargs = pickle.loads(request[1])  # noqa: S301 - of our parent
     idmaps.enter(maps)  # while there is one thread
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    if level is not None:
+        log.hear(level, lambda told: frames.write_frame(answers, frames.TOLD, pickle.dumps(told)))
     try:
         answer = job(*args, **kwargs)
         if isinstance(answer, Iterator):

@@ -202,7 +202,7 @@ class Layers:
         record = self._chain_record(diffids)
         paths = [self.path(diffid) for diffid in diffids[record.first :]]
         if record.fixed:
-            paths.append(self._chain_directory(diffids) / "fs")
+            paths.append(self._layout.chain(diffids) / "fs")
         return tuple(paths)
 
     def move(self, diffid: Digest, directory: Path) -> None:
@@ -210,7 +210,7 @@ class Layers:
         self._directory(diffid).rename(directory / diffid.hex)
 
     def _chain_record(self, diffids: Sequence[Digest]) -> chains.ChainRecord:
-        record = chains.read(self._chain_directory(diffids))
+        record = chains.read(self._layout.chain(diffids))
         return record or self._inside.run(Layers.build_chain, self, diffids)
 
     def build_chain(self, diffids: Sequence[Digest]) -> chains.ChainRecord:
@@ -218,12 +218,8 @@ class Layers:
         layers = [(self.path(diffid), self.record(diffid)) for diffid in diffids]
         with self._staging.directory() as staging:
             record = chains.build(layers, [str(diffid) for diffid in diffids], staging)
-            _publish(staging, self._chain_directory(diffids))
+            _publish(staging, self._layout.chain(diffids))
         return record
-
-    def _chain_directory(self, diffids: Sequence[Digest]) -> Path:
-        text = "\n".join(map(str, diffids))
-        return self._layout.chains / Digest.of(text.encode()).hex
 
     def _directory(self, diffid: Digest) -> Path:
         return self._layout.layers / diffid.hex

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from ..errors import StoreError
@@ -70,13 +69,10 @@ class References:
         """Let a reference name a manifest, whatever it has named before. Raises StoreError."""
         make_private(self._layout.home, self._layout.references)
         content = {"reference": str(reference), "manifest": str(manifest), "served": served}
-        self._staging.publish_json(self._path(reference), content)
+        self._staging.publish_json(self._layout.reference(reference), content)
 
     def remove(self, references: Iterable[Reference]) -> None:
         """Forget references; that is on the disk before anything that they named goes."""
         for reference in references:
-            self._path(reference).unlink(missing_ok=True)
+            self._layout.reference(reference).unlink(missing_ok=True)
         sync_directory(self._layout.references)
-
-    def _path(self, reference: Reference) -> Path:
-        return self._layout.references / f"{Digest.of(str(reference).encode()).hex}.json"

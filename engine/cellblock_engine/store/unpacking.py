@@ -5,12 +5,9 @@ See :mod:`.unpacker` for what it is and how it is spoken to.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import select
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +17,7 @@ from pathlib import Path
 
 from ..errors import InvalidLayer, StoreError, StoreFull
 from ..linux.idmaps import IdMaps
+from .children import start_child
 
 _ERRORS = {kind.__name__: kind for kind in (InvalidLayer, StoreError, StoreFull)}
 _STALL_S = 600.0  # without a sign of life; a slow disk may take long to sync
@@ -54,19 +52,8 @@ class Unpacker:
     """
 
     def __init__(self, maps: IdMaps | None, source: int | None = None) -> None:
-        words = [str(_PROGRAM), str(os.getpid()), json.dumps(maps), *library_paths()]
-        command = [sys.executable, "-I", "-S", *words]
-        self._process = subprocess.Popen(
-            command,
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={},
-            cwd="/",
-            start_new_session=True,  # a Ctrl-C at a terminal is for us to act on
-            pass_fds=() if source is None else (source,),
-        )
+        fds = () if source is None else (source,)
+        self._process = start_child(_PROGRAM, json.dumps(maps), fds=fds, bufsize=0)
         self._pending = b""
 
     @property
@@ -254,17 +241,3 @@ class Unpackers:
         finally:
             if not kept:
                 unpacker.close()
-
-
-def library_paths() -> list[str]:
-    """Return where the engine and the decompressors live: all that a child may import from."""
-    names = ["isal"] if sys.version_info >= (3, 14) else ["isal", "backports.zstd"]
-    paths = [str(Path(__file__).parents[2])]
-    for name in names:
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:
-            raise StoreError(f"the Python package {name} is missing: install cellblock again")
-        path = str(Path(spec.origin).parents[1 + name.count(".")])
-        if path not in paths:
-            paths.append(path)
-    return paths

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from cellblock_engine import ContainerNotFound, ImageNotFound, NotFound
 
@@ -16,13 +17,14 @@ from .declaration import Argument, Call, Verb
 from .group import Group
 from .outcome import Acknowledged, Facts, Inspection, Listing
 
+if TYPE_CHECKING:
+    from cellblock_engine import Check
+
 _CANNOT_RUN_STATUS = 1
 _CHECK_COLUMNS = (
     Column("CHECK", lambda row, _: row.name),
     Column("STATUS", lambda row, _: row.status),
     Column("FOUND", lambda row, _: row.found),
-    Column("LOST", lambda row, _: row.lost),
-    Column("HOW TO GET IT", lambda row, _: row.remedy),
 )
 
 
@@ -47,9 +49,14 @@ def doctor(call: Call) -> Listing:
     from cellblock_engine import Check  # noqa: PLC0415 - help must not load the engine
 
     found = call.engine.doctor(repair=call.arguments.repair, quick=call.arguments.quick)
-    table = Table(Check, _CHECK_COLUMNS, found.rows)
+    table = Table(Check, _CHECK_COLUMNS, found.rows, _advice)
     status = 0 if found.usable else _CANNOT_RUN_STATUS
     return Listing(table, "json" if call.arguments.json else "text", exit_status=status)
+
+
+def _advice(row: Check) -> tuple[str, ...]:
+    lines = (("lost", row.lost), ("to get it", row.remedy))
+    return tuple(f"{what}: {words}" for what, words in lines if words)
 
 
 def info(call: Call) -> Facts:

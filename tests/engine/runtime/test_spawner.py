@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -245,3 +247,27 @@ def test_a_client_that_goes_after_the_command_is_no_matter_to_its_monitor(engine
     info = engine.container("box").inspect()
     assert (info.exit_code, info.verdict) == (0, None)
     assert (layout.run / "spawner.log").read_text() == ""
+
+
+KILLED_WHILE_IT_ASKS = """
+import os, sys
+from pathlib import Path
+from cellblock_engine import Engine
+from cellblock_engine.runtime import launcher
+launcher._ask_for_groups = lambda *_: os.kill(os.getpid(), 9)
+Engine.open(Path(sys.argv[1])).run("host", ["true"])
+"""
+
+
+@pytest.mark.attack(70)
+def test_a_spawner_whose_starter_was_killed_makes_way_for_another(engine, layout):
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_WHILE_IT_ASKS, str(layout.home)], check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert eventually(lambda: pids(layout))
+    first = pids(layout)
+    for _ in range(2):
+        ran = engine.run("host", ["echo", "once"])
+        assert (ran.exit_code, ran.stdout) == (0, b"once\n")
+        assert eventually(lambda: not any(map(has_not_exited, first)), 20)

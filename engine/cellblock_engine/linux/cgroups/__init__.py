@@ -9,6 +9,7 @@ from __future__ import annotations
 from .group import Controllers, Counters, Entrance, Group, Limits, Usage, refusal
 from .hierarchy import discover, granted, settle
 from .leftovers import remove_stale
+from .processors import listed
 from .unified import SCOPE_PREFIX, Delegable
 from .v2 import SHOWN_AT
 
@@ -24,6 +25,7 @@ __all__ = [
     "Usage",
     "discover",
     "granted",
+    "listed",
     "refusal",
     "remove_stale",
     "settle",

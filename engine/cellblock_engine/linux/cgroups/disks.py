@@ -6,7 +6,7 @@ Documentation/admin-guide/cgroup-v1/blkio-controller.rst, cgroup-v2.rst (IO Inte
 
 from __future__ import annotations
 
-import glob
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -17,6 +17,7 @@ V1_BFQ = "blkio.bfq.io_serviced"
 """There also in the topmost group, which has no weight."""
 V2_WEIGHT = "io.bfq.weight"
 V2_THROTTLES = "io.max"
+_DISKS = "/sys/block"
 UNWEIGHED = "no disk of this machine is scheduled by BFQ"
 V1_THROTTLES = {
     "device_read_bps": "blkio.throttle.read_bps_device",
@@ -58,8 +59,11 @@ def weighed() -> bool:
 
     Documentation/block/switching-sched.rst.
     """
-    for path in glob.glob("/sys/block/*/queue/scheduler"):
-        with suppress(OSError), open(path, encoding="ascii") as file:
+    names = []
+    with suppress(OSError):
+        names = os.listdir(_DISKS)
+    for name in names:
+        with suppress(OSError), open(f"{_DISKS}/{name}/queue/scheduler", encoding="ascii") as file:
             if "[bfq]" in file.read():
                 return True
     return False

@@ -16,7 +16,11 @@ _NOT_TAKEN = (
     errno.EACCES,
     errno.EROFS,
 )
-_HINTS = {errno.EINVAL: "a group above it may allow less", errno.ENODEV: "it is no whole disk"}
+_HINTS = {
+    errno.EINVAL: "a group above it may allow less",
+    errno.ENODEV: "it is no whole disk",
+}
+_DENIED = (errno.EPERM, errno.EACCES)
 _LONGEST_FILE = 16384
 
 
@@ -63,7 +67,9 @@ def write(path: str, value: int | str) -> None:
         if error.errno not in _NOT_TAKEN:
             raise
         reason = f"the kernel refused {value} for {path}: {error.strerror}"
-        hint = _HINTS.get(error.errno or 0, "run as root")
-        raise LimitNotEnforceable(f"{reason}; {hint}") from error
+        hint = _HINTS.get(error.errno)
+        if error.errno in _DENIED and os.geteuid() != 0:
+            hint = "run as root"
+        raise LimitNotEnforceable(f"{reason}; {hint}" if hint else reason) from error
     finally:
         os.close(fd)

@@ -6,7 +6,8 @@ be made :class:`Unmanaged` does, which limits nothing and says so.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from ...errors import LimitNotEnforceable, Unsupported
@@ -79,6 +80,7 @@ _LIMITS = {
 }
 """The name of a limit, and what v1 calls the controller that enforces it; v2's io is blkio."""
 LIMITED_BY = dict(_LIMITS.values())
+SWAP_UNCOUNTED = "this kernel does not count swap (boot it with swapaccount=1)"
 
 
 class Counters(NamedTuple):
@@ -185,8 +187,8 @@ class Controllers(Protocol):
     def version(self) -> str:
         """Say in words what limits."""
 
-    def missing(self) -> dict[str, str]:
-        """Return the limits that cannot be enforced, as limit name -> reason."""
+    def missing(self, names: Iterable[str] = LIMITED_BY) -> dict[str, str]:
+        """Return those of these limits that cannot be enforced, as limit name -> reason."""
 
     def refused(self, limits: Limits) -> str | None:
         """Return in one line which of ``limits`` cannot be enforced and why, None if all can."""
@@ -219,6 +221,13 @@ def refusal(limits: Limits, missing: dict[str, str]) -> str | None:
     return f"cannot enforce a limit on {'; on '.join(parts)}; leave the limit out to run without"
 
 
+def denied(directory: str) -> str:
+    """Say that this user may not make groups there, and who may."""
+    user = os.geteuid()
+    remedy = " (run as root)" if user else ": it is another's"
+    return f"user {user} may not make groups below {directory}{remedy}"
+
+
 class Unmanaged:
     """No group can be made: every limit is refused by name, and the group is none."""
 
@@ -227,13 +236,13 @@ class Unmanaged:
     def __init__(self, reason: str) -> None:
         self._reason = reason
 
-    def missing(self) -> dict[str, str]:
+    def missing(self, names: Iterable[str] = LIMITED_BY) -> dict[str, str]:
         """As the protocol says."""
-        return dict.fromkeys((name for name, _ in _LIMITS.values()), self._reason)
+        return dict.fromkeys(names, self._reason)
 
     def refused(self, limits: Limits) -> str | None:
         """As the protocol says."""
-        return refusal(limits, self.missing())
+        return refusal(limits, self.missing(limits.named()))
 
     def places(self, name: str) -> tuple[str, ...]:  # noqa: ARG002 - the protocol's
         """As the protocol says."""

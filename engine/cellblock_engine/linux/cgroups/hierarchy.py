@@ -11,7 +11,7 @@ import os
 from typing import NamedTuple
 
 from . import unified
-from .group import Controllers, Unmanaged
+from .group import Controllers, Unmanaged, denied
 from .v1 import CONTROLLERS, V1Controllers
 
 
@@ -31,10 +31,10 @@ def discover(pid: int) -> Controllers:
     New groups go below those that ``pid`` is in, but on cgroup v2 as :mod:`.unified` says. Raises
     OSError (ENOENT, ESRCH when it is gone).
     """
-    mounts, membership = _mounts(), _membership(pid)
-    if _has_v1(mounts):
-        return controllers(mounts, membership)
-    return controllers(mounts, membership, _membership(os.getpid()), unified.manager())
+    there, callers = read_mounts(), read_membership(pid)
+    if has_v1(there):
+        return controllers(there, callers)
+    return controllers(there, callers, read_membership(os.getpid()), unified.manager())
 
 
 def granted(pid: int, undelegated: str) -> Controllers:
@@ -51,10 +51,11 @@ def settle(pid: int) -> Controllers:
 
     Returns what can be limited in these. Raises OSError, LimitNotEnforceable.
     """
-    mounts, membership = _mounts(), _membership(pid)
-    mount = next(mount for mount in mounts if mount.is_v2)
-    unified.settle(pid, mount.mount_point + (_below(membership.get("", ""), mount.root) or ""))
-    return controllers(mounts, _membership(pid))
+    there = read_mounts()
+    mount = next(mount for mount in there if mount.is_v2)
+    group = _below(read_membership(pid).get("", ""), mount.root) or ""
+    unified.settle(pid, mount.mount_point + group)
+    return controllers(there, read_membership(pid))
 
 
 def controllers(
@@ -67,7 +68,7 @@ def controllers(
 
     ``own`` is that of the process that makes the groups, if it is another.
     """
-    if not _has_v1(mounts):
+    if not has_v1(mounts):
         mount = next((mount for mount in mounts if mount.is_v2), None)
         if mount is None:
             return Unmanaged("no cgroup controllers are mounted on this machine")
@@ -82,7 +83,8 @@ def controllers(
     return V1Controllers(directories, missing)
 
 
-def _has_v1(mounts: tuple[CgroupMount, ...]) -> bool:
+def has_v1(mounts: tuple[CgroupMount, ...]) -> bool:
+    """Tell whether any controller is one of v1: then limits are."""
     return any(mount.controllers & CONTROLLERS for mount in mounts)
 
 
@@ -103,12 +105,14 @@ def _unified(
     return unified.controllers(mount.mount_point, places[0], places[1], systemd)
 
 
-def _mounts() -> tuple[CgroupMount, ...]:
+def read_mounts() -> tuple[CgroupMount, ...]:
+    """Return the hierarchies that this process sees. Raises OSError."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as stream:
         return parse_mounts(stream.read())
 
 
-def _membership(pid: int) -> dict[str, str]:
+def read_membership(pid: int) -> dict[str, str]:
+    """Return the groups that a process is in (:func:`parse_membership`). Raises OSError."""
     with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as stream:
         return parse_membership(stream.read())
 
@@ -134,8 +138,7 @@ def _place(controller: str, mounts: tuple[CgroupMount, ...], membership: dict[st
     if not os.path.isdir(directory):
         raise _MissingError(f"the {controller} group {path} has been removed")
     if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
-        user = os.geteuid()
-        raise _MissingError(f"user {user} may not make groups below {directory} (run as root)")
+        raise _MissingError(denied(directory))
     return directory
 
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from ...errors import LimitNotEnforceable
 from . import files
-from .group import Controllers, Group, Limits, NoGroup, Unmanaged, refusal
+from .group import LIMITED_BY, Controllers, Group, Limits, NoGroup, Unmanaged, denied, refusal
 from .v2 import CONTROLLERS, SHOWN_AT, V2Controllers, available, is_root, missing_limits
 
 SCOPE_PREFIX = "cellblock-"
@@ -48,13 +48,13 @@ class Delegable:
         self._within = within
         self._reasons = dict(reasons)
 
-    def missing(self) -> dict[str, str]:
+    def missing(self, names: Iterable[str] = LIMITED_BY) -> dict[str, str]:
         """As the protocol says."""
-        return missing_limits(self._reasons)
+        return missing_limits(names, self._reasons)
 
     def refused(self, limits: Limits) -> str | None:
         """As the protocol says."""
-        return refusal(limits, self.missing())
+        return refusal(limits, self.missing(limits.named()))
 
     def places(self, name: str) -> tuple[str, ...]:  # noqa: ARG002 - the protocol's
         """As the protocol says."""
@@ -193,7 +193,7 @@ def _may_have_groups(directory: str) -> bool:
 def _below(base: str) -> Controllers:
     for path in (base, f"{base}/cgroup.procs"):
         if not os.access(path, os.W_OK, effective_ids=True):
-            return Unmanaged(f"user {os.geteuid()} may not make groups below {base} (run as root)")
+            return Unmanaged(denied(base))
     reasons = {
         controller: f"the group {base} has no {controller} controller"
         for controller in CONTROLLERS - available(base)

@@ -18,8 +18,8 @@ from typing import NamedTuple
 from ...errors import LimitNotEnforceable, Unsupported
 from ...units import format_bytes
 from ..alarm import interrupted
-from . import disks, files
-from .group import LIMITED_BY, Counters, Entrance, Limits, Usage, refusal
+from . import disks, files, processors
+from .group import LIMITED_BY, SWAP_UNCOUNTED, Counters, Entrance, Limits, Usage, refusal
 from .leftovers import remove_directory
 
 CONTROLLERS = frozenset({"blkio", "cpu", "cpuacct", "cpuset", "freezer", "memory", "pids"})
@@ -29,11 +29,9 @@ _NEEDED_FILES = {
     "blkio-weight": disks.V1_BFQ,
     **{name.replace("_", "-"): file for name, file in disks.V1_THROTTLES.items()},
 }
-_ABSENT = {"memory-swap": "this kernel does not count swap (boot it with swapaccount=1)"}
+_ABSENT = {"memory-swap": SWAP_UNCOUNTED}
 _MEMORY = "memory.limit_in_bytes"
 _WITH_SWAP = "memory.memsw.limit_in_bytes"
-_CPU_PERIOD_US = 100_000
-_CPU_QUOTA_MIN_US = 1_000  # the kernel's min_cfs_quota_period
 _IN_USE = (errno.EBUSY, errno.ETIMEDOUT)
 # Memory with swap is charged first, and since 6.15 the kernel does not count what that refuses
 # (mm/memcontrol.c sets track_failcnt for memory alone): the slack lets memory's own limit refuse.
@@ -53,15 +51,8 @@ class V1Controllers:
         self._directories = directories
         self._missing = missing
 
-    def missing(self) -> dict[str, str]:
+    def missing(self, names: Iterable[str] = LIMITED_BY) -> dict[str, str]:
         """As the protocol says."""
-        return self._reasons(LIMITED_BY)
-
-    def refused(self, limits: Limits) -> str | None:
-        """As the protocol says."""
-        return refusal(limits, self._reasons(limits.named()))
-
-    def _reasons(self, names: Iterable[str]) -> dict[str, str]:
         reasons = {name: self._reason(name) for name in names}
         return {name: reason for name, reason in reasons.items() if reason is not None}
 
@@ -76,6 +67,10 @@ class V1Controllers:
         if limit == "blkio-weight" and not disks.weighed():
             return disks.UNWEIGHED
         return None
+
+    def refused(self, limits: Limits) -> str | None:
+        """As the protocol says."""
+        return refusal(limits, self.missing(limits.named()))
 
     def places(self, name: str) -> tuple[str, ...]:
         """As the protocol says."""
@@ -156,8 +151,8 @@ class V1Group:
         if limits.memory_bytes is not None:
             settings += self._memory_settings(limits.memory_bytes, limits)
         if limits.cpus is not None:
-            quota_us = max(_CPU_QUOTA_MIN_US, round(limits.cpus * _CPU_PERIOD_US))
-            settings.append(_Setting("cpu", "cpu.cfs_period_us", _CPU_PERIOD_US))
+            quota_us = processors.quota_us(limits.cpus)
+            settings.append(_Setting("cpu", "cpu.cfs_period_us", processors.PERIOD_US))
             settings.append(_Setting("cpu", "cpu.cfs_quota_us", quota_us))
         if limits.cpu_shares is not None:
             settings.append(_Setting("cpu", "cpu.shares", limits.cpu_shares))

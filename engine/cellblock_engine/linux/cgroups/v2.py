@@ -10,15 +10,15 @@ import errno
 import os
 import select
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
 from ...errors import LimitNotEnforceable
 from ...units import format_bytes
 from ..alarm import interrupted
-from . import disks, files
-from .group import LIMITED_BY, Counters, Entrance, Limits, Usage, refusal
+from . import disks, files, processors
+from .group import LIMITED_BY, SWAP_UNCOUNTED, Counters, Entrance, Limits, Usage, refusal
 from .leftovers import remove_directory
 
 CONTROLLERS = frozenset({"cpu", "cpuset", "io", "memory", "pids"})
@@ -32,21 +32,15 @@ _NEEDED_FILES = {
     "blkio-weight": disks.V2_WEIGHT,
     **{name.replace("_", "-"): disks.V2_THROTTLES for name in disks.V1_THROTTLES},
 }
-_ABSENT = {"memory-swap": "this kernel does not count swap (boot it with swapaccount=1)"}
-_CPU_WEIGHTS = (1, 10000)
-_CPU_PERIOD_US = 100_000
-_CPU_QUOTA_MIN_US = 1_000  # the kernel's min_cfs_quota_period
+_ABSENT = {"memory-swap": SWAP_UNCOUNTED}
 _RECLAIM_S = 2.0
 _STAND_STILL_S = 1.0
 
 
-def missing_limits(reasons: Mapping[str, str]) -> dict[str, str]:
+def missing_limits(names: Iterable[str], reasons: Mapping[str, str]) -> dict[str, str]:
     """Return limit name -> reason, for controllers that are missing for these reasons."""
-    return {
-        limit: reasons[controller]
-        for limit, controller in _controllers(LIMITED_BY).items()
-        if controller in reasons
-    }
+    controllers = {name: _controller(name) for name in names}
+    return {name: reasons[each] for name, each in controllers.items() if each in reasons}
 
 
 class V2Controllers:
@@ -58,20 +52,26 @@ class V2Controllers:
         self._base = base
         self._reasons = dict(reasons)
 
-    def missing(self) -> dict[str, str]:
+    def missing(self, names: Iterable[str] = LIMITED_BY) -> dict[str, str]:
         """As the protocol says."""
-        missing = missing_limits(self._reasons)
-        if not is_root(self._base):  # which has none of these
-            for limit, file in _NEEDED_FILES.items():
-                if limit not in missing and not os.path.exists(f"{self._base}/{file}"):
-                    missing[limit] = _ABSENT.get(limit, f"this kernel has no {file}")
-        if "blkio-weight" not in missing and not disks.weighed():
-            missing["blkio-weight"] = disks.UNWEIGHED
-        return missing
+        reasons = {name: self._reason(name) for name in names}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
+
+    def _reason(self, limit: str) -> str | None:
+        """Return why a limit cannot be enforced, None if it can."""
+        controller, file = _controller(limit), _NEEDED_FILES.get(limit)
+        if controller in self._reasons:
+            return self._reasons[controller]
+        # The machine's own root group has none of these.
+        if file and not os.path.exists(f"{self._base}/{file}") and not is_root(self._base):
+            return _ABSENT.get(limit, f"this kernel has no {file}")
+        if limit == "blkio-weight" and not disks.weighed():
+            return disks.UNWEIGHED
+        return None
 
     def refused(self, limits: Limits) -> str | None:
         """As the protocol says."""
-        return refusal(limits, self.missing())
+        return refusal(limits, self.missing(limits.named()))
 
     def places(self, name: str) -> tuple[str, ...]:
         """As the protocol says."""
@@ -87,7 +87,7 @@ class V2Controllers:
             raise ValueError(f"{name!r} is no name of a group")
         if reason := self.refused(limits):
             raise LimitNotEnforceable(reason)
-        self._enable(frozenset(_controllers(limits.named()).values()))
+        self._enable(frozenset(map(_controller, limits.named())))
         path = f"{self._base}/{name}"
         os.mkdir(path, 0o755)
         group = V2Group(path)
@@ -152,10 +152,10 @@ class V2Group:
         """Return what is to be written for the limits that are set, in order."""
         settings: list[_Setting] = []
         if limits.cpus is not None:
-            quota_us = max(_CPU_QUOTA_MIN_US, round(limits.cpus * _CPU_PERIOD_US))
-            settings.append(_Setting("cpu.max", f"{quota_us} {_CPU_PERIOD_US}"))
+            quota = f"{processors.quota_us(limits.cpus)} {processors.PERIOD_US}"
+            settings.append(_Setting("cpu.max", quota))
         if limits.cpu_shares is not None:
-            settings.append(_Setting("cpu.weight", _weight(limits.cpu_shares)))
+            settings.append(_Setting("cpu.weight", processors.weight(limits.cpu_shares)))
         if limits.pids is not None:
             settings.append(_Setting("pids.max", limits.pids))
         if limits.memory_reservation_bytes is not None:
@@ -169,7 +169,7 @@ class V2Group:
     def _limit_processors(self, cpus: str) -> None:
         # The kernel takes others as well, and then gives all of the group's above.
         there = files.text(os.path.dirname(self._path), "cpuset.cpus.effective") or ""
-        if not _processors(cpus) <= _processors(there):
+        if not processors.listed(cpus) <= processors.listed(there):
             raise LimitNotEnforceable(
                 f"cannot enforce cpuset-cpus {cpus}: the processors to be had are {there}"
             )
@@ -319,18 +319,9 @@ def available(directory: str) -> frozenset[str]:
     return CONTROLLERS & _words(directory, "cgroup.controllers")
 
 
-def _controllers(limits: Mapping[str, str]) -> dict[str, str]:
-    """Return limit name -> the controller that enforces it here."""
-    return {limit: _CALLED.get(controller, controller) for limit, controller in limits.items()}
-
-
-def _weight(shares: int) -> int:
-    """Return cpu.weight for cpu.shares of v1, as the kernel has them: 1024 are 100.
-
-    Shares then mean as much beside groups that ask for none. kernel/sched/core.c.
-    """
-    least, most = _CPU_WEIGHTS
-    return max(least, min(most, round(shares * 100 / 1024)))
+def _controller(limit: str) -> str:
+    """Return the controller that enforces a limit here."""
+    return _CALLED.get(LIMITED_BY[limit], LIMITED_BY[limit])
 
 
 def _words(directory: str, name: str) -> frozenset[str]:
@@ -341,16 +332,6 @@ def _swap(limits: Limits, memory_bytes: int) -> int | str:
     if not limits.swaps or limits.memory_swap_bytes is None:
         return 0
     return "max" if limits.memory_swap_bytes < 0 else limits.memory_swap_bytes - memory_bytes
-
-
-def _processors(listed: str) -> frozenset[int]:
-    """Return the processors in a list of cpuset(7)."""
-    found: set[int] = set()
-    for part in listed.split(","):
-        low, _, high = part.partition("-")
-        if low:
-            found.update(range(int(low), int(high or low) + 1))
-    return frozenset(found)
 
 
 def _wait_frozen(events_fd: int, deadline: float) -> bool:
