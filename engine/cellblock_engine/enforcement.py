@@ -97,7 +97,12 @@ def changed_limits(limits: Limits, given: Limits) -> Limits:
 
 
 def stand_ins(limits: Limits, replaced: Collection[str], identifier: str) -> StandIns:
-    """Return what stands in for the limits that are ``replaced``, for the container of this id."""
+    """Return what stands in for the limits that are ``replaced``, for the container of this id.
+
+    Raises LimitNotEnforceable where the processors it was limited to are not to be had any more.
+    """
+    if "cpuset-cpus" in replaced:
+        _refuse_other_processors(limits)
     return StandIns(
         limits.memory_bytes if "memory" in replaced else None,
         limits.pids if "pids" in replaced else None,

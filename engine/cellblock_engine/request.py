@@ -11,6 +11,7 @@ from .errors import InvalidInput
 from .limits import Limits
 from .privileges import Ulimit, held_capabilities
 from .removal import Removal
+from .store.names import is_name
 from .volumes import DEFAULT_SHM_BYTES, SMALLEST_SHM_BYTES, Bind, Tmpfs, check_targets
 
 SMALLEST_STORAGE_BYTES = 64 << 10
@@ -18,7 +19,6 @@ HOST_IMAGE = "host"
 NETWORKS = ("none", "host")
 Channel = Literal["in", "out"]
 
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 _HOSTNAME = re.compile(r"(?!-)[a-zA-Z0-9-]{1,63}(?<!-)(\.(?!-)[a-zA-Z0-9-]{1,63}(?<!-))*")
 _MAX_WORDS_BYTES = 1 << 20
 
@@ -64,7 +64,7 @@ class RunRequest:
 
     def __post_init__(self) -> None:
         """Refuse what could not be meant, before anything is made."""
-        if self.name is not None and not _NAME.fullmatch(self.name):
+        if self.name is not None and not is_name(self.name):
             raise InvalidInput(
                 f"container name {self.name!r} is not valid: start with a letter or digit and use "
                 "letters, digits, '_', '.', '-' only"

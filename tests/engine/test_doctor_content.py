@@ -174,6 +174,20 @@ def test_damage_is_found_and_mended(
     assert (one.read_bytes(), one.stat().st_mode & 0o7777) == (b"one\n", 0o755)
 
 
+@pytest.mark.parametrize("name", ["../../../{}/canary", "/{}/canary", "..", 7])
+def test_a_name_that_is_a_path_moves_nothing(site: Site, tmp_path: Path, name: object) -> None:
+    canary = tmp_path / "canary"
+    canary.write_text("as it was")
+    config = json.loads((site.container / "config.json").read_bytes())
+    named = name.format(str(tmp_path)[1:]) if isinstance(name, str) else name
+    (site.container / "config.json").write_text(json.dumps(config | {"name": named}))
+    identifier = site.container.name
+    (mended,) = site.engine.doctor(repair=True).damage
+    assert "its name is none" in mended.what
+    assert canary.read_text() == "as it was"
+    assert (site.layout.damaged / identifier).is_dir()
+
+
 def test_what_may_be_somebodys_work_is_set_aside(site: Site) -> None:
     (site.container / "upper0/fs/written").write_text("work")
     flip(site.container / "config.json")

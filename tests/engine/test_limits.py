@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cellblock_engine import InvalidInput, LimitNotEnforceable, Limits, OutOfMemory, RunRequest
+from cellblock_engine import (
+    InvalidInput,
+    LimitNotEnforceable,
+    Limits,
+    OutOfMemory,
+    RunRequest,
+    enforcement,
+)
 from cellblock_engine.linux import cgroups
 from support import capabilities
 
@@ -190,3 +197,13 @@ def test_best_effort_replaces_nothing_that_can_be_enforced(engine):
     assert engine.replaced_limits(limits) == {}
     ended = engine.run("host", ["python3", "-c", "b'x' * (100 << 20)"], limits=limits)
     assert isinstance(ended.verdict, OutOfMemory)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
+def test_processors_that_are_not_to_be_had_any_more_are_missed_by_name(monkeypatch):
+    first, last = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
+    limits = Limits(cpuset_cpus=str(last))
+    assert enforcement.stand_ins(limits, ("cpuset-cpus",), "0" * 64).processors == (last,)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {first})
+    with pytest.raises(LimitNotEnforceable, match=f"cpuset-cpus {last}: the processors .* {first}"):
+        enforcement.stand_ins(limits, ("cpuset-cpus",), "0" * 64)

@@ -23,7 +23,7 @@ class FakeBus:
     """One connection at a time; ``calls`` are the methods called, with their arguments.
 
     ``result`` is what becomes of the job, ``error`` the answer instead of a job. What is called
-    ``silent`` gets no answer.
+    ``silent`` gets no answer. Of ``forged`` somebody else on the bus tells, before and after.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,6 +32,7 @@ class FakeBus:
         self.result = "done"
         self.error: str | None = None
         self.silent = ""
+        self.forged = ""
 
     def serve(self, listener: socket.socket) -> None:
         """Serve until the listener is closed."""
@@ -66,12 +67,15 @@ class FakeBus:
             yield _sent(new_error(message, name, "s", (self.error,)))
         elif member == "StartTransientUnit":
             job, unit = "/org/freedesktop/systemd1/job/1", message.body[0]
-            for other in ("another.scope", unit):
-                body = (1, job, other, self.result if other == unit else "failed")
-                signal = new_signal(SYSTEMD, "JobRemoved", "uoss", body)
-                signal.header.fields[Fields.sender] = ":1.2"
+            forged = (":1.9", unit, self.forged)
+            told = [(":1.2", "another.scope", "failed"), (":1.2", unit, self.result)]
+            for sender, name, result in [forged, *told, forged] if self.forged else told:
+                signal = new_signal(SYSTEMD, "JobRemoved", "uoss", (1, job, name, result))
+                signal.header.fields[Fields.sender] = sender
                 yield _sent(signal)
-            yield _sent(new_method_return(message, "o", (job,)))
+            reply = new_method_return(message, "o", (job,))
+            reply.header.fields[Fields.sender] = ":1.2"
+            yield _sent(reply)
         else:
             yield _sent(new_method_return(message))
 

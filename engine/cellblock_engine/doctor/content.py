@@ -24,6 +24,7 @@ from ..oci.reference import Reference
 from ..runtime import state
 from ..store import Store, chains, formats, verification
 from ..store.containers import ContainerConfig, Containers
+from ..store.names import is_name
 from . import faults
 from .faults import Fault
 
@@ -96,7 +97,7 @@ class Examination:
             except (StoreError, *_WRONG):
                 config, why = None, "its config is damaged"
             else:
-                why = "its config is another's" if config and config.id != path.name else ""
+                why = _why_not(config, path.name) if config else ""
             if why:
                 if not state.is_live(os.fspath(path)):
                     yield faults.DamagedContainer(path, why)
@@ -275,6 +276,14 @@ def _digest(name: str) -> Digest | None:
         return Digest("sha256", name)
     except InvalidDigest:
         return None
+
+
+def _why_not(config: ContainerConfig, identifier: str) -> str:
+    """Return what is wrong with a container's config, nothing if it can be its."""
+    if config.id != identifier:
+        return "its config is another's"
+    # What is no name leads out of the directory of names.
+    return "" if is_name(config.name) else "its name is none"
 
 
 def _entries(directory: Path) -> list[Path]:

@@ -62,8 +62,11 @@ class IdMaps(NamedTuple):
 
     @classmethod
     def of(cls, plain: Sequence[Sequence[Sequence[int]]]) -> IdMaps:
-        """Return the maps that JSON has made lists of."""
+        """Return the maps that JSON has made lists of. Raises ValueError, TypeError."""
         uids, gids = (tuple(Extent(*extent) for extent in extents) for extents in plain)
+        numbers = [number for extent in (*uids, *gids) for number in extent]
+        if not (uids and gids) or not all(_is_number(number) for number in numbers):
+            raise ValueError("these are no ids")
         return cls(uids, gids)
 
 
@@ -186,6 +189,10 @@ def become_root(*, single_id: bool) -> None:
         os.setgroups([])  # which a namespace of one id denies
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and 0 <= value <= _ALL_IDS
 
 
 def _extents(own: int, granted: list[tuple[int, int]]) -> tuple[Extent, ...]:

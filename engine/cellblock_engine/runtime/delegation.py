@@ -26,6 +26,7 @@ _PATH = "/org/freedesktop/systemd1"
 _MANAGER = "org.freedesktop.systemd1.Manager"
 _PATIENCE_S = 10.0
 _NO_LIMIT = 2**64 - 1
+_MOST_SIGNALS = 1000
 
 Property = tuple[str, tuple[str, Any]]
 
@@ -116,10 +117,14 @@ def _start_scope(connection: DBusConnection, name: str, properties: list[Propert
 
     systemd = DBusAddress(_PATH, bus_name=_NAME, interface=_MANAGER)
     _ask(connection, message_bus.AddMatch(_end_of_job(name, sender=_NAME)))
-    with connection.filter(_end_of_job(name)) as signals:
+    with connection.filter(_end_of_job(name), bufsize=_MOST_SIGNALS) as signals:
         words: tuple[Any, ...] = (name, "fail", properties, [])
-        _ask(connection, new_method_call(systemd, "StartTransientUnit", "ssa(sv)a(sa(sv))", words))
-        result = connection.recv_until_filtered(signals).body[3]
+        call = new_method_call(systemd, "StartTransientUnit", "ssa(sv)a(sa(sv))", words)
+        who = _sender(_ask(connection, call))
+        # Anybody on the bus can send such a signal, and has seen the unit's name.
+        while _sender(signal := connection.recv_until_filtered(signals)) != who:
+            pass
+        result = signal.body[3]
     if result != "done":
         raise Undelegated(f"systemd gave no scope: its job ended with {result!r}")
 
@@ -135,7 +140,17 @@ def _end_of_job(name: str, sender: str | None = None) -> MatchRule:
     return rule
 
 
-def _ask(connection: DBusConnection, message: Message) -> None:
+def _ask(connection: DBusConnection, message: Message) -> Message:
     from jeepney.wrappers import unwrap_msg  # noqa: PLC0415
 
-    unwrap_msg(connection.send_and_get_reply(message))
+    reply = connection.send_and_get_reply(message)
+    unwrap_msg(reply)
+    return reply
+
+
+def _sender(message: Message) -> str | None:
+    """Return the unique name of who sent it, as the bus says."""
+    from jeepney import HeaderFields  # noqa: PLC0415
+
+    sender: str | None = message.header.fields.get(HeaderFields.sender)
+    return sender

@@ -1,8 +1,11 @@
-"""Names for containers whose makers gave none: a quality and a builder of things."""
+"""Names of containers, and those whose makers gave none: a quality and a builder of things."""
 
 from __future__ import annotations
 
+import re
 import secrets
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 
 _QUALITIES = """
     able agile amber azure bold brave brisk bright calm candid clear clever cosy crisp deft
@@ -18,6 +21,11 @@ _BUILDERS = """
     lovelace maxwell meitner mendel milner moore naur newton noether pascal perlis planck
     ramanujan ritchie shannon tarjan tesla thompson turing wiles wirth yonath
 """.split()
+
+
+def is_name(text: object) -> bool:
+    """Tell whether a container can be called so."""
+    return isinstance(text, str) and _NAME.fullmatch(text) is not None
 
 
 def random_name() -> str:

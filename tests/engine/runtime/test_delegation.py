@@ -58,6 +58,14 @@ def test_a_job_that_fails_gives_nothing(bus) -> None:
         ask(bus.path)
 
 
+def test_what_others_on_the_bus_tell_of_the_job_is_not_believed(bus) -> None:
+    bus.forged = "failed"
+    ask(bus.path)
+    bus.forged, bus.result = "done", "failed"
+    with pytest.raises(delegation.Undelegated, match="its job ended with 'failed'"):
+        ask(bus.path)
+
+
 @pytest.mark.parametrize("silent", ["Hello", "AddMatch", "StartTransientUnit"])
 def test_who_does_not_answer_holds_nobody_up(bus, monkeypatch, silent) -> None:
     monkeypatch.setattr(delegation, "_PATIENCE_S", 0.3)
