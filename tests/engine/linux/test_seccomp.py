@@ -245,10 +245,9 @@ def test_a_python_program_runs_under_it():
 @X86_64
 @pytest.mark.attack(15)
 def test_calls_through_int_0x80_end_the_process():
-    # mov eax, 20 (getpid of i386); int 0x80; ret
-    code = b"\xb8\x14\x00\x00\x00\xcd\x80\xc3"
-
-    def work():
+    def work(number=20):  # getpid of i386
+        # mov eax, number; int 0x80; ret
+        code = b"\xb8" + number.to_bytes(4, "little") + b"\xcd\x80\xc3"
         page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
         page.write(code)
         return ctypes.CFUNCTYPE(ctypes.c_int)(
@@ -258,6 +257,10 @@ def test_calls_through_int_0x80_end_the_process():
     status, answer = in_child(work, filtered=False)
     if os.WIFSIGNALED(status):
         pytest.skip("this kernel has no 32-bit entry (CONFIG_IA32_EMULATION)")
+    if not answer and in_child(lambda: work(39), filtered=False) == (0, True):  # x86-64's getpid
+        pytest.skip(
+            "needs a kernel on which int 0x80 is i386's (User Mode Linux takes it for its own)"
+        )
     assert answer is True
     status, answer = in_child(work)
     assert os.WIFSIGNALED(status)
