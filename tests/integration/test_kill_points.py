@@ -51,7 +51,7 @@ engine, name, file = Engine.open(Path(sys.argv[1])), sys.argv[2], Path(sys.argv[
 # Those whose work is long have all the points, others a third.
 WHOLE = ("commit", "commit running", "push", "save", "rmi")
 SPARE = 4
-FEWER = max(POINTS // 3, min(POINTS, 2))
+FEWER = max(POINTS // 3, 1)
 
 
 @pytest.fixture
