@@ -51,6 +51,7 @@ format: venv ## format the code and mend what the linter can mend
 	$(BIN)/ruff format .
 
 bench: venv programs ## measure starts, pulls and images beside docker, runc, bubblewrap and kern
+	@scripts/install-programs bwrap=bubblewrap
 	@test -x .venv/peers/bin/kern || $(BIN)/python -m pip install --quiet --target .venv/peers \
 	    kern-sandbox || echo 'kern-sandbox cannot be installed here'
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
