@@ -46,6 +46,14 @@ class CellblockError(Exception):
 
     exit_status = 125
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle what it is made of: some are made by words of their own, not by a message."""
+        return _again, (type(self), self.args), self.__dict__
+
+
+def _again(kind: type[CellblockError], args: tuple[object, ...]) -> CellblockError:
+    return kind.__new__(kind, *args)
+
 
 class InvalidInput(CellblockError, ValueError):
     """A value that cannot be meant: an unknown unit, a name with a slash, a bad flag."""
