@@ -227,6 +227,14 @@ def refusal(limits: Limits, missing: dict[str, str]) -> str | None:
     return f"cannot enforce a limit on {'; on '.join(parts)}; leave the limit out to run without"
 
 
+def admit(name: str, refused: str | None) -> None:
+    """Raise ValueError for what is no name of a group, LimitNotEnforceable for what is refused."""
+    if "/" in name or name in ("", ".", ".."):
+        raise ValueError(f"{name!r} is no name of a group")
+    if refused is not None:
+        raise LimitNotEnforceable(refused)
+
+
 def denied(directory: str) -> str:
     """Say that this user may not make groups there, and who may."""
     user = os.geteuid()

@@ -19,7 +19,17 @@ from ...errors import LimitNotEnforceable, Unsupported
 from ...units import format_bytes
 from ..alarm import interrupted
 from . import disks, files, processors
-from .group import LIMITED_BY, SWAP_UNCOUNTED, Counters, Entrance, Limits, Usage, lacking, refusal
+from .group import (
+    LIMITED_BY,
+    SWAP_UNCOUNTED,
+    Counters,
+    Entrance,
+    Limits,
+    Usage,
+    admit,
+    lacking,
+    refusal,
+)
 from .leftovers import remove_directory
 
 CONTROLLERS = frozenset({"blkio", "cpu", "cpuacct", "cpuset", "freezer", "memory", "pids"})
@@ -84,10 +94,7 @@ class V1Controllers:
 
     def create(self, name: str, limits: Limits) -> V1Group:
         """As the protocol says."""
-        if "/" in name or name in ("", ".", ".."):
-            raise ValueError(f"{name!r} is no name of a group")
-        if reason := self.refused(limits):
-            raise LimitNotEnforceable(reason)
+        admit(name, self.refused(limits))
         # Entering a cpuset group moves memory and takes time: only where one was asked for.
         unused = {"cpuset", "blkio"} - set(limits.named().values())
         group = self._group(name, unused)

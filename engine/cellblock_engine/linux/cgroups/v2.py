@@ -18,7 +18,17 @@ from ...errors import LimitNotEnforceable
 from ...units import format_bytes
 from ..alarm import interrupted
 from . import disks, files, processors
-from .group import LIMITED_BY, SWAP_UNCOUNTED, Counters, Entrance, Limits, Usage, lacking, refusal
+from .group import (
+    LIMITED_BY,
+    SWAP_UNCOUNTED,
+    Counters,
+    Entrance,
+    Limits,
+    Usage,
+    admit,
+    lacking,
+    refusal,
+)
 from .leftovers import remove_directory
 
 CONTROLLERS = frozenset({"cpu", "cpuset", "io", "memory", "pids"})
@@ -82,10 +92,7 @@ class V2Controllers:
 
     def create(self, name: str, limits: Limits) -> V2Group:
         """As the protocol says."""
-        if "/" in name or name in ("", ".", ".."):
-            raise ValueError(f"{name!r} is no name of a group")
-        if reason := self.refused(limits):
-            raise LimitNotEnforceable(reason)
+        admit(name, self.refused(limits))
         self._enable(frozenset(map(_controller, limits.named())))
         path = f"{self._base}/{name}"
         os.mkdir(path, 0o755)
