@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Callable
 
 from ..linux import idmaps
 from ..linux.idmaps import IdMaps
@@ -21,27 +22,30 @@ def remove(directory: str, maps: IdMaps | None) -> None:
 
     Only for single-threaded processes. Raises OSError; then some of it may be there still.
     """
+    _remove(directory, lambda: maps)
+
+
+def remove_noted(directory: str, note: str) -> None:
+    """Do so with the ids that the file ``note`` of the store names, if there is one."""
+    _remove(directory, lambda: _noted(note))
+
+
+def _remove(directory: str, maps_of: Callable[[], IdMaps | None]) -> None:
     try:
         remove_tree(directory)
     except PermissionError:
+        maps = maps_of()
         if maps is None or maps.is_single:
             raise
         _remove_inside(directory, maps)
 
 
-def remove_noted(directory: str, note: str) -> None:
-    """Do so with the ids that the file ``note`` of the store names, if there is one."""
+def _noted(note: str) -> IdMaps | None:
     try:
-        remove_tree(directory)
-    except PermissionError:
-        try:
-            with open(note, encoding="utf-8") as file:
-                maps = IdMaps.of(json.load(file))
-        except (OSError, ValueError, TypeError, IndexError):
-            maps = None
-        if maps is None:
-            raise
-        remove(directory, maps)
+        with open(note, encoding="utf-8") as file:
+            return IdMaps.of(json.load(file))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _remove_inside(directory: str, maps: IdMaps) -> None:
